@@ -1,0 +1,53 @@
+# `make help` says what there is. Everything runs as root on Debian 12 or later; what is missing is installed first.
+
+PYTEST := PYTHONDONTWRITEBYTECODE=1 /usr/bin/python3 -m pytest
+VERSION := $(shell sed -n '1s/^[^0-9]*\([0-9][^ ]*\). .*/\1/p' packaging/debian/changelog)
+DEB := dist/slotd_$(VERSION)_all.deb
+# What the package is made of; a file that goes is noticed by its directory.
+INPUTS := $(shell find daemon units dbus packaging docs -not -name __pycache__ -not -name '*.pyc') \
+	$(wildcard README.md CHANGELOG.md SECURITY.md) LICENSE pyproject.toml
+
+.PHONY: help deb test test-unit test-parts test-system lint demo bench clean bootstrap
+
+help:
+	@echo 'make deb          build $(DEB)'
+	@echo 'make demo         the whole story, with a real application in a booted container'
+	@echo 'make test         everything: rules, parts, and the package in booted containers'
+	@echo 'make test-unit    the rules alone, in seconds'
+	@echo 'make test-parts   each part with its real counterpart'
+	@echo 'make test-system  the package in booted containers'
+	@echo 'make lint         ruff, mypy, layers, units'
+	@echo 'make clean        remove build/ (with its cached container images) and dist/'
+
+bootstrap:
+	@packaging/bootstrap
+
+deb: bootstrap
+	@$(MAKE) --no-print-directory $(DEB)
+
+$(DEB): $(INPUTS)
+	@packaging/build-deb
+
+test: deb
+	$(PYTEST) tests/unit tests/parts tests/system
+
+test-unit: bootstrap
+	$(PYTEST) tests/unit
+
+test-parts: bootstrap
+	$(PYTEST) tests/parts
+
+test-system: deb
+	$(PYTEST) tests/system
+
+lint: bootstrap
+	$(PYTEST) tests/unit/test_lint.py tests/unit/test_layers.py
+
+demo: deb
+	@/usr/bin/python3 tests/demo/demo.py
+
+bench: bootstrap
+	$(PYTEST) -s tests/bench
+
+clean:
+	rm -rf build dist

@@ -1,0 +1,77 @@
+"""`slotd`: the daemon, and the ways back that need neither network nor the daemon.
+
+    slotd [--user]            run the daemon (systemd and the bus start it)
+    slotd boot                count a boot of an open trial; roll back before the app starts when none is left
+    slotd recover             end interrupted jobs and trials when the daemon itself does not start
+    slotd failed UNIT         report that a unit gave up
+    slotd prune               retention of backups and cache
+    slotd enable|disable APP  write or remove the app's drop-ins
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+from collections.abc import Sequence
+
+from slotd import __version__
+from slotd.errors import SlotdError
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="slotd", description="Keeps the applications of this host up to date.")
+    parser.add_argument("--version", action="version", version=f"slotd {__version__}")
+    parser.add_argument("--user", action="store_true", help="on the user's bus, with the user's units")
+    parser.add_argument("--debug", action="store_true", help="say more on standard error")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB")
+    verbs.add_parser("run", help="run the daemon (the default)")
+    verbs.add_parser("boot", help="count a boot during a trial; roll back when no attempts are left")
+    verbs.add_parser("recover", help="end what a daemon that cannot start has left open")
+    verbs.add_parser("prune", help="remove backups, quarantine and cached files that need not be kept")
+    failed = verbs.add_parser("failed", help="report a unit that gave up")
+    failed.add_argument("unit")
+    for name, text in (("enable", "write the drop-ins of an app's units"), ("disable", "remove them")):
+        verb = verbs.add_parser(name, help=text)
+        verb.add_argument("app")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = build_parser().parse_args(argv)
+    from slotd.host.journal import setup_logging
+
+    setup_logging(debug=args.debug)
+    os.umask(0o022)
+    try:
+        return asyncio.run(_run(args))
+    except SlotdError as error:
+        sys.stderr.write(f"slotd: {error.message}\n" + (f"  {error.hint}\n" if error.hint else ""))
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+async def _run(args: argparse.Namespace) -> int:
+    if args.verb in (None, "run"):
+        from slotd.service.wiring import serve
+
+        return await serve(user_mode=args.user)
+    from slotd import boot
+
+    match args.verb:
+        case "boot":
+            return await boot.boot(user_mode=args.user)
+        case "recover":
+            return await boot.recover(user_mode=args.user)
+        case "prune":
+            return await boot.prune(user_mode=args.user)
+        case "failed":
+            return await boot.report_failed(args.unit, user_mode=args.user)
+        case _:
+            return boot.enable(args.app, on=args.verb == "enable", user_mode=args.user)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

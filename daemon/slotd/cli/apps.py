@@ -1,0 +1,232 @@
+"""`list`, `status`, `history`, `backups`: what there is and what happened."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Sequence
+
+from slotd.cli.client import APP, JOB, OBJECTS, Client, Gone
+from slotd.cli.out import DONE, Out
+from slotd.cli.tables import STATE_COLOURS, Cell, coarse, duration, escape, moment, relative, short_moment, size
+from slotd.cli.views import App, Event, Job
+from slotd.errors import NoSuchApp, NoSuchJob
+
+RECENT = 5  # events that `status APP` shows
+
+_NONE = "-"
+
+
+async def load_app(client: Client, name: str) -> App:
+    """An app with all its properties; raises NoSuchApp, with a name that is close if there is one."""
+    try:
+        path = str(await client.call("GetApp", "s", [name]))
+    except NoSuchApp as error:
+        raise await suggest(client, name, error) from None
+    return App.of(await client.properties(path, APP))
+
+
+async def suggest(client: Client, name: str, error: NoSuchApp) -> NoSuchApp:
+    """`error` with a hint that names an app spelt like `name`, or where definitions go."""
+    if error.hint:
+        return error
+    from difflib import get_close_matches
+
+    names = [str(row[0]) for row in await client.call("ListApps")]
+    close = get_close_matches(name, names, n=1)
+    if close:
+        error.hint = f"Did you mean {close[0]}?"
+    elif names:
+        error.hint = "`slotctl list` shows all."
+    else:
+        error.hint = "No app is defined yet; a definition is a file like /etc/slotd/apps.d/NAME.toml."
+    return error
+
+
+async def all_apps(client: Client) -> tuple[list[App], list[Job]]:
+    """All apps and all jobs that have an object now, in one call."""
+    found = await client.call("GetManagedObjects", interface=OBJECTS)
+    objects = found.values() if isinstance(found, dict) else ()
+    apps = [App.of(interfaces[APP]) for interfaces in objects if APP in interfaces]
+    jobs = [Job.of(interfaces[JOB]) for interfaces in objects if JOB in interfaces]
+    return sorted(apps, key=lambda a: a.name), sorted(jobs, key=lambda j: j.id)
+
+
+async def list_apps(client: Client, args: Namespace, out: Out) -> int:
+    rows = [[str(field) for field in row[:5]] for row in await client.call("ListApps")]
+    keys = ("name", "version", "state", "available", "mode")
+    out.document([dict(zip(keys, row, strict=True)) for row in rows])
+    if not rows:
+        _say_none(out)
+    else:
+        out.table(("NAME", "VERSION", "STATE", "AVAILABLE", "MODE"), [_row(*row) for row in rows])
+    return DONE
+
+
+def _row(name: str, version: str, state: str, available: str, mode: str) -> Sequence[str | Cell]:
+    newer = available if available != version else ""
+    return (name, version or _NONE, Cell(state, STATE_COLOURS.get(state, "")), newer or _NONE, mode)
+
+
+def _say_none(out: Out) -> None:
+    out.line("No app is defined. A definition is a file like /etc/slotd/apps.d/NAME.toml; see slotd-app.toml(5).")
+
+
+async def status(client: Client, args: Namespace, out: Out) -> int:
+    if args.app is None:
+        return await _overview(client, out)
+    app = await load_app(client, args.app)
+    events = await _events(client, args.app, RECENT)
+    job = await _running_job(client, args.app)
+    out.document(app.json() | {"job": job.json() if job else None, "history": [e.json() for e in events]})
+    for line in block(app, job, events, out):
+        out.line(line)
+    return DONE
+
+
+async def _overview(client: Client, out: Out) -> int:
+    apps, jobs = await all_apps(client)
+    out.document([app.json() for app in apps])
+    if not apps:
+        _say_none(out)
+        return DONE
+    now = out.now()
+    head = ("NAME", "VERSION", "STATE", "AVAILABLE", "MODE", "CHECKED")
+    out.table(
+        head, [(*_row(a.name, a.version, a.state, a.available, a.mode), relative(a.last_check, now)) for a in apps]
+    )
+    notes = [
+        f"{escape(j.app)}: job {j.id} {escape(j.kind)} is at {escape(j.step or j.state)}, {j.progress} %"
+        for j in jobs
+        if not j.is_finished
+    ]
+    for app in apps:
+        name = escape(app.name)
+        if app.trial:
+            notes.append(f"{name}: {_trial(app, now)}")
+        if app.held:
+            notes.append(f"{name}: held{': ' + escape(app.hold_reason) if app.hold_reason else ''}")
+        if app.last_error:
+            notes.append(f"{name}: {out.look.paint(escape(app.last_error), 'red')}")
+    if notes:
+        out.line()
+    for note in notes:
+        out.line(note)
+    return DONE
+
+
+async def _events(client: Client, name: str, limit: int) -> list[Event]:
+    rows = await client.call("History", "sua{sv}", [name, limit, {}])
+    return sorted((Event.of(row) for row in rows), key=lambda e: (e.at or 0.0, e.id))
+
+
+async def _running_job(client: Client, name: str) -> Job | None:
+    for _id, app, _kind, _state, path in await client.call("ListJobs", "a{sv}", [{}]):
+        if app == name:
+            try:
+                job = Job.of(await client.properties(path, JOB))
+            except (Gone, NoSuchJob):
+                continue
+            if not job.is_finished:
+                return job
+    return None
+
+
+def _trial(app: App, now: float) -> str:
+    """`1.1 is on trial, 7 min 58 s left, 3 attempts left`."""
+    trial = app.trial
+    if trial is None:
+        return ""
+    parts = [f"{escape(trial.version)} is on trial"]
+    if trial.deadline:
+        left = trial.deadline - now
+        parts.append(f"{duration(round(left))} left" if left > 0 else "about to be decided")
+    parts.append(f"{trial.attempts_left} attempt{'' if trial.attempts_left == 1 else 's'} left")
+    return ", ".join(parts)
+
+
+def block(app: App, job: Job | None, events: Sequence[Event], out: Out) -> list[str]:
+    """The lines of `status APP`."""
+    now, look, name = out.now(), out.look, escape(app.name)
+    title = look.paint(look.bullet, STATE_COLOURS.get(app.state, "")) + " " + look.paint(name, "bold")
+    lines = [title + (f" - {escape(app.description)}" if app.description else "")]
+
+    def field(label: str, value: str) -> None:
+        if value:
+            lines.append(f"{label:>12}: {value}")
+
+    field("State", look.state(app.state))
+    field("Version", _where(app.version, app.slot) or "nothing is installed")
+    field("Before", _where(app.previous_version, app.previous_slot))
+    field("Trial", _trial(app, now))
+    if job is not None:
+        step = f" at step {escape(job.step)}" if job.step else f" {escape(job.state)}"
+        field("Job", f"{job.id} {escape(job.kind)}{step}, {job.progress} %")
+    if app.available and app.available != app.version:
+        field("Available", escape(app.available) + _next(app, name))
+    field("Approved", escape(app.approved))
+    field("Mode", escape(app.mode))
+    field("Hold", (escape(app.hold_reason) or "yes") if app.held else "")
+    field("Units", ", ".join(escape(u) for u in app.units))
+    checked = f" ({moment(app.last_check)})" if app.last_check else ""
+    field("Last check", relative(app.last_check, now) + checked)
+    field("Last error", look.paint(escape(app.last_error), "red"))
+    field("Backups", _backups(app, now))
+    if events:
+        lines += ["", "Recent history:"]
+        lines += [f"  {short_moment(e.at or 0.0, now)}  {escape(e.message or e.kind)}" for e in events]
+    return lines
+
+
+def _where(version: str, slot: str) -> str:
+    return escape(version) + (f" in slot {escape(slot)}" if slot else "") if version else ""
+
+
+def _next(app: App, name: str) -> str:
+    """What a person may do about the available version."""
+    version = escape(app.available)
+    if app.state == "awaiting-approval":
+        return f" (slotctl approve {name} {version})"
+    if app.approved == app.available:
+        return " (approved; applied in the next window, or now with slotctl update " + name + ")"
+    return f" (slotctl update {name})" if app.mode != "auto" else ""
+
+
+def _backups(app: App, now: float) -> str:
+    saved = [b for b in app.backups if b.kind != "quarantine"]
+    aside = len(app.backups) - len(saved)
+    if not app.backups:
+        return "none"
+    text = str(len(saved))
+    if saved:
+        newest = saved[0]
+        old = f", {coarse(max(now - newest.created, 0))} old" if newest.created else ""
+        text += f", newest {escape(newest.id)} (of {escape(newest.version) or 'no version'}, {size(newest.bytes)}{old})"
+    return text + (f"; and {aside} set aside after rollbacks or restores" if aside else "")
+
+
+async def history(client: Client, args: Namespace, out: Out) -> int:
+    events = await _events(client, args.app or "", args.limit)
+    out.document([e.json() for e in events])
+    now = out.now()
+    if not events:
+        out.line(f"Nothing has happened to {escape(args.app)} yet." if args.app else "Nothing has happened yet.")
+        return DONE
+    head = ["TIME", "JOB", "EVENT", "MESSAGE"] if args.app else ["TIME", "APP", "JOB", "EVENT", "MESSAGE"]
+    rows = []
+    for e in events:
+        row = [short_moment(e.at or 0.0, now), str(e.job or _NONE), e.kind, e.message]
+        rows.append(row if args.app else [row[0], e.app, *row[1:]])
+    out.table(head, rows)
+    return DONE
+
+
+async def backups(client: Client, args: Namespace, out: Out) -> int:
+    app = await load_app(client, args.app)
+    out.document([b.json() for b in app.backups])
+    now = out.now()
+    if not app.backups:
+        out.line(f"{escape(app.name)} has no backups. `slotctl backup {escape(app.name)}` makes one.")
+        return DONE
+    rows = [(b.id, b.kind, b.version or _NONE, relative(b.created, now), size(b.bytes), b.reason) for b in app.backups]
+    out.table(("ID", "KIND", "VERSION", "MADE", "SIZE", "REASON"), rows)
+    return DONE

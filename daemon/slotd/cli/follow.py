@@ -1,0 +1,165 @@
+"""Following jobs to their end: subscribe, call, wait, and live through a restart of the daemon.
+
+slotd may be upgraded, killed or restarted while a job runs; it goes on with the job under the same number. So when its
+name leaves the bus this waits for it to come back, and asks for the job again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from slotd.cli.client import APP, JOB, PROPERTIES, Client, Gone, Signal, Unreachable
+from slotd.cli.progress import Screen, trial_note
+from slotd.cli.views import Job, Trial, trial_of
+from slotd.errors import NoSuchJob, SlotdError
+
+REREAD_S = 30.0  # a signal that got lost is made up for after this long
+RETURN_S = 120.0  # how long slotd may be away in the middle of a job
+
+
+class Follower:
+    """Follows any number of jobs. `start` before the call that makes them, so that no signal is missed."""
+
+    def __init__(self, client: Client, screen: Screen, now: Callable[[], float]) -> None:
+        self._client = client
+        self._screen = screen
+        self._now = now
+        self._seen: dict[str, dict[str, Any]] = {}  # what signals said, by the job's path
+        self._removed: set[str] = set()
+        self._news = asyncio.Event()
+        self._present = True
+        self._back = asyncio.Event()
+        self._trials: dict[str, Trial | None] = {}  # by app, of those whose jobs got that far
+        self._apps: dict[str, str] = {}  # app by its object's path
+        self.running: dict[int, Job] = {}  # what is not over yet, for who is interrupted
+
+    async def start(self) -> None:
+        await self._client.subscribe(self._signal, self._owner)
+
+    def _signal(self, signal: Signal) -> None:
+        if signal.member == "JobRemoved" and len(signal.body) >= 2:
+            self._removed.add(str(signal.body[1]))
+        elif signal.interface == PROPERTIES and signal.member == "PropertiesChanged" and signal.body[0] == JOB:
+            self._seen.setdefault(signal.path, {}).update(signal.body[1])
+        elif signal.interface == PROPERTIES and signal.path in self._apps and "Trial" in signal.body[1]:
+            self._trials[self._apps[signal.path]] = trial_of(signal.body[1]["Trial"])
+        else:
+            return
+        self._news.set()
+
+    def _owner(self, present: bool) -> None:
+        self._present = present
+        (self._back.set if present else self._back.clear)()
+        self._news.set()
+
+    async def finish(self, paths: list[str], on_end: Callable[[Job], Awaitable[None]] | None = None) -> list[Job]:
+        """All jobs at their ends, in the order given; `on_end` is awaited as each ends."""
+        known = {path: await self._read(path) for path in paths}
+        ended: dict[str, Job] = {}
+        while True:
+            for path in paths:
+                if path in ended:
+                    continue
+                job = known[path] = self._merged(path, known[path])
+                if path in self._removed or job["State"] in ("done", "failed", "cancelled"):
+                    known[path] = await self._read(path, known[path])
+                    last = Job.of(known[path])
+                    self.running.pop(last.id, None)
+                    self._screen.ended(last)
+                    ended[path] = last
+                    if on_end is not None:
+                        await on_end(last)
+                else:
+                    await self._show(Job.of(job))
+            if len(ended) == len(paths):
+                return [ended[path] for path in paths]
+            if await self._wait():
+                for path in paths:
+                    if path not in ended:
+                        known[path] = await self._read(path, known[path])
+
+    def _merged(self, path: str, read: dict[str, Any]) -> dict[str, Any]:
+        """What was read, with what signals said since on top."""
+        return read | self._seen.pop(path, {})
+
+    async def _read(self, path: str, before: dict[str, Any] | None = None) -> dict[str, Any]:
+        """The job's properties. A finished job's object goes after ten minutes; `GetJob` brings it back."""
+        self._seen.pop(path, None)
+        number = int(path.rsplit("/", 1)[-1])
+        try:
+            try:
+                values = await self._client.properties(path, JOB)
+            except Gone:
+                again = await self._client.call("GetJob", "t", [number])
+                values = await self._client.properties(str(again), JOB)
+        except (Gone, NoSuchJob):
+            if before is None:
+                raise
+            values = before
+        # Signals that came while we waited were sent before the reply or say something newer: they win.
+        return {"Id": number, "State": ""} | (before or {}) | self._merged(path, values)
+
+    async def _show(self, job: Job) -> None:
+        self.running[job.id] = job
+        if job.step == "trial" and job.app not in self._trials:
+            trial = self._trials[job.app] = await self._trial(job.app)
+            self._screen.show(job, trial)
+            self._screen.note(trial_note(job, trial, self._now()))
+        self._screen.show(job, self._trials.get(job.app))
+
+    async def _trial(self, app: str) -> Trial | None:
+        try:
+            path = str(await self._client.call("GetApp", "s", [app]))
+            self._apps[path] = app
+            return trial_of((await self._client.properties(path, APP)).get("Trial"))
+        except SlotdError:  # only the remaining time is lost
+            return None
+
+    def trial(self, job: Job) -> Trial | None:
+        """The open trial of a job, if it got that far."""
+        return self._trials.get(job.app)
+
+    async def _wait(self) -> bool:
+        """Waits for news; True when everything should be read again."""
+        if not self._present:
+            await self._return()
+            return True
+        deadline = asyncio.get_running_loop().time() + REREAD_S
+        while not self._news.is_set():
+            left = deadline - asyncio.get_running_loop().time()
+            if left <= 0:
+                return True
+            try:
+                await asyncio.wait_for(self._news_or_loss(), min(left, self._screen.tick_s or left))
+            except TimeoutError:
+                for job in self.running.values():
+                    self._screen.show(job, self._trials.get(job.app))
+        self._news.clear()
+        return False
+
+    async def _news_or_loss(self) -> None:
+        news: asyncio.Future[Any] = asyncio.ensure_future(self._news.wait())
+        try:
+            await asyncio.wait({news, self._client.lost}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            news.cancel()
+        if self._client.lost.done():
+            raise Unreachable("cannot follow the job any longer: the message bus closed the connection.")
+
+    async def _return(self) -> None:
+        """Waits until slotd is back on the bus; asking for it makes the bus start it."""
+        self._screen.note("slotd has left the bus; waiting for it to come back and go on with the job")
+        try:
+            await self._client.call("ListJobs", "a{sv}", [{}], timeout_s=RETURN_S)
+        except Unreachable:  # not activatable, or not yet: then it is somebody else who starts it
+            try:
+                await asyncio.wait_for(self._back.wait(), RETURN_S)
+            except TimeoutError:
+                raise Unreachable(
+                    "cannot follow the job any longer: slotd left the bus and did not come back.",
+                    hint="See `systemctl status slotd.service`; slotd goes on with the job when it starts again.",
+                ) from None
+        self._present = True
+        self._news.clear()

@@ -1,0 +1,182 @@
+"""The grammar of slotctl. Handlers are named, not imported: a command loads only its own module.
+
+`handler` is `module:function` in this package. `local`: runs without the bus. `changes`: may need authorisation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from typing import Any, NoReturn
+
+from slotd import __version__
+
+EPILOG = """\
+Jobs run in the daemon: Ctrl-C ends slotctl, not the job.
+exit codes: 0 done, 1 failed, 2 usage, 3 nothing to do, 4 rolled back, 5 not authorised, 6 busy, 130 interrupted
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """Errors in slotctl's form, with `did you mean`."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(allow_abbrev=False, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        from slotd.cli.tables import escape, warn
+
+        known, wrong = self._known(), ""
+        if found := re.search(r"invalid choice: '([^']*)'", message):
+            wrong = found[1]
+            what = "mode" if "MODE" in message else "command"
+            message = f"unknown {what} {wrong!r}"
+        elif found := re.search(r"unrecognized arguments: (-\S+)", message):
+            wrong = found[1].split("=")[0]
+            message = f"unknown option {wrong}"
+        warn(f"slotctl: {escape(message)}")
+        if wrong:
+            from difflib import get_close_matches
+
+            if close := get_close_matches(wrong, sorted(known), n=1):
+                warn(f"  Did you mean {close[0]}?")
+        warn(f"  See `{self.prog} --help`.")
+        self.exit(2)
+
+    def _known(self) -> set[str]:
+        """All words that could have been meant: commands, modes and options of this parser and those below it."""
+        words: set[str] = set()
+        for action in self._actions:
+            words.update(action.option_strings)
+            if isinstance(action, argparse._SubParsersAction):
+                words.update(action.choices)
+                for parser in action.choices.values():
+                    words |= parser._known()
+            elif action.choices:
+                words.update(action.choices)
+        return words - {"-h"}
+
+
+def _common(default: bool) -> argparse.ArgumentParser:
+    """The global options; taken before and after the command, so the second time without defaults."""
+    common = argparse.ArgumentParser(add_help=False)
+
+    def flag(name: str, text: str) -> None:
+        common.add_argument(name, action="store_true", default=False if default else argparse.SUPPRESS, help=text)
+
+    flag("--user", "talk to your own slotd, on your user bus")
+    flag("--json", "print one JSON document instead of text")
+    flag("--no-color", "no colours (NO_COLOR does the same)")
+    flag("--no-wait", "start the job and return at once")
+    return common
+
+
+def build() -> Parser:
+    """The whole parser."""
+    parser = Parser(
+        prog="slotctl",
+        description="Keeps applications up to date, and goes back when an update goes wrong.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        parents=[_common(True)],
+    )
+    parser.add_argument("--version", action="version", version=f"slotctl {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser, title="commands")
+    common: list[Any] = [_common(False)]
+
+    def command(name: str, handler: str, text: str, *, local: bool = False, changes: bool = False) -> Parser:
+        sub: Parser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", parents=common)
+        sub.set_defaults(handler=handler, local=local, changes=changes)
+        return sub
+
+    parser.set_defaults(handler="apps:status", local=False, changes=False, app=None)
+
+    command("list", "apps:list_apps", "list all apps")
+    sub = command("status", "apps:status", "show how all apps are, or everything about one")
+    sub.add_argument("app", metavar="APP", nargs="?")
+
+    sub = command("check", "jobs:check", "look for new releases", changes=True)
+    _apps(sub, "every app")
+    sub = command("update", "jobs:update", "install the newest release allowed (or the first one)", changes=True)
+    _apps(sub, "every app that has a release which its mode allows")
+    sub.add_argument("--version", metavar="VERSION", help="this version, older ones too")
+    sub.add_argument("--force", action="store_true", help="also a version that failed here before")
+    sub.add_argument("--now", action="store_true", help="without the delay of the policy")
+
+    sub = command("rollback", "jobs:rollback", "go back to the version before", changes=True)
+    sub.add_argument("app", metavar="APP")
+    sub.add_argument(
+        "--data",
+        metavar="keep|restore",
+        choices=("keep", "restore"),
+        help="keep the data as they are, or restore the backup made before the update (needed once the trial is over)",
+    )
+    sub.add_argument("--to", metavar="VERSION", help="to this kept version, with its backup")
+
+    sub = command("approve", "policy:approve", "allow a version to be installed", changes=True)
+    sub.add_argument("app", metavar="APP")
+    sub.add_argument("version", metavar="VERSION")
+    sub = command("hold", "policy:hold", "keep an app as it is until unhold", changes=True)
+    sub.add_argument("app", metavar="APP")
+    sub.add_argument("reason", metavar="REASON", nargs="*", help="why, for those who come later")
+    sub = command("unhold", "policy:unhold", "lift a hold", changes=True)
+    sub.add_argument("app", metavar="APP")
+    sub = command("mode", "policy:mode", "set how updates are applied: manual, approve or auto", changes=True)
+    sub.add_argument("app", metavar="APP")
+    sub.add_argument("mode", metavar="MODE", choices=("manual", "approve", "auto"), help="manual, approve or auto")
+
+    sub = command("history", "apps:history", "show what happened")
+    sub.add_argument("app", metavar="APP", nargs="?")
+    sub.add_argument("--limit", metavar="N", type=_count, default=50, help="at most this many events (50)")
+    sub = command("backups", "apps:backups", "list the saved copies of an app's data")
+    sub.add_argument("app", metavar="APP")
+    sub = command("backup", "jobs:backup", "save a copy of an app's data now", changes=True)
+    sub.add_argument("app", metavar="APP")
+    sub = command("restore", "jobs:restore", "put a saved copy back; what is there now is set aside", changes=True)
+    sub.add_argument("app", metavar="APP")
+    sub.add_argument("id", metavar="ID", help="see slotctl backups APP")
+
+    sub = command("jobs", "jobs:jobs", "list running jobs")
+    sub.add_argument("--all", action="store_true", help="finished ones too")
+    sub = command("cancel", "jobs:cancel", "cancel a job, as long as the app has not been stopped for it", changes=True)
+    sub.add_argument("job", metavar="JOB", type=_count, help="its number")
+    sub = command("monitor", "monitor:monitor", "print what happens, as it happens")
+    sub.add_argument("app", metavar="APP", nargs="?")
+
+    sub = command("enable", "local:enable", "give an app's units to slotd's care at boot and on failure", local=True)
+    sub.add_argument("app", metavar="APP")
+    sub = command("disable", "local:disable", "take that back; app and data stay as they are", local=True)
+    sub.add_argument("app", metavar="APP")
+    sub = command("verify", "local:verify", "check definitions and keys, say every problem", local=True)
+    sub.add_argument("what", metavar="APP|FILE", nargs="?")
+    return parser
+
+
+def _apps(parser: Parser, whom: str) -> None:
+    parser.add_argument("apps", metavar="APP", nargs="*")
+    parser.add_argument("--all", action="store_true", help=whom)
+
+
+def _count(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 0 < int(text) < 2**32:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above zero")
+    return int(text)
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """The parsed command line; exits with 2 (SystemExit) if it makes no sense."""
+    parser = build()
+    args = parser.parse_args(argv)
+    if args.command in ("check", "update"):
+        name = f"{parser.prog} {args.command}"
+        if args.all and args.apps:
+            parser.error(f"{name}: give names or --all, not both")
+        if not args.all and not args.apps:
+            parser.error(f"{name}: name an app, or --all")
+        args.apps = list(dict.fromkeys(args.apps))
+    if args.command == "update":
+        if args.version and (args.all or len(args.apps) > 1):
+            parser.error("slotctl update: --version is for one app")
+        if args.all and args.force:
+            parser.error("slotctl update: --force is not for --all; name the apps")
+    return args

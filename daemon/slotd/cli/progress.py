@@ -1,0 +1,212 @@
+"""How a running job looks: one line per step, or a bar on a terminal. Both are fed by `follow`."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Protocol
+
+from slotd.cli.out import Out
+from slotd.cli.tables import clip, clock, duration, escape, is_terminal, warn
+from slotd.cli.views import Job, Trial
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+STEPS = {
+    "resolve": "choosing the release",
+    "delay": "waiting; it can still be cancelled",
+    "fetch": "downloading",
+    "verify": "checking digests and signatures",
+    "stage": "unpacking and preparing the other slot",
+    "compare": "comparing with what is installed",
+    "preserve": "copying the data, the app is still running",
+    "stop": "stopping the app",
+    "snapshot": "sealing the backup",
+    "switch": "switching slots",
+    "migrate": "migrating the data",
+    "start": "starting the app",
+    "trial": "watching the new version",
+    "commit": "keeping the new version",
+    "cleanup": "removing what is no longer needed",
+    "rb-stop": "rolling back: stopping the app",
+    "rb-quarantine": "rolling back: setting the data aside",
+    "rb-restore": "rolling back: restoring the data",
+    "rb-switch": "rolling back: switching slots",
+    "rb-start": "rolling back: starting the app",
+    "rb-verify": "rolling back: checking that it runs",
+}
+
+
+class Screen(Protocol):
+    """`tick_s`: how often `show` wants to be called without news, None: never."""
+
+    tick_s: float | None
+
+    def begin(self, text: str) -> None:
+        """What was asked for, before the daemon has answered; only on a terminal, and only until then."""
+
+    def show(self, job: Job, trial: Trial | None) -> None:
+        """The job as it is now."""
+
+    def note(self, text: str, *, error: bool = False) -> None:
+        """A line that stays; errors go to standard error."""
+
+    def ended(self, job: Job) -> None:
+        """The job is over; its summary follows as a note."""
+
+    def close(self) -> None: ...
+
+
+def screen(out: Out) -> Screen:
+    """The screen that fits: nothing with `--json`, a bar on a terminal, else lines."""
+    if out.json:
+        return Silence()
+    if out.look.width is not None and out.look.unicode and _can_move_cursor():
+        return Bar(out)
+    return Lines(out)
+
+
+def _can_move_cursor() -> bool:
+    from os import environ
+
+    return environ.get("TERM", "dumb") not in ("dumb", "")
+
+
+def trial_note(job: Job, trial: Trial | None, now: float) -> str:
+    """What to know when the new version has been started and the wait begins."""
+    left = trial.deadline - now if trial and trial.deadline else 0
+    how_long = f" for {duration(round(left))}" if left >= 1 else ""
+    return (
+        f"{escape(job.app)}: {escape(job.version)} is up, on trial{how_long}; "
+        "it goes back by itself if it fails. Ctrl-C leaves it on trial."
+    )
+
+
+class Silence:
+    """For `--json`."""
+
+    tick_s: float | None = None
+
+    def begin(self, text: str) -> None:
+        return
+
+    def show(self, job: Job, trial: Trial | None) -> None:
+        return
+
+    def note(self, text: str, *, error: bool = False) -> None:
+        return
+
+    def ended(self, job: Job) -> None:
+        return
+
+    def close(self) -> None:
+        return
+
+
+class Lines:
+    """`12:03:04 notes: fetch - downloading 1.1`: one line per step, for logs and pipes."""
+
+    tick_s: float | None = None
+
+    def __init__(self, out: Out) -> None:
+        self._out = out
+        self._steps: dict[int, str] = {}
+
+    def begin(self, text: str) -> None:
+        return
+
+    def show(self, job: Job, trial: Trial | None) -> None:
+        if not job.step or job.is_finished or self._steps.get(job.id) == job.step:
+            return
+        self._steps[job.id] = job.step
+        what = STEPS.get(job.step, "")
+        self.note(f"{escape(job.app)}: {escape(job.step)}{' - ' + what if what else ''}")
+
+    def note(self, text: str, *, error: bool = False) -> None:
+        line = f"{clock(self._out.now())} {text}"
+        (warn if error else self._out.line)(line)
+
+    def ended(self, job: Job) -> None:
+        return
+
+    def close(self) -> None:
+        return
+
+
+class Bar:
+    """A line per job at the bottom of the terminal, with the step, a bar, the time; gone when the job is over."""
+
+    tick_s: float | None = 1.0
+
+    def __init__(self, out: Out) -> None:
+        self._out = out
+        self._progress: Progress | None = None
+        self._tasks: dict[int, TaskID] = {}
+        self._begun = False
+
+    def begin(self, text: str) -> None:
+        room = (self._out.look.width or 80) - 1
+        print(clip(text, room), end="", flush=True)
+        self._begun = True
+
+    def _clear(self) -> None:
+        if self._begun:
+            print("\r\x1b[K", end="", flush=True)
+            self._begun = False
+
+    def show(self, job: Job, trial: Trial | None) -> None:
+        progress = self._progress or self._open()
+        task = self._tasks.get(job.id)
+        if task is None:
+            task = self._tasks[job.id] = progress.add_task(escape(job.app), total=100, step="", time="")
+        now = self._out.now()
+        step = escape(job.step or job.state)
+        time = duration(int(max(now - job.started, 0))) if job.started else ""
+        if job.step == "trial" and trial and trial.deadline:
+            time = f"{duration(int(max(trial.deadline - now, 0)))} left"
+        progress.update(task, completed=job.progress, step=step, time=time)
+        progress.refresh()
+
+    def _open(self) -> Progress:
+        """rich is imported here, when the daemon already works, not while the user waits for the first line."""
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+        console = Console(
+            file=sys.stdout, highlight=False, markup=False, color_system="auto" if self._out.look.colour else None
+        )
+        self._clear()
+        self._progress = Progress(
+            TextColumn("{task.description}", style="bold", markup=False),
+            TextColumn("{task.fields[step]}", style="cyan", markup=False),
+            BarColumn(bar_width=30, complete_style="cyan", finished_style="green"),
+            TaskProgressColumn("{task.percentage:>3.0f} %", style="", markup=False),
+            TextColumn("{task.fields[time]}", style="dim", markup=False),
+            console=console,
+            auto_refresh=False,
+            transient=True,
+        )
+        self._progress.start()
+        return self._progress
+
+    def note(self, text: str, *, error: bool = False) -> None:
+        self._clear()
+        if error and not is_terminal(sys.stderr):
+            warn(text)
+        elif self._progress is None:
+            (warn if error else self._out.line)(text)
+        else:  # above the bar, whatever the stream
+            style = "red" if error else None
+            self._progress.console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+    def ended(self, job: Job) -> None:
+        task = self._tasks.pop(job.id, None)
+        if self._progress is not None and task is not None:
+            self._progress.remove_task(task)
+            self._progress.refresh()
+
+    def close(self) -> None:
+        self._clear()
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None

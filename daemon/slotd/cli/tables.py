@@ -1,0 +1,240 @@
+"""Text for people: escaping, widths, times, colours, tables. Pure; `now` and the terminal's width come in as values.
+
+Everything that came over the bus (names, reasons, versions, messages) passes `escape` before it is printed: a release
+named with an escape sequence must not write on the administrator's terminal.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC
+from time import localtime, strftime
+
+COLOURS = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
+
+STATE_COLOURS = {
+    "idle": "green",
+    "update-available": "cyan",
+    "awaiting-approval": "yellow",
+    "updating": "yellow",
+    "trial": "yellow",
+    "rolling-back": "yellow",
+    "held": "yellow",
+    "failed": "red",
+    "misconfigured": "red",
+    "absent": "dim",
+    # jobs
+    "done": "green",
+    "running": "yellow",
+    "waiting": "dim",
+    "cancelled": "dim",
+    # results
+    "updated": "green",
+    "rolled-back": "yellow",
+    "rollback-failed": "red",
+}
+
+_COLUMN_MIN = 8  # a column is not made narrower than this to fit the terminal
+
+
+def escape(text: str) -> str:
+    r"""`text` with everything that does not print (controls, bidi marks, surrogates) shown as `\x1b` and so on."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def cells(text: str) -> int:
+    """Columns that `text` takes on a terminal."""
+    if text.isascii():
+        return len(text)
+    from unicodedata import combining, east_asian_width
+
+    return sum(0 if combining(c) else 2 if east_asian_width(c) in "WF" else 1 for c in text)
+
+
+def clip(text: str, width: int, ellipsis: str = "…") -> str:
+    """`text` in at most `width` columns, ending in an ellipsis if something was cut off."""
+    if cells(text) <= width:
+        return text
+    room = width - len(ellipsis)
+    if room <= 0:
+        return ellipsis[:width]
+    kept: list[str] = []
+    for char in text:
+        room -= cells(char)
+        if room < 0:
+            break
+        kept.append(char)
+    return "".join(kept).rstrip() + ellipsis
+
+
+def duration(seconds: float) -> str:
+    """`12 s`, `1 min 5 s`, `2 h 3 min`, `3 days 4 h`: at most two units; fractions only below ten seconds."""
+    if seconds < 10 and round(seconds, 1) != round(seconds):
+        return f"{max(seconds, 0.0):.1f} s"
+    left = max(round(seconds), 0)
+    parts = []
+    for unit, size in (("day", 86400), ("h", 3600), ("min", 60), ("s", 1)):
+        count, left = divmod(left, size)
+        if count:
+            name = "days" if unit == "day" and count > 1 else unit
+            parts.append(f"{count} {name}")
+        elif parts:
+            break  # `2 h`, not `2 h 0 min 7 s`
+    return " ".join(parts[:2]) or "0 s"
+
+
+def relative(at: float | None, now: float) -> str:
+    """`3 min ago`, `in 9 min`, `just now`; `never` for None."""
+    if at is None:
+        return "never"
+    delta = now - at
+    if abs(delta) < 2:
+        return "just now"
+    text = coarse(abs(delta))
+    return f"{text} ago" if delta > 0 else f"in {text}"
+
+
+def coarse(seconds: float) -> str:
+    """One unit only: `42 s`, `3 min`, `5 h`, `2 days`."""
+    for limit, size, name in ((90, 1, "s"), (5400, 60, "min"), (129600, 3600, "h")):
+        if seconds < limit:
+            return f"{round(seconds / size)} {name}"
+    days = round(seconds / 86400)
+    return f"{days} day" if days == 1 else f"{days} days"
+
+
+def clock(at: float) -> str:
+    """The time of day, local: `12:03:04`."""
+    return strftime("%H:%M:%S", localtime(at))
+
+
+def moment(at: float) -> str:
+    """Date and time, local, with the zone: `2026-08-03 12:03:04 CEST`."""
+    return strftime("%Y-%m-%d %H:%M:%S %Z", localtime(at)).rstrip()
+
+
+def short_moment(at: float, now: float) -> str:
+    """The time of day if it is today, else with the date."""
+    today = strftime("%Y-%m-%d", localtime(now)) == strftime("%Y-%m-%d", localtime(at))
+    return strftime("%H:%M:%S" if today else "%Y-%m-%d %H:%M", localtime(at))
+
+
+def iso(at: float | None) -> str | None:
+    """ISO 8601 in UTC with milliseconds (`2026-08-03T10:03:04.250Z`); None stays None."""
+    if at is None:
+        return None
+    from datetime import datetime
+
+    text = datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")
+    return text.replace("+00:00", "Z")
+
+
+def size(count: int) -> str:
+    """Bytes for people: `512 B`, `12 MiB`, `1.4 GiB`."""
+    value = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024:
+            return f"{value:.0f} {unit}" if unit == "B" or value >= 10 else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} TiB"
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One field of a table: text, already escaped or to be (`table` escapes), and a colour's name or nothing."""
+
+    text: str
+    colour: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How to print: colours or none, the terminal's width (None: not a terminal, nothing is cut), ASCII only or not."""
+
+    colour: bool = False
+    width: int | None = None
+    unicode: bool = True
+
+    def paint(self, text: str, colour: str) -> str:
+        if not self.colour or not colour or not text:
+            return text
+        return f"\x1b[{COLOURS[colour]}m{text}\x1b[0m"
+
+    def state(self, word: str) -> str:
+        """A state, job state or result in its colour, escaped."""
+        return self.paint(escape(word), STATE_COLOURS.get(word, ""))
+
+    @property
+    def ellipsis(self) -> str:
+        return "…" if self.unicode else "..."
+
+    @property
+    def arrow(self) -> str:
+        return "→" if self.unicode else "->"
+
+    @property
+    def bullet(self) -> str:
+        return "●" if self.unicode else "*"
+
+
+def look_at(stream: object, *, no_color: bool, environment: dict[str, str]) -> Look:
+    """The look for a stream: colours only on a terminal that has them and when nobody asked for none (NO_COLOR)."""
+    encoding = getattr(stream, "encoding", None) or "ascii"
+    try:
+        "…→●".encode(encoding)
+        unicode = True
+    except (UnicodeEncodeError, LookupError):
+        unicode = False
+    if not is_terminal(stream):
+        return Look(unicode=unicode)
+    from shutil import get_terminal_size
+
+    plain = no_color or bool(environment.get("NO_COLOR")) or environment.get("TERM", "dumb") == "dumb"
+    return Look(colour=not plain, width=max(get_terminal_size().columns, 20), unicode=unicode)
+
+
+def is_terminal(stream: object) -> bool:
+    """True for an open stream on a terminal."""
+    try:
+        return bool(getattr(stream, "isatty", bool)())
+    except ValueError:  # closed
+        return False
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str | Cell]], look: Look) -> list[str]:
+    """Lines of an aligned table. On a terminal the widest columns give way until a line fits."""
+    grid = [[Cell(name, "bold") for name in head]]
+    grid += [[Cell(escape(c.text), c.colour) if isinstance(c, Cell) else Cell(escape(c)) for c in row] for row in rows]
+    widths = [max(cells(row[i].text) for row in grid) for i in range(len(head))]
+    if look.width is not None:
+        _fit(widths, look.width - 2 * (len(widths) - 1))
+    lines = []
+    for row in grid:
+        line = []
+        for i, (cell, width) in enumerate(zip(row, widths, strict=True)):
+            text = clip(cell.text, width, look.ellipsis)
+            pad = " " * (width - cells(text)) if i < len(widths) - 1 else ""
+            line.append(look.paint(text, cell.colour) + pad)
+        lines.append("  ".join(line).rstrip())
+    return lines
+
+
+def _fit(widths: list[int], room: int) -> None:
+    """Narrows the widest column, again and again, until all fit or none may give more."""
+    while sum(widths) > room:
+        widest = max(range(len(widths)), key=lambda i: widths[i])
+        if widths[widest] <= _COLUMN_MIN:
+            return
+        widths[widest] -= 1
+
+
+def warn(text: str) -> None:
+    """One line on standard error, never failing because nobody reads it."""
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except OSError:
+        pass

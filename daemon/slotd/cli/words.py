@@ -1,0 +1,88 @@
+"""One sentence for how a job ended, and its exit code."""
+
+from __future__ import annotations
+
+from slotd.cli.out import DONE, FAILED, NOTHING, ROLLED_BACK, code_of
+from slotd.cli.tables import duration, escape
+from slotd.cli.views import App, Job
+
+
+def exit_code(job: Job) -> int:
+    """0 done, 3 nothing was changed, 4 the new version was rolled back, else by the error."""
+    if job.result in ("updated", "done"):
+        return DONE
+    if job.result in ("unchanged", "up-to-date"):
+        return DONE if job.kind == "check" else NOTHING
+    if job.result == "rolled-back":
+        return DONE if job.kind == "rollback" else ROLLED_BACK
+    if job.state == "done" and not job.result:
+        return DONE
+    return code_of(job.error_name) if job.error_name else FAILED
+
+
+def summary(job: Job, app: App | None = None) -> tuple[str, str]:
+    """A sentence and what to do next (or nothing). `app` as it is after the job, where known. Escaped."""
+    name, new, old = escape(job.app), escape(job.version), escape(job.previous_version)
+    took = f" in {duration(job.took_s)}" if job.took_s is not None else ""
+    why = _why(job)
+    if job.state == "refused":
+        return f"{name}: {why}", escape(job.error_hint)
+    if job.result == "updated":
+        change = f"updated {old} → {new}" if old and old != new else f"installed {new}"
+        return f"{name}: {change}{took}", ""
+    if job.result == "unchanged":
+        return f"{name}: {new} is the same, file for file, as what is installed; nothing was touched", ""
+    if job.result == "up-to-date" and job.kind != "check":
+        have = escape(app.version) if app else old or new
+        return f"{name}: {have or 'it'} is up to date; nothing to do", ""
+    if job.result == "rolled-back":
+        return _rolled_back(job, took, why)
+    if job.result == "rollback-failed":
+        return (
+            f"{name}: the rollback failed: {why}",
+            f"{escape(job.error_hint)} See `slotctl status {name}` and `slotctl history {name}`.".strip(),
+        )
+    if job.state == "cancelled" or job.result == "cancelled":
+        return f"{name}: {escape(job.kind)} cancelled; the app was not touched", ""
+    if job.state == "failed" or job.result == "failed":
+        return f"{name}: {escape(job.kind)} failed: {why}", escape(job.error_hint)
+    if job.kind == "check":
+        return _checked(job, app)
+    if job.kind == "backup":
+        newest = next((b for b in app.backups if b.kind != "quarantine"), None) if app else None
+        which = f" {escape(newest.id)}" if newest else ""
+        return f"{name}: backup{which} made{took}", ""
+    if job.kind == "restore":
+        kept = "the data it replaced was set aside, see `slotctl backups " + name + "`"
+        return f"{name}: data restored{took}; {kept}", ""
+    return f"{name}: {escape(job.kind)} done{took}", ""
+
+
+def _why(job: Job) -> str:
+    return escape(job.error_message or job.error_name or "no reason was given")
+
+
+def _rolled_back(job: Job, took: str, why: str) -> tuple[str, str]:
+    name, new, old = escape(job.app), escape(job.version), escape(job.previous_version)
+    if job.kind == "rollback":
+        change = f" {old} → {new}" if old and new else f" to {new or old}" if new or old else ""
+        return f"{name}: rolled back{change}{took}", ""
+    back = f"rolled back to {old}" if old else "removed again"
+    hint = escape(job.error_hint)
+    return f"{name}: {new} failed and was {back}{took}: {why}", hint or f"See `slotctl history {name}`."
+
+
+def _checked(job: Job, app: App | None) -> tuple[str, str]:
+    name = escape(job.app)
+    if app is None:
+        return f"{name}: checked", ""
+    have, offer = escape(app.version), escape(app.available)
+    if not offer or app.available == app.version:
+        return (f"{name}: {have} is up to date", "") if have else (f"{name}: no release to install was found", "")
+    with_what = f" ({have} is installed)" if have else " (nothing is installed)"
+    if app.state == "awaiting-approval":
+        return (
+            f"{name}: {offer} is available{with_what} and awaits approval",
+            f"Approve it with `slotctl approve {name} {offer}`, or install it now with `slotctl update {name}`.",
+        )
+    return f"{name}: {offer} is available{with_what}", ""

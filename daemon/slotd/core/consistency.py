@@ -1,0 +1,137 @@
+"""What the tables of a definition say about each other, and definitions about one another."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from slotd.core import forms
+from slotd.core.schema import App
+from slotd.core.sections import ENGINES_NOT_YET
+from slotd.core.template import words_in
+from slotd.core.validate import Report
+
+# The digests that a source itself gives for each file.
+_OWN_DIGESTS = {"github": ("sha256",), "pypi": ("sha256",), "http": ("sha256", "sha512")}
+
+
+def check(app: App, report: Report, state: str, cache: str) -> None:
+    """Add what is inconsistent in one definition. `state` and `cache` are slotd's own directories."""
+    _verification(app, report)
+    if app.slots.engine not in ENGINES_NOT_YET:
+        _units(app, report)
+        _places(app, report, state, cache)
+
+
+def slots_root(app: App, state: str) -> str:
+    """Where the slots of an app are, `state` being slotd's state directory."""
+    return app.slots.root or f"{state.rstrip('/')}/apps/{app.name}"
+
+
+def conflicts(apps: Mapping[str, App], state: str) -> dict[str, list[str]]:
+    """App -> what it shares with another and must not. Which of the two is right slotd cannot know: both are told."""
+    problems: dict[str, list[str]] = {}
+    names = sorted(apps)
+    for index, one in enumerate(names):
+        for other in names[index + 1 :]:
+            for what in _shared(apps[one], apps[other], state):
+                problems.setdefault(one, []).append(_conflict(apps[one], apps[other], what))
+                problems.setdefault(other, []).append(_conflict(apps[other], apps[one], what))
+    return problems
+
+
+def _conflict(app: App, other: App, what: str) -> str:
+    file = app.files[0] if app.files else app.name
+    return f"{file}: {what} belongs to the app {other.name} too; each needs its own."
+
+
+def _shared(one: App, other: App, state: str) -> list[str]:
+    shared = [f"the unit {unit}" for unit in one.service.units if unit in other.service.units]
+    mine = {slots_root(one, state): "the slots' root", **dict.fromkeys(one.data.paths, "the data path")}
+    theirs = {slots_root(other, state), *other.data.paths}
+    for path, what in mine.items():
+        clash = next((their for their in theirs if forms.overlap(path, their)), None)
+        if clash is not None:
+            shared.append(f"{what} {path}" if clash == path else f"{what} {path} (as {clash})")
+    return shared
+
+
+def _verification(app: App, report: Report) -> None:
+    verify, source = app.verify, app.source
+    own = _OWN_DIGESTS.get(source.type, ())
+    for algorithm in forms.ALGORITHMS:
+        if algorithm in verify.require and not verify.checksums and algorithm not in own and source.type:
+            why = f'a source of type "{source.type}" gives no {algorithm} of its own'
+            report.add(
+                ("verify", "require"),
+                f'verify.require holds "{algorithm}": {why}; name the file of sums in verify.checksums',
+            )
+    for kind, example in (("openpgp", "app.gpg"), ("minisign", "app.pub")):
+        if kind not in verify.require:
+            continue
+        if not verify.keys:
+            report.add(
+                ("verify", "require"),
+                f'verify.require holds "{kind}": it needs the publisher\'s key in verify.keys, like ["{example}"]',
+            )
+        if not verify.signature:
+            report.add(("verify", "signature"), f'verify.signature is empty: "{kind}" needs the signature\'s file name')
+    signed = [kind for kind in ("openpgp", "minisign") if kind in verify.require]
+    if verify.keys and not signed:
+        report.add(
+            ("verify", "keys"),
+            'verify.keys is given: keys are used by "openpgp" and "minisign" only, and verify.require has neither',
+        )
+    if verify.fingerprints and "openpgp" not in verify.require:
+        report.add(
+            ("verify", "fingerprints"),
+            'verify.fingerprints is given: it is used by "openpgp" only, which is not in verify.require',
+        )
+    if "checksums" in words_in(verify.signature) and not verify.checksums:
+        report.add(
+            ("verify", "signature"), f'verify.signature is "{verify.signature}": {{checksums}} needs verify.checksums'
+        )
+
+
+def _units(app: App, report: Report) -> None:
+    units = app.service.units
+    if not units:
+        report.add(
+            ("service", "units"),
+            f'service.units names no unit: say what is stopped and started, like ["{app.name}.service"]',
+        )
+    for number, health in enumerate(app.health, 1):
+        if health.unit and units and health.unit not in units:
+            report.add(
+                ("health", f"#{number}", "unit"),
+                f'health no. {number}: unit is "{health.unit}": it must be one of service.units ({", ".join(units)})',
+            )
+
+
+def _places(app: App, report: Report, state: str, cache: str) -> None:
+    """The slots, the data and slotd's own files stay apart: else a switch, a restore or a backup would eat itself."""
+    root = slots_root(app, state)
+    if app.slots.root and forms.overlap(root, state) and not _is_below(root, f"{state}/apps"):
+        report.add(
+            ("slots", "root"),
+            f'slots.root is "{root}": slotd keeps its own state in {state}; the place there is {state}/apps/{app.name}',
+        )
+    for number, path in enumerate(app.data.paths):
+        where, label = ("data", "paths"), f'data.paths holds "{path}"'
+        if forms.overlap(path, root):
+            report.add(where, f"{label}: the slots are in {root}, and neither may be inside the other")
+        elif forms.overlap(path, state) or forms.overlap(path, cache):
+            own = state if forms.overlap(path, state) else cache
+            report.add(where, f"{label}: slotd keeps its own files in {own}, and neither may be inside the other")
+        for other in app.data.paths[:number]:
+            if forms.overlap(path, other):
+                report.add(where, f'{label} and "{other}": one is inside the other; the outer one is enough')
+    for name, target in app.slots.links.items():
+        if forms.overlap(target, root):
+            report.add(
+                ("slots", "links", name),
+                f'slots.links leads from "{name}" to "{target}": the slots are in {root}; a link leads out of them',
+            )
+
+
+def _is_below(path: str, directory: str) -> bool:
+    return path != directory and forms.is_inside(path, directory)

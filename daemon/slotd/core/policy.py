@@ -1,0 +1,305 @@
+"""Which release is to be installed, and whether it may be now. Pure: releases, definition, state and `now` in.
+
+A release is never chosen because its source calls it the latest, never one below what is installed, and never one
+that failed here before - unless a person names it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+
+from slotd.core import assets, schema
+from slotd.core.specifier import Specifier, parse_specifier
+from slotd.core.timespan import format_span
+from slotd.core.version import Version, parse, version_of_tag
+from slotd.errors import BadOption, Held, NoSuchVersion, NotApproved, NothingToDo, SlotdError
+from slotd.model import AppRecord, Asset, Blocked, Mode, Release
+
+_SKIPPED_LIMIT = 50
+_OFFERED = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What was chosen. `release` None: nothing to install.
+
+    `release.version` is the version's text without the tag's prefix. `assets` are the files to fetch, in the order of
+    `source.asset`; `words` the spellings of `arch` and `os` in their names. `skipped`: (version, reason) of what would
+    have been newer, highest first. `approved` is the choice that was approved, if it may still be installed.
+    """
+
+    release: Release | None = None
+    assets: tuple[Asset, ...] = ()
+    words: Mapping[str, str] = field(default_factory=dict)
+    skipped: tuple[tuple[str, str], ...] = ()
+    approved: Choice | None = None
+
+    @property
+    def digest(self) -> str:
+        """The digest of the first file as the source tells it, or empty."""
+        return self.assets[0].digest if self.assets else ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    version: Version
+    release: Release
+
+
+def effective_mode(app: schema.App, record: AppRecord) -> Mode:
+    """What was set over the bus goes before the definition."""
+    return record.mode or app.policy.mode
+
+
+def choose(
+    releases: Sequence[Release],
+    *,
+    app: schema.App,
+    current: str,
+    record: AppRecord,
+    blocked: Sequence[Blocked],
+    now: float,
+    machine_id: str,
+    wanted: str = "",
+    force: bool = False,
+    arch: str = assets.THIS_ARCHITECTURE,
+) -> Choice:
+    """The highest release that every rule allows.
+
+    `current`: the installed version, empty if none. `arch`: `uname -m` or Debian's name. `wanted` is a version or tag
+    that a person asks for: channel, block list, age, ring and fraction then say nothing, and with `force` it may be
+    older than `current`, or outside of `source.versions`. `force` alone lifts the block list, age, ring and fraction.
+
+    Raises `NoSuchVersion` or `BadOption` if `wanted` cannot be had, `NothingToDo` if it is installed already.
+    """
+    candidates, skipped = _parsed(releases, app)
+    rules = _Rules(app, current, tuple(blocked), now, machine_id, force)
+    if wanted:
+        return _wanted(candidates, wanted, rules, arch)
+    chosen: Choice | None = None
+    approved: Choice | None = None
+    for each in candidates:
+        if rules.current is not None and each.version <= rules.current:
+            break
+        if chosen is not None and (not record.approved or approved is not None):
+            break
+        found = assets.match(app.source, each.release, arch)
+        reason = rules.against(each, found)
+        if reason:
+            if chosen is None:
+                skipped.append((each.release.version, reason))
+            continue
+        choice = Choice(each.release, found.assets, found.words)
+        chosen = chosen or choice
+        if _is_named(each, record.approved, app.source.scheme):
+            approved = choice
+    if chosen is None:
+        skipped += rules.nothing_newer(candidates)
+    return replace(chosen or Choice(), skipped=tuple(skipped[:_SKIPPED_LIMIT]), approved=approved)
+
+
+def may_apply(
+    mode: Mode, approved: str, release: Release, held: bool, manual: bool, *, app: str, hold_reason: str = ""
+) -> SlotdError | None:
+    """None if `release` may be applied now, else the error that says why not. `manual`: a person asked for it now."""
+    if held:
+        why = f": {hold_reason}" if hold_reason else ""
+        return Held(f"cannot update {app}: it is held{why}.", hint=f"`slotctl unhold {app}` lifts the hold.")
+    if manual or mode is Mode.AUTO:
+        return None
+    if mode is Mode.MANUAL:
+        return NotApproved(
+            f"cannot update {app} to {release.version} by itself: its mode is manual.",
+            hint=f"`slotctl update {app}` updates it now.",
+        )
+    if approved and approved in (release.version, release.tag):
+        return None
+    return NotApproved(
+        f"cannot update {app} to {release.version}: it is not approved.",
+        hint=f"`slotctl approve {app} {release.version}` approves it.",
+    )
+
+
+def asset_words(release: Release, source: schema.Source, arch: str = assets.THIS_ARCHITECTURE) -> Mapping[str, str]:
+    """The spellings of `arch` and `os` in the release's files, for the names of its sums and signatures."""
+    usual = {"arch": assets.architecture_names(arch)[0], "os": "linux"}
+    return usual | dict(assets.match(source, release, arch).words)
+
+
+def share(machine_id: str, app: str, version: str) -> float:
+    """Where this host stands among all hosts for this version: 0 <= x < 1, even, and the same at every call."""
+    digest = hashlib.sha256("\0".join((machine_id, app, version)).encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(digest[:6], "big") / 2**48
+
+
+@dataclass(frozen=True, slots=True)
+class _Rules:
+    app: schema.App
+    current_text: str
+    blocked: tuple[Blocked, ...]
+    now: float
+    machine_id: str
+    force: bool
+
+    @property
+    def current(self) -> Version | None:
+        return parse(self.app.source.scheme, self.current_text)
+
+    @property
+    def specifier(self) -> Specifier:
+        return parse_specifier(self.app.source.scheme, self.app.source.versions)
+
+    def against(self, candidate: _Candidate, found: assets.Match) -> str:
+        """Why it is not to be installed by itself, as a clause; empty if nothing speaks against it."""
+        return (
+            self._unknown_current()
+            or self._channel(candidate)
+            or self._outside(candidate)
+            or ("its publisher withdrew it" if candidate.release.yanked else "")
+            or found.problem
+            or ("" if self.force else self._blocked(candidate, found))
+            or ("" if self.force else self._young(candidate))
+            or ("" if self.force else self._fraction(candidate))
+        )
+
+    def _unknown_current(self) -> str:
+        if self.current_text and self.current is None:
+            scheme = self.app.source.scheme
+            return f'the installed version "{self.current_text}" is not of the scheme {scheme}: which is newer is unknown'
+        return ""
+
+    def _channel(self, candidate: _Candidate) -> str:
+        if candidate.version.is_prerelease and self.app.source.channel == "stable":
+            return "it is a prerelease, and the channel is stable"
+        return ""
+
+    def _outside(self, candidate: _Candidate) -> str:
+        if self.specifier.allows(candidate.version):
+            return ""
+        return f"it is outside of source.versions ({self.app.source.versions})"
+
+    def _blocked(self, candidate: _Candidate, found: assets.Match) -> str:
+        offered = tuple(asset.digest for asset in found.assets)
+        for each in self.blocked:
+            if each.app in ("", self.app.name) and _is_named(candidate, each.version, self.app.source.scheme):
+                if not _is_replaced(each.digest, offered):
+                    return f"it is blocked on this host: {each.reason or 'it failed before'}"
+        return ""
+
+    def _young(self, candidate: _Candidate) -> str:
+        """The age that `policy.min_age` and the ring ask for. A release without a date never gets old enough."""
+        policy, rollout = self.app.policy, self.app.rollout
+        ring_s = rollout.ring * rollout.ring_delay_s
+        needed_s = max(policy.min_age_s, ring_s)
+        if needed_s <= 0:
+            return ""
+        name = "policy.min_age" if policy.min_age_s >= ring_s else f"rollout.ring_delay for ring {rollout.ring}"
+        published = candidate.release.published
+        if published <= 0:
+            return f"its source does not say when it was published, and {name} asks for {format_span(needed_s)}"
+        if self.now - published >= needed_s:
+            return ""
+        return f"it is too young: {name} asks for {format_span(needed_s)}, which is over on {_day(published + needed_s)}"
+
+    def _fraction(self, candidate: _Candidate) -> str:
+        fraction = self.app.rollout.fraction
+        if fraction >= 1:
+            return ""
+        if not self.machine_id:
+            return "rollout.fraction cannot be applied: this host has no machine id"
+        if share(self.machine_id, self.app.name, candidate.version.text) < fraction:
+            return ""
+        return f"this host is not among the first {fraction:.0%} (rollout.fraction)"
+
+    def nothing_newer(self, candidates: Sequence[_Candidate]) -> list[tuple[str, str]]:
+        """Said only if the source no longer offers what is installed: it would look like up to date."""
+        if self.current is None or not candidates or candidates[0].version >= self.current:
+            return []
+        return [(candidates[0].release.version, f"it is older than the installed {self.current_text}")]
+
+
+def _wanted(candidates: Sequence[_Candidate], wanted: str, rules: _Rules, arch: str) -> Choice:
+    app = rules.app
+    if wanted.strip().lower() == "latest":
+        raise BadOption(
+            f'cannot update {app.name} to "{wanted}": that is not a version.',
+            hint="Leave the version out to follow source.versions and source.channel.",
+        )
+    named = [each for each in candidates if _is_named(each, wanted, app.source.scheme)]
+    if not named:
+        offered = ", ".join(each.release.version for each in candidates[:_OFFERED]) or "nothing that fits the scheme"
+        raise NoSuchVersion(
+            f"cannot update {app.name} to {wanted}: its source does not offer it.", hint=f"It offers {offered}."
+        )
+    exact = [each for each in named if wanted in (each.release.version, each.release.tag)]
+    candidate = (exact or named)[0]
+    version = candidate.release.version
+    found = assets.match(app.source, candidate.release, arch)
+    if not rules.force:
+        if rules.current is not None and candidate.version == rules.current:
+            raise NothingToDo(
+                f"cannot update {app.name} to {version}: it is installed already.", hint="--force installs it again."
+            )
+        if rules.current_text and (rules.current is None or candidate.version < rules.current):
+            raise BadOption(
+                f"cannot update {app.name} to {version}: it is not newer than the installed {rules.current_text}.",
+                hint=f"`slotctl rollback {app.name}` goes back with the data; --force installs it over newer data.",
+            )
+        outside = rules._outside(candidate)
+        if outside:
+            raise BadOption(f"cannot update {app.name} to {version}: {outside}.", hint="--force installs it all the same.")
+    if found.problem:
+        raise NoSuchVersion(
+            f"cannot update {app.name} to {version}: {found.problem}.", hint="Try again later, or see source.asset."
+        )
+    return Choice(candidate.release, found.assets, found.words)
+
+
+def _parsed(releases: Sequence[Release], app: schema.App) -> tuple[list[_Candidate], list[tuple[str, str]]]:
+    """All that have a version, highest first, and those that have none."""
+    scheme = app.source.scheme
+    names = tuple(name for name in (app.name, app.source.repository.rpartition("/")[2], app.source.package) if name)
+    candidates: list[_Candidate] = []
+    skipped: list[tuple[str, str]] = []
+    for release in releases:
+        text = version_of_tag(scheme, release.version, names)
+        version = parse(scheme, text) or parse(scheme, version_of_tag(scheme, release.tag, names))
+        if version is None:
+            name = release.version or release.tag
+            skipped.append((name, f"it is not a version of the scheme {scheme}"))
+        else:
+            candidates.append(_Candidate(version, replace(release, version=version.text)))
+    candidates.sort(key=lambda each: each.version, reverse=True)
+    more = len(skipped) - _SKIPPED_LIMIT // 2
+    if more > 0:
+        skipped[_SKIPPED_LIMIT // 2 :] = [("…", f"and {more} more are not versions of the scheme {scheme}")]
+    return candidates, skipped
+
+
+def _is_named(candidate: _Candidate, name: str, scheme: str) -> bool:
+    """True if `name` is this version, however written, or its tag."""
+    if not name:
+        return False
+    return name in (candidate.release.version, candidate.release.tag) or parse(scheme, name) == candidate.version
+
+
+def _is_replaced(blocked: str, offered: Sequence[str]) -> bool:
+    """True only if the publisher's files are known to be others than the blocked one (promise 6).
+
+    A digest that is missing, or of another kind, tells nothing: the block stays.
+    """
+    kind, _, value = blocked.lower().partition(":")
+    if not value or not offered:
+        return False
+    split = [digest.lower().partition(":") for digest in offered]
+    return all(other_kind == kind and other and other != value for other_kind, _, other in split)
+
+
+def _day(at: float) -> str:
+    try:
+        return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M UTC")
+    except (OverflowError, OSError, ValueError):
+        return "a day too far away to write"

@@ -1,0 +1,74 @@
+"""How an app's data are saved and brought back. One file per store; this Protocol is its contract.
+
+All methods block and are called off the event loop. All are idempotent: each may be killed at any
+moment and called again with the same arguments (promises 1, 3 and 5).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class DataSpec:
+    """What belongs to an app's data. `exclude` and `sqlite` are relative to each of `paths` (globs allowed)."""
+
+    paths: tuple[Path, ...]
+    exclude: tuple[str, ...] = ()
+    sqlite: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CopyStats:
+    """What one pass did. `skipped` names sockets and fifos, which are never copied; `notes` are sentences to log."""
+
+    files: int = 0
+    bytes: int = 0
+    copied_files: int = 0
+    copied_bytes: int = 0
+    skipped: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+class DataStore(Protocol):
+    """Keeps copies of data below a directory `dest` of its own, one per backup."""
+
+    def needs(self, spec: DataSpec, base: Path | None) -> int:
+        """About how many bytes a backup of `spec` would take now, given what it can share with `base`."""
+        ...
+
+    def hot(self, spec: DataSpec, dest: Path, base: Path | None, cancelled: Callable[[], bool]) -> CopyStats:
+        """Copy while the app runs: files may vanish, grow, change. `base` is the last sealed backup, to share with."""
+        ...
+
+    def cold(self, spec: DataSpec, dest: Path) -> CopyStats:
+        """Bring the copy up to date with the app stopped; copies only what changed since the hot pass."""
+        ...
+
+    def seal(self, dest: Path, header: Mapping[str, Any]) -> int:
+        """Write the manifest and put everything on disk. Only now is it a backup. Gives its bytes."""
+        ...
+
+    def is_sealed(self, dest: Path) -> bool: ...
+
+    def verify(self, dest: Path) -> list[str]:
+        """Read a sealed copy whole and hold it against its manifest: what is wrong, a sentence each."""
+        ...
+
+    def quarantine(self, spec: DataSpec, dest: Path) -> int:
+        """Set the present data aside into `dest` (renamed where the file system allows it). Gives its bytes."""
+        ...
+
+    def restore(self, spec: DataSpec, src: Path, aside: Path) -> None:
+        """Bring back the sealed backup or quarantine `src`. What `exclude` names comes back from `aside`."""
+        ...
+
+    def remove(self, dest: Path) -> None:
+        """Remove a copy, also a half-made one."""
+        ...
+
+
+STORES: dict[str, str] = {"tree": "slotd.data.tree:TreeStore"}

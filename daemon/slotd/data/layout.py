@@ -1,0 +1,196 @@
+"""What a copy looks like on disk.
+
+    dest/            0700
+        tree.json    what the copy covers: kind, paths, patterns, and who owned the directories that hold them
+        data/N/      place N as it was (a file is `data/N` itself; nothing there = the place did not exist)
+        index        one line per file: how it looked in the live tree before it was read, and its digest
+        unfinished   while a pass runs: what is here is not one state
+        manifest     one line per entry: type mode uid gid mtime_ns size digest-or-target attributes path
+        header.json  written last, when all the rest is on disk. With it, this is a backup
+        tmp/         files being copied
+        found/       what turned up at a place after it had been set aside (quarantine only)
+        restore.json how far a restore has come that set its data aside here (quarantine only)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from slotd import errors
+from slotd.data import DataSpec
+from slotd.data.places import Place, places, spot
+from slotd.host import files
+
+FORMAT = 1
+JSON_LIMIT = 64 << 20
+LIST_LIMIT = 2 << 30  # the index and the manifest, about 200 bytes an entry
+
+
+class Seen(NamedTuple):
+    """A file of the live tree as it was before it was read.
+
+    `settled`: its last change was well before the sync that came before the reading, so that any later change shows
+    in its times (a write through a mapping shows only at the first fault after a writeback). `derived`: the copy is
+    SQLite's, not the file's own bytes.
+    """
+
+    ino: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    settled: bool
+    derived: bool
+    digest: str
+
+    def is_still(self, found: os.stat_result) -> bool:
+        """Whether the file is surely the same, contents and all."""
+        return self.settled and self[:4] == (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+
+class Covered(NamedTuple):
+    """One place as it stands in tree.json. `holder`: mode, uid, gid of the directory that holds it, or None."""
+
+    path: str
+    holder: tuple[int, int, int] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What a copy covers, as it was when the copy was begun. `kind` is `backup` or `quarantine`."""
+
+    kind: str
+    places: tuple[Covered, ...]
+    exclude: tuple[str, ...]
+    sqlite: tuple[str, ...]
+
+    def number_of(self, path: Path) -> int | None:
+        return next((number for number, place in enumerate(self.places) if place.path == str(path)), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The paths of one copy."""
+
+    dest: Path
+
+    @property
+    def data(self) -> Path:
+        return self.dest / "data"
+
+    @property
+    def tmp(self) -> Path:
+        return self.dest / "tmp"
+
+    @property
+    def found(self) -> Path:
+        return self.dest / "found"
+
+    @property
+    def header(self) -> Path:
+        return self.dest / "header.json"
+
+    @property
+    def manifest(self) -> Path:
+        return self.dest / "manifest"
+
+    @property
+    def unfinished(self) -> Path:
+        return self.dest / "unfinished"
+
+    def make(self) -> None:
+        """Make the directories; they may be there."""
+        with files.explaining(f"cannot make {self.dest}"):
+            for path in (self.dest, self.data, self.tmp):
+                path.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def unseal(self) -> None:
+        """Take away what makes this a backup, before anything else is changed."""
+        if self.header.exists():
+            with files.explaining(f"cannot change {self.dest}"):
+                self.header.unlink()
+            files.fsync_dir(self.dest)
+
+    def scope(self) -> Scope | None:
+        """What the copy covers; None if it was never begun."""
+        try:
+            raw = read_json(self.dest / "tree.json")
+            return Scope(
+                raw["kind"],
+                tuple(Covered(p["path"], tuple(p["holder"]) if p["holder"] else None) for p in raw["places"]),
+                tuple(raw["exclude"]),
+                tuple(raw["sqlite"]),
+            )
+        except FileNotFoundError:
+            return None
+        except (KeyError, TypeError, ValueError) as error:
+            raise errors.Failed(f"cannot use the copy in {self.dest}: its tree.json is damaged ({error})") from error
+
+    def begin(self, kind: str, spec: DataSpec) -> Scope:
+        """Write down what the copy covers."""
+        covered = tuple(Covered(str(place.path), _holder(place)) for place in places(spec))
+        scope = Scope(kind, covered, spec.exclude, spec.sqlite)
+        raw = asdict(scope) | {"format": FORMAT, "places": [place._asdict() for place in covered]}
+        files.write_atomic(self.dest / "tree.json", json.dumps(raw, indent=1).encode(), 0o600)
+        return scope
+
+    def index(self) -> dict[str, Seen]:
+        """The files of the last finished pass, by `number/relative path`; empty if there is none."""
+        try:
+            data = files.read_bounded(self.dest / "index", LIST_LIMIT)
+            return {row[0]: Seen(*row[1:]) for row in map(json.loads, data.splitlines())}
+        except FileNotFoundError:
+            return {}
+        except (ValueError, TypeError, IndexError):
+            return {}  # only a help: without it everything is copied
+
+    def write_index(self, index: Mapping[str, Seen]) -> None:
+        lines = "".join(json.dumps([key, *seen], separators=(",", ":")) + "\n" for key, seen in index.items())
+        files.write_atomic(self.dest / "index", lines.encode(), 0o600)
+
+    def write_seal(self, lines: Iterable[str], total: int, count: int, header: Mapping[str, Any]) -> None:
+        """The manifest, everything on disk, then the header."""
+        manifest = "".join(line + "\n" for line in lines).encode()
+        files.write_atomic(self.manifest, manifest, 0o600)
+        files.syncfs(self.dest)
+        raw = {
+            "format": FORMAT,
+            "bytes": total,
+            "entries": count,
+            "manifest": "sha256:" + hashlib.sha256(manifest).hexdigest(),
+            "header": dict(header),
+        }
+        files.write_atomic(self.header, json.dumps(raw, indent=1).encode(), 0o600)
+
+    def sealed(self) -> dict[str, Any] | None:
+        """What header.json says, if it is there and fits the manifest; else None."""
+        try:
+            raw = read_json(self.header)
+            manifest = files.read_bounded(self.manifest, LIST_LIMIT)
+        except (FileNotFoundError, ValueError, errors.Failed):
+            return None
+        if raw.get("format") != FORMAT or raw.get("manifest") != "sha256:" + hashlib.sha256(manifest).hexdigest():
+            return None
+        return raw
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """An object of a file that we wrote. FileNotFoundError, ValueError if damaged."""
+    raw = json.loads(files.read_bounded(path, JSON_LIMIT))
+    if not isinstance(raw, dict):
+        raise ValueError("not an object")
+    return raw
+
+
+def _holder(place: Place) -> tuple[int, int, int] | None:
+    with suppress(OSError), spot(place.path) as at:
+        if at:
+            found = os.fstat(at.parent)
+            return found.st_mode & 0o7777, found.st_uid, found.st_gid
+    return None

@@ -1,0 +1,69 @@
+"""How the slots of an app are realised. One file per engine, one line in `ENGINES`.
+
+All methods block and are called off the event loop; all are idempotent.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+from slotd.core.schema import App, Limits
+from slotd.model import Slot, SlotName
+
+
+class Engine(Protocol):
+    """The two slots of one app and the switch between them."""
+
+    app: App
+    root: Path
+
+    def path(self, slot: SlotName) -> Path:
+        """Where a slot lies; its final place from the first byte on."""
+        ...
+
+    def active(self) -> SlotName | None:
+        """What `current` points at, asked of the disk; None when nothing is installed."""
+        ...
+
+    def record(self, slot: SlotName) -> Slot | None:
+        """What a slot says of itself, None if it is empty or was never finished."""
+        ...
+
+    def empty(self, slot: SlotName) -> None:
+        """Remove all of an inactive slot. Raises `Failed` for the active one (promise 2)."""
+        ...
+
+    def open(self, slot: SlotName) -> int:
+        """An empty directory for the unpack worker to write into, as a descriptor the caller closes."""
+        ...
+
+    def settle(self, slot: SlotName) -> None:
+        """Check what the unpack worker wrote, take it into root's hands and put the configured links in."""
+        ...
+
+    def lend(self, slot: SlotName) -> None:
+        """Give the slot to the app's user for its prepare commands."""
+        ...
+
+    def finish(self, slot: SlotName, record: Slot) -> Slot:
+        """Check again, take it back, write the manifest and the record, put all of it on disk. Gives the whole slot."""
+        ...
+
+    def switch(self, slot: SlotName | None) -> None:
+        """The one atomic act: `current` points at `slot` on disk, or is gone."""
+        ...
+
+    def free_bytes(self) -> int: ...
+
+
+def create(app: App, root: Path, limits: Limits, *, user_mode: bool) -> Engine:
+    """The engine a definition names."""
+    from importlib import import_module
+
+    module, _, name = ENGINES[app.slots.engine].partition(":")
+    engine: Engine = getattr(import_module(module), name)(app, root, limits, user_mode=user_mode)
+    return engine
+
+
+ENGINES: dict[str, str] = {"directory": "slotd.engines.directory:DirectoryEngine"}

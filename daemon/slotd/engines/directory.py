@@ -1,0 +1,187 @@
+"""Slots as two directories, `a` and `b`, and a symlink `current` that is replaced in one rename.
+
+    ROOT/a  ROOT/b        one version each, at their final path from the first byte on
+    ROOT/current -> a     the switch
+    ROOT/a/.slotd/        slot.json (what is in here) and manifest (every file's digest)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import hashlib
+import json
+import os
+import pwd
+from pathlib import Path
+
+from slotd.core.plain import from_plain, to_plain
+from slotd.core.schema import App, Limits
+from slotd.errors import Failed, SlotdError
+from slotd.host import files, tree
+from slotd.model import Slot, SlotName, SlotState
+
+UNPACK_USER = "slotd-worker"
+OWN = ".slotd"
+_RECORD_BYTES = 64 * 1024
+
+
+class DirectoryEngine:
+    """See `slotd.engines.Engine`."""
+
+    def __init__(self, app: App, root: Path, limits: Limits, *, user_mode: bool = False) -> None:
+        self.app = app
+        self.root = root
+        self._limits = limits
+        self._user_mode = user_mode
+
+    def path(self, slot: SlotName) -> Path:
+        return self.root / slot.value
+
+    def active(self) -> SlotName | None:
+        try:
+            target = os.readlink(self.root / "current")
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise Failed(
+                f"cannot read {self.root / 'current'}: {error.strerror}.", hint="It must be a symlink to `a` or `b`."
+            ) from error
+        if target not in (SlotName.A, SlotName.B):
+            raise Failed(f"cannot use {self.root / 'current'}: it points at {target!r}, not at `a` or `b`.")
+        return SlotName(target)
+
+    def record(self, slot: SlotName) -> Slot | None:
+        try:
+            text = files.read_bounded(self.path(slot) / OWN / "slot.json", _RECORD_BYTES)
+            return from_plain(Slot, json.loads(text))
+        except (FileNotFoundError, NotADirectoryError, ValueError, TypeError, SlotdError):
+            return None
+
+    def _require_inactive(self, slot: SlotName) -> None:
+        if self.active() == slot:
+            raise Failed(f"cannot write into slot {slot} of {self.app.name}: it is the active one.")
+
+    def empty(self, slot: SlotName) -> None:
+        self._require_inactive(slot)
+        files.remove_tree(self.path(slot))
+
+    def open(self, slot: SlotName) -> int:
+        self._require_inactive(slot)
+        self.root.mkdir(mode=0o755, parents=True, exist_ok=True)
+        path = self.path(slot)
+        try:
+            os.mkdir(path, 0o700)
+        except FileExistsError:
+            pass
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        os.fchmod(descriptor, 0o700)
+        self._give(descriptor, UNPACK_USER)
+        return descriptor
+
+    def _give(self, descriptor: int, user: str) -> tuple[int, int]:
+        if self._user_mode or os.geteuid() != 0:
+            return os.geteuid(), os.getegid()
+        entry = self._user(user)
+        os.fchown(descriptor, entry.pw_uid, entry.pw_gid)
+        return entry.pw_uid, entry.pw_gid
+
+    def _user(self, name: str) -> pwd.struct_passwd:
+        try:
+            return pwd.getpwnam(name)
+        except KeyError:
+            raise Failed(
+                f"cannot find user {name!r}, which {self.app.name} needs.",
+                hint="Create it, or mend `user` under [service].",
+            ) from None
+
+    def settle(self, slot: SlotName) -> None:
+        with _opened(self.path(slot)) as descriptor:
+            self._take(descriptor, system_links=False)
+            if self.app.slots.links:
+                tree.copy_links(descriptor, self.app.slots.links)
+
+    def _take(self, descriptor: int, *, system_links: bool) -> None:
+        slots = self.app.slots
+        uid, gid = (0, 0) if not self._user_mode and os.geteuid() == 0 else (os.geteuid(), os.getegid())
+        if slots.writable and system_links and self.app.service.user and not self._user_mode and os.geteuid() == 0:
+            entry = self._user(self.app.service.user)
+            uid, gid = entry.pw_uid, entry.pw_gid
+        tree.check_and_own(
+            descriptor,
+            uid=uid,
+            gid=gid,
+            max_size=slots.max_size,
+            max_files=slots.max_files,
+            path_depth=self._limits.path_depth,
+            allowed_links=slots.links,
+            writable=slots.writable,
+            system_links=system_links,
+        )
+
+    def lend(self, slot: SlotName) -> None:
+        self._require_inactive(slot)
+        if self._user_mode or os.geteuid() != 0:
+            return
+        name = self.app.service.user if self.app.service.user not in ("", "root") else UNPACK_USER
+        entry = self._user(name)
+        with _opened(self.path(slot)) as descriptor:
+            tree.lend(descriptor, uid=entry.pw_uid, gid=entry.pw_gid)
+
+    def finish(self, slot: SlotName, record: Slot) -> Slot:
+        self._require_inactive(slot)
+        path = self.path(slot)
+        with _opened(path) as descriptor:
+            self._take(descriptor, system_links=True)
+            manifest = tree.manifest(descriptor, str(path))
+            os.fchmod(descriptor, 0o755)
+            whole = dataclasses.replace(
+                record, state=SlotState.WHOLE, manifest=f"sha256:{hashlib.sha256(manifest).hexdigest()}"
+            )
+            own = path / OWN
+            try:
+                os.mkdir(own, 0o755)
+            except OSError as error:
+                if error.errno != errno.EEXIST:
+                    raise
+            files.write_atomic(own / "manifest", manifest, 0o644)
+            # The record last, and everything on disk before anyone may trust it.
+            files.syncfs(path)
+            text = json.dumps(to_plain(whole), indent=2, sort_keys=True) + "\n"
+            files.write_atomic(own / "slot.json", text.encode(), 0o644)
+            files.syncfs(path)
+            files.fsync_dir(self.root)
+        return whole
+
+    def switch(self, slot: SlotName | None) -> None:
+        link = self.root / "current"
+        if slot is None:
+            try:
+                os.unlink(link)
+            except FileNotFoundError:
+                return
+            files.fsync_dir(self.root)
+            return
+        if self.record(slot) is None:
+            raise Failed(f"cannot switch {self.app.name} to slot {slot}: it holds no whole version.")
+        files.syncfs(self.root)  # what was written before is on disk before the link says so
+        files.switch_symlink(link, slot.value)
+
+    def free_bytes(self) -> int:
+        path = self.root
+        while not path.exists():
+            path = path.parent
+        return files.free_bytes(path)
+
+
+class _opened:
+    """A directory's descriptor, closed at the end."""
+
+    def __init__(self, path: Path) -> None:
+        self._fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+
+    def __enter__(self) -> int:
+        return self._fd
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._fd)

@@ -1,0 +1,177 @@
+"""Copying one file, link or directory with all that belongs to it: contents, holes, owner, mode, times, attributes.
+
+Everything goes by descriptor. `open_regular` looks before it opens, so that a name that was swapped for a device or a
+fifo is never opened; nothing here follows a link. These raise plain OSErrors: the caller knows the place's name.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+from collections.abc import Callable
+from contextlib import suppress
+
+CHUNK = 16 << 20  # bytes between two looks at `tick`
+FICLONE = 0x40049409  # linux/fs.h
+_NOT_CLONED = (errno.EXDEV, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOTTY, errno.EPERM, errno.ETXTBSY, errno.ENOSYS)
+_NO_RANGE = (errno.EXDEV, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.EPERM)
+_NO_ATTRIBUTE = (errno.ENODATA, errno.EOPNOTSUPP)
+_ATTRIBUTES = ("user.", "trusted.", "system.posix_acl_", "security.capability")  # a copy without these is not a copy
+
+
+def _nothing() -> None:
+    return
+
+
+def open_regular(dir_fd: int, name: str) -> int:
+    """A descriptor for reading a regular file, its access time left alone. Raises FileNotFoundError for all else."""
+    path_fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
+    try:
+        if not stat.S_ISREG(os.fstat(path_fd).st_mode):
+            raise FileNotFoundError(errno.ENOENT, "no longer a regular file", name)
+        try:
+            return os.open(f"/proc/self/fd/{path_fd}", os.O_RDONLY | os.O_CLOEXEC | os.O_NOATIME)
+        except PermissionError:  # O_NOATIME is for the owner
+            return os.open(f"/proc/self/fd/{path_fd}", os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        os.close(path_fd)
+
+
+def copy_file(src_fd: int, dst_fd: int, size: int | None = None, tick: Callable[[], None] = _nothing) -> None:
+    """Copy the first `size` bytes (all there are now, if None) into the empty file `dst_fd`.
+
+    Shares the blocks where the file system can (reflink), else copies in the kernel and leaves holes as holes.
+    `tick` is called every 16 MiB and may raise to stop.
+    """
+    if size is None:
+        size = os.fstat(src_fd).st_size
+    if _cloned(src_fd, dst_fd):
+        os.ftruncate(dst_fd, size)
+        return
+    os.ftruncate(dst_fd, size)
+    offset = 0
+    while offset < size:
+        start, end = _next_data(src_fd, offset, size)
+        if start >= size or not _copy_range(src_fd, dst_fd, start, end, tick):
+            return
+        offset = end
+
+
+def _cloned(src_fd: int, dst_fd: int) -> bool:
+    try:
+        fcntl.ioctl(dst_fd, FICLONE, src_fd)
+    except OSError as error:
+        if error.errno in _NOT_CLONED:
+            return False
+        raise
+    return True
+
+
+def _next_data(fd: int, offset: int, size: int) -> tuple[int, int]:
+    """Where the next stretch of data begins and ends; (size, size) when only a hole is left."""
+    try:
+        start = os.lseek(fd, offset, os.SEEK_DATA)
+        return start, min(os.lseek(fd, start, os.SEEK_HOLE), size)
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            return size, size
+        if error.errno in (errno.EINVAL, errno.EOPNOTSUPP):
+            return offset, size
+        raise
+
+
+def _copy_range(src_fd: int, dst_fd: int, offset: int, end: int, tick: Callable[[], None]) -> bool:
+    """False when the source ended early, because it was cut off meanwhile."""
+    in_kernel = True
+    while offset < end:
+        tick()
+        count = min(CHUNK, end - offset)
+        if in_kernel:
+            try:
+                done = os.copy_file_range(src_fd, dst_fd, count, offset, offset)
+            except OSError as error:
+                if error.errno not in _NO_RANGE:
+                    raise
+                in_kernel = False
+                continue
+        else:
+            done = os.pwrite(dst_fd, os.pread(src_fd, min(count, 1 << 20), offset), offset)
+        if done == 0:
+            return False
+        offset += done
+    return True
+
+
+def copy_attributes(src_fd: int, dst_fd: int, found: os.stat_result) -> None:
+    """Give `dst_fd` the owner, mode, ACLs, extended attributes and times of the file or directory `src_fd`.
+
+    `found` is its stat. Times come last; the owner before the mode and the capabilities, which a change of owner
+    clears. Without root, what belongs to others stays ours.
+    """
+    _own(dst_fd, found)
+    os.fchmod(dst_fd, stat.S_IMODE(found.st_mode))
+    wanted = attributes(src_fd)
+    present = attributes(dst_fd)
+    for name in present.keys() - wanted.keys():  # a default ACL of the directory above, inherited
+        with suppress(OSError):
+            os.removexattr(dst_fd, name)
+    for name, value in wanted.items():
+        if present.get(name) == value:
+            continue
+        try:
+            os.setxattr(dst_fd, name, value)
+        except OSError:
+            if name.startswith(_ATTRIBUTES):
+                raise
+    os.utime(dst_fd, ns=(found.st_atime_ns, found.st_mtime_ns))
+
+
+def _own(dst_fd: int, found: os.stat_result) -> None:
+    now = os.fstat(dst_fd)
+    if (now.st_uid, now.st_gid) == (found.st_uid, found.st_gid):
+        return
+    try:
+        os.fchown(dst_fd, found.st_uid, found.st_gid)
+    except PermissionError:
+        if os.geteuid() == 0:
+            raise
+
+
+def attributes(fd: int) -> dict[str, bytes]:
+    """The extended attributes of an open file, ACLs and capabilities among them."""
+    found: dict[str, bytes] = {}
+    try:
+        names = os.listxattr(fd)
+    except OSError as error:
+        if error.errno in _NO_ATTRIBUTE:
+            return found
+        raise
+    for name in names:
+        try:
+            found[name] = os.getxattr(fd, name)
+        except OSError as error:
+            if error.errno not in _NO_ATTRIBUTE:
+                raise
+    return found
+
+
+def same_attributes(one: int, other: int) -> bool:
+    """Whether two files agree in ACLs, capabilities and the attributes that a copy keeps."""
+
+    def kept(fd: int) -> dict[str, bytes]:
+        return {name: value for name, value in attributes(fd).items() if name.startswith(_ATTRIBUTES)}
+
+    return kept(one) == kept(other)
+
+
+def copy_symlink(target: str, found: os.stat_result, dir_fd: int, name: str) -> None:
+    """Make the link `name` with the owner and times of `found`."""
+    os.symlink(target, name, dir_fd=dir_fd)
+    try:
+        os.chown(name, found.st_uid, found.st_gid, dir_fd=dir_fd, follow_symlinks=False)
+    except PermissionError:
+        if os.geteuid() == 0:
+            raise
+    os.utime(name, ns=(found.st_atime_ns, found.st_mtime_ns), dir_fd=dir_fd, follow_symlinks=False)

@@ -1,0 +1,397 @@
+"""The door to HTTP: one bounded GET for the list and fetch workers, and one for the daemon's probes.
+
+What a server can do to us is bounded here: bytes, seconds (for the whole, not for each read), redirects,
+silence. https never becomes http, a credential never leaves its own host, and an answer in another encoding than
+the bytes that were asked for is refused. Proxies, cookies and `.netrc` are not used. httpx is imported late:
+it takes 70 ms, and the daemon starts without it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import importlib
+import ssl
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from urllib.parse import unquote
+
+from slotd import __version__
+from slotd.core.answer import refusal, shown
+from slotd.core.schema import Limits
+from slotd.errors import Misconfigured, SourceFailed
+from slotd.host.deadline import Watchdog
+
+if TYPE_CHECKING:
+    import httpx
+
+REDIRECTS = (301, 302, 303, 307, 308)
+AGENT = f"slotd/{__version__}"
+
+
+class Origin(NamedTuple):
+    """Whom a credential belongs to. `host` is in the form of the wire: lower case, punycode."""
+
+    scheme: str
+    host: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """The value of an Authorization header and the one origin that may see it."""
+
+    header: str = field(repr=False)
+    origin: Origin
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How patient we are, in seconds. The deadline of the whole comes with the task."""
+
+    connect_s: float = 20.0
+    answer_s: float = 60.0  # from the request to the end of the headers
+    silence_s: float = 30.0  # without a single byte of the body; also the window of the least speed
+    tries: int = 5  # in a row that brought nothing
+    most_tries: int = 50
+    backoff_s: float = 1.0  # doubled after each
+    longest_backoff_s: float = 30.0
+
+
+class Broken(SourceFailed):
+    """The connection or the server failed in a way that another try may mend."""
+
+
+def origin(url: str) -> Origin:
+    """Scheme, host and port of an http or https address. Raises `SourceFailed` for any other."""
+    return _origin(_parse(url))
+
+
+def credential(secret: str, owner: str) -> Credential:
+    """`secret` as an administrator keeps it: a bare token, `user:password`, or a whole `Scheme value`. `owner`: an
+    address, or `host[:port]`, which means https. Raises `Misconfigured`.
+    """
+    secret = secret.strip()
+    if not secret or not secret.isascii() or not secret.isprintable():
+        raise Misconfigured(
+            "cannot use the credential: it is empty or not one line of plain ASCII",
+            hint="It holds a token, `user:password`, or what stands after `Authorization:`.",
+        )
+    if " " in secret:
+        header = secret
+    elif ":" in secret:
+        header = _basic(secret)
+    else:
+        header = f"Bearer {secret}"
+    return Credential(header, origin(owner if "://" in owner else f"https://{owner}"))
+
+
+@cache
+def tls_context() -> ssl.SSLContext:
+    """Trusts the system's certificates, or those of `SSL_CERT_FILE` and `SSL_CERT_DIR`; never a library's bundle."""
+    return ssl.create_default_context()
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A whole answer. Header names are lower case; `url` is where redirects led."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer whose body is still on its way."""
+
+    status: int
+    headers: Mapping[str, str]
+    url: str
+    had_credential: bool
+    _response: httpx.Response
+    _session: Session
+
+    @property
+    def length(self) -> int | None:
+        """What Content-Length says, if it says something usable."""
+        text = self.headers.get("content-length", "")
+        return int(text) if text.isascii() and text.isdigit() and len(text) <= 18 else None
+
+    def chunks(self) -> Iterator[bytes]:
+        """The body as it arrives. Raises `Broken` if it ends early or falls silent, `SourceFailed` at the deadline."""
+        encoding = self.headers.get("content-encoding", "").strip().lower()
+        if encoding not in ("", "identity"):
+            raise SourceFailed(
+                f"cannot read {shown(self.url)}: the server encoded it ({encoding[:20]!r}) though asked not to",
+                hint="What arrives must be the published bytes, or no digest fits. Have it send them as they are.",
+            )
+        session = self._session
+        session.expect_bytes()
+        with session.translated(self.url):
+            for chunk in self._response.iter_raw():
+                session.expect_nothing()
+                yield chunk
+                session.expect_bytes()
+
+    def body(self, limit_bytes: int) -> bytes:
+        """The whole body. Raises as `chunks`, and `SourceFailed` if it is longer than `limit_bytes`."""
+        body = bytearray()
+        if (self.length or 0) <= limit_bytes:
+            for chunk in self.chunks():
+                body += chunk
+                if len(body) > limit_bytes:
+                    break
+            else:
+                return bytes(body)
+        raise SourceFailed(f"cannot read {shown(self.url)}: it is larger than {limit_bytes} bytes")
+
+    def refuse(self) -> NoReturn:
+        """Raises the `SourceFailed` that says what the status means."""
+        raise refusal(self.status, self.headers, self.url, time.time(), had_credential=self.had_credential)
+
+
+class Session:
+    """GETs, one after another, within one deadline. A context manager; not for several threads."""
+
+    def __init__(
+        self, limits: Limits, deadline_s: float, credential: Credential | None = None, pace: Pace | None = None
+    ) -> None:
+        import httpx
+
+        self.pace = pace or Pace()
+        self.deadline_s = deadline_s
+        self._redirects = limits.redirects
+        self._credential = credential
+        self._end = time.monotonic() + deadline_s
+        # One connection at a time, so that the watchdog knows which.
+        self._transport = httpx.HTTPTransport(
+            verify=tls_context(), trust_env=False, limits=httpx.Limits(max_connections=1)
+        )
+        self._dog = Watchdog()
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with contextlib.suppress(Exception):
+            self._transport.close()
+        self._dog.close()
+
+    def left_s(self) -> float:
+        return self._end - time.monotonic()
+
+    def rest(self, pause_s: float) -> None:
+        """Sleeps, but not past the deadline."""
+        time.sleep(max(0.0, min(pause_s, self.left_s())))
+
+    def expect_bytes(self) -> None:
+        """From now on the server has `silence_s` for its next byte."""
+        self._dog.allow(min(self._end, time.monotonic() + self.pace.silence_s))
+
+    def expect_nothing(self) -> None:
+        """We are the slow ones now (a full disk queue, a bandwidth limit): only the deadline counts."""
+        self._dog.allow(self._end)
+
+    def read(self, url: str, limit_bytes: int, headers: Mapping[str, str] | None = None) -> Page:
+        """A whole answer of at most `limit_bytes`, status 200 or 304. Raises `SourceFailed`; `Broken` if a new try may
+        help.
+        """
+        with self.get(url, headers) as reply:
+            if reply.status in (502, 503, 504) and "retry-after" not in reply.headers:
+                raise Broken(
+                    f"cannot read {shown(url)}: the server has a fault ({reply.status})", hint="Try again later."
+                )
+            if reply.status not in (200, 304):
+                reply.refuse()
+            body = reply.body(limit_bytes) if reply.status == 200 else b""
+            return Page(reply.status, reply.headers, body, reply.url)
+
+    @contextlib.contextmanager
+    def get(self, url: str, headers: Mapping[str, str] | None = None) -> Iterator[Reply]:
+        """GET `url` and follow redirects. Gives any answer that is not one; its body is read in the `with` block."""
+        parsed = _parse(url)
+        secret = _own_secret(parsed) or self._credential
+        for _ in range(self._redirects + 1):
+            response, had_credential = self._send(parsed, headers or {}, secret)
+            try:
+                if response.status_code not in REDIRECTS:
+                    named = {name.lower(): value for name, value in response.headers.items()}
+                    yield Reply(response.status_code, named, str(parsed), had_credential, response, self)
+                    return
+                parsed = _follow(parsed, response.headers.get("location", ""))
+            finally:
+                self._dog.allow(self._end)
+                with contextlib.suppress(Exception):
+                    response.close()
+        raise SourceFailed(f"cannot read {shown(url)}: it redirects more than {self._redirects} times")
+
+    def _send(
+        self, url: httpx.URL, headers: Mapping[str, str], secret: Credential | None
+    ) -> tuple[httpx.Response, bool]:
+        import httpx
+
+        if self.left_s() <= 0:
+            self._too_late(str(url))
+        self._dog.has_cut = False
+        sent, is_secret = _headers(url, headers, secret)
+        patience_s = self.pace.answer_s + 1  # a second line: the watchdog comes first
+        waits = {
+            "connect": min(self.pace.connect_s, self.left_s()),
+            "pool": 1.0,
+            "read": patience_s,
+            "write": patience_s,
+        }
+        request = httpx.Request("GET", _bare(url), headers=sent, extensions={"timeout": waits, "trace": self._trace})
+        self._dog.allow(min(self._end, time.monotonic() + self.pace.answer_s))
+        with self.translated(str(url)):
+            return self._transport.handle_request(request), is_secret
+
+    def _trace(self, event: str, info: Mapping[str, Any]) -> None:
+        if event == "connection.connect_tcp.complete":
+            self._dog.watch(info["return_value"].get_extra_info("socket"))
+
+    @contextlib.contextmanager
+    def translated(self, url: str) -> Iterator[None]:
+        """The HTTP library's errors as ours."""
+        import httpx
+
+        try:
+            yield
+        except (httpx.TransportError, OSError) as error:
+            if self.left_s() <= 0:
+                self._too_late(url)
+            if self._dog.has_cut or isinstance(error, (httpx.ReadTimeout, httpx.WriteTimeout)):
+                self._fell_silent(url)
+            raise Broken(f"cannot read {shown(url)}: {_why(error)}", hint=_hint(error)) from None
+        if self.left_s() <= 0:
+            self._too_late(url)
+        if self._dog.has_cut:  # a body that is ended by the end of the connection looks whole
+            self._fell_silent(url)
+
+    def _fell_silent(self, url: str) -> NoReturn:
+        raise Broken(f"cannot read {shown(url)}: the server fell silent", hint="Try again later.")
+
+    def _too_late(self, url: str) -> NoReturn:
+        raise SourceFailed(f"cannot read {shown(url)}: it took longer than {self.deadline_s:g} s")
+
+
+async def probe_get(url: str, *, timeout_s: float, limit_bytes: int) -> tuple[int, bytes]:
+    """Status and body of one GET, for health probes: no redirects, no proxies, a connection of its own. Raises
+    `SourceFailed` if there is no whole answer of at most `limit_bytes` within `timeout_s`.
+    """
+    httpx: Any = await asyncio.to_thread(importlib.import_module, "httpx")
+    parsed = _parse(url)
+    start = f"GET {shown(url)}"
+    # TLS needs the certificates read, which blocks; plain http must not pay for it at every probe.
+    verify: Any = await asyncio.to_thread(tls_context) if parsed.scheme == "https" else False
+    sent, _ = _headers(parsed, {"Connection": "close"}, _own_secret(parsed))
+    body = bytearray()
+    try:
+        async with asyncio.timeout(timeout_s):
+            async with httpx.AsyncHTTPTransport(verify=verify, trust_env=False) as transport:
+                response = await transport.handle_async_request(httpx.Request("GET", _bare(parsed), headers=sent))
+                try:
+                    async for chunk in response.aiter_raw():
+                        body += chunk
+                        if len(body) > limit_bytes:
+                            raise SourceFailed(f"{start} gave more than {limit_bytes} bytes")
+                finally:
+                    await response.aclose()
+                return response.status_code, bytes(body)
+    except TimeoutError:
+        raise SourceFailed(f"{start} gave no answer within {timeout_s:g} s") from None
+    except (httpx.TransportError, OSError) as error:
+        raise SourceFailed(f"{start} failed: {_why(error)}") from None
+
+
+def _basic(pair: str) -> str:
+    return "Basic " + base64.b64encode(pair.encode()).decode("ascii")
+
+
+def _parse(url: str) -> httpx.URL:
+    # One parser for the checks and for the request: where two disagree on an address there is a way around the checks.
+    import httpx
+
+    if not url.isascii() or not url.isprintable() or " " in url or "\\" in url:
+        raise SourceFailed(f"cannot use the address {shown(url)!r}: it holds characters that an address cannot have")
+    try:
+        parsed = httpx.URL(url)
+        port = parsed.port
+    except (httpx.InvalidURL, ValueError):
+        raise SourceFailed(f"cannot use the address {shown(url)!r}: it is not a valid address") from None
+    if parsed.scheme not in ("http", "https") or not parsed.raw_host or port == 0:
+        raise SourceFailed(f"cannot use the address {shown(url)!r}: it is not an http or https address")
+    return parsed
+
+
+def _origin(url: httpx.URL) -> Origin:
+    port = url.port or (443 if url.scheme == "https" else 80)
+    return Origin(url.scheme, url.raw_host.decode("ascii").lower(), port)
+
+
+def _bare(url: httpx.URL) -> httpx.URL:
+    return url.copy_with(userinfo=b"", fragment=None)
+
+
+def _own_secret(url: httpx.URL) -> Credential | None:
+    """The user and password in an address that the administrator wrote (`https://user:password@host/…`)."""
+    return Credential(_basic(unquote(url.userinfo.decode("ascii"))), _origin(url)) if url.userinfo else None
+
+
+def _headers(url: httpx.URL, more: Mapping[str, str], secret: Credential | None) -> tuple[dict[str, str], bool]:
+    sent = {"Accept": "*/*", "User-Agent": AGENT, **more, "Accept-Encoding": "identity"}
+    if secret is None or secret.origin != _origin(url):
+        return sent, False
+    return sent | {"Authorization": secret.header}, True
+
+
+def _follow(url: httpx.URL, location: str) -> httpx.URL:
+    if not location:
+        raise SourceFailed(f"cannot read {shown(str(url))}: it redirects to nowhere")
+    if not location.isascii() or not location.isprintable() or " " in location:
+        raise SourceFailed(f"cannot read {shown(str(url))}: it redirects to something that is not an address")
+    import httpx
+
+    try:
+        target = _parse(str(url.join(location)))
+    except (httpx.InvalidURL, ValueError):
+        raise SourceFailed(f"cannot read {shown(str(url))}: it redirects to something that is not an address") from None
+    if url.scheme == "https" and target.scheme != "https":
+        raise SourceFailed(
+            f"cannot read {shown(str(url))}: it redirects from https to plain http",
+            hint="On the way there anybody could change what arrives. Use an address that stays with https.",
+        )
+    # A user and password in a Location is the server's idea, not the administrator's.
+    return target.copy_with(userinfo=b"")
+
+
+def _why(error: Exception) -> str:
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return f"its certificate is not valid here ({cause.verify_message})"
+        if isinstance(cause, ssl.SSLError):
+            return f"the TLS connection failed ({cause.reason or 'broken off'})"
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror[:1].lower() + cause.strerror[1:]
+        cause = cause.__cause__ or cause.__context__
+    import httpx
+
+    if isinstance(error, httpx.ConnectTimeout):
+        return "the server does not answer"
+    return "the server broke off" if isinstance(error, httpx.ProtocolError) else "the connection broke"
+
+
+def _hint(error: Exception) -> str:
+    if "certificate" in _why(error):
+        return "If the server has a certificate of your own authority, add that to the system's certificates."
+    return "Is the server reachable from this host?"

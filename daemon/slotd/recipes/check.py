@@ -1,0 +1,107 @@
+"""What the source offers: asked in a worker, its answer checked, the choice made by pure rules. Changes nothing of the app."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from slotd.core import policy
+from slotd.core.plain import to_plain
+from slotd.core.release import releases_from_json, state_from_json, warnings_from_json
+from slotd.core.schema import App
+from slotd.errors import Misconfigured, SlotdError, SourceFailed
+from slotd.host import files
+from slotd.host.offloop import off_loop
+from slotd.model import Release, Result
+from slotd.recipes.context import Work
+from slotd.recipes.run import Step
+
+
+async def ask_source(work: Work) -> Result:
+    """The one step of a check job: look, write down what there is, tell it once."""
+    before = await off_loop(work.host.store.app, work.app.name)
+    choice = await look(work)
+    if choice.release is None:
+        return Result.UP_TO_DATE
+    work.show(version=choice.release.version)
+    if before.available != choice.release.version:
+        await work.tell("update-available", f"{choice.release.version} is available")
+    return Result.DONE
+
+
+STEPS: tuple[Step, ...] = (Step("check", ask_source),)
+
+
+async def look(work: Work, *, wanted: str = "", force: bool = False) -> policy.Choice:
+    """List the releases and choose. The time of the check, an error and what is available go into the app's record."""
+    app, store = work.app, work.host.store
+    record = await off_loop(store.app, app.name)
+    limits = work.host.settings.limits
+    secret, host = credential(app)
+    request = {
+        "source": to_plain(app.source),
+        "limits": to_plain(limits),
+        "state": to_plain(record.source_state),
+        "credential": secret,
+        "credential_host": host,
+    }
+    now = work.host.clock.now()
+    try:
+        claim = await work.host.workers.call(
+            "list", request, unit=work.unit("list"), timeout_s=limits.index_s * 2, properties=worker_properties(app)
+        )
+        releases = releases_from_json(claim.get("releases"), limits)
+        state = state_from_json(claim.get("state", {}), limits)
+        warnings = warnings_from_json(claim.get("warnings", []))
+    except SlotdError as error:
+        await off_loop(store.change_app, app.name, last_check=now, last_error=str(error))
+        if not isinstance(error, SourceFailed):
+            raise
+        await work.tell("check-failed", f"the source could not be asked: {error}")
+        raise
+    active = await off_loop(work.engine.active)
+    slots = await off_loop(store.slots, app.name)
+    choice = policy.choose(
+        releases,
+        app=app,
+        current=slots[active].version if active else "",
+        record=record,
+        blocked=await off_loop(store.blocked, app.name),
+        wanted=wanted,
+        force=force,
+        now=now,
+        machine_id=work.host.machine_id,
+    )
+    for warning in warnings:
+        await work.tell("release-skipped", warning)
+    changes = {"last_check": now, "last_error": "", "source_state": state}
+    if not wanted:
+        changes["available"] = choice.release.version if choice.release else ""
+    await off_loop(lambda: store.change_app(app.name, **changes))
+    return choice
+
+
+def asset_words(release: Release) -> Mapping[str, str]:
+    return policy.asset_words(release)
+
+
+def credential(app: App) -> tuple[str | None, str]:
+    """The secret that the definition names, from systemd's credentials, and the one host it may be sent to."""
+    if not app.source.credential:
+        return None, ""
+    directory = os.environ.get("CREDENTIALS_DIRECTORY", "")
+    path = Path(directory) / app.source.credential
+    if not directory or not path.is_file():
+        raise Misconfigured(
+            f"cannot use credential {app.source.credential!r} of {app.name}: slotd was not given it.",
+            hint=f"Add LoadCredential={app.source.credential}:/path to slotd.service (`systemctl edit slotd`).",
+        )
+    secret = files.read_bounded(path, 64 * 1024).decode("utf-8", "strict").strip()
+    return secret, urlsplit(app.source.url).netloc
+
+
+def worker_properties(app: App) -> tuple[str, ...]:
+    """A folder of releases is shown to the worker read-only, wherever it lies."""
+    return (f"BindReadOnlyPaths={app.source.path}",) if app.source.type == "directory" else ()

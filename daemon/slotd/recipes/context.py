@@ -1,0 +1,264 @@
+"""What a recipe has in hand: the doors and parts of this host, and the one job it works on.
+
+`Work` is the only way for a step to change durable state: intents, plan, progress and events go through it, so that
+all of it is committed before it is shown (promise 8).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from slotd.core import machine
+from slotd.core.events import BY_NAME
+from slotd.core.health import UnitSeen
+from slotd.core.plain import from_plain, to_plain
+from slotd.core.schema import App, Settings
+from slotd.data import DataSpec, DataStore
+from slotd.engines import Engine
+from slotd.errors import Cancelled, SlotdError
+from slotd.host import failpoint, journal
+from slotd.host.offloop import off_loop
+from slotd.host.paths import Paths
+from slotd.host.run import Workers
+from slotd.host.systemd import Systemd
+from slotd.model import Event, Job, JobState, Release, Result, SlotName
+from slotd.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """The time of day (seconds since the epoch) and a clock that only goes forward."""
+
+    now: Callable[[], float] = time.time
+    monotonic: Callable[[], float] = time.monotonic
+
+
+@dataclass(slots=True)
+class Host:
+    """This host: every door and part, made once by the wiring."""
+
+    store: Store
+    systemd: Systemd
+    workers: Workers
+    paths: Paths
+    settings: Settings
+    machine_id: str
+    boot_id: str
+    user_mode: bool = False
+    clock: Clock = field(default_factory=Clock)
+
+    def root(self, app: App) -> Path:
+        return Path(app.slots.root) if app.slots.root else self.paths.state / "apps" / app.name
+
+    def cache(self, app: str) -> Path:
+        return self.paths.cache / app
+
+    def copy_path(self, kind: str, app: str, copy_id: str) -> Path:
+        """Where a backup (`backups`) or quarantine (`quarantine`) lies."""
+        return self.paths.state / kind / app / copy_id
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """One file of the chosen release, as far as the job knows it. `sha256` is measured by the daemon itself."""
+
+    name: str
+    url: str
+    size: int = 0
+    source_digest: str = ""
+    sha256: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The durable memory of one job, written into its row: what a restarted daemon needs to go on or back."""
+
+    definition: App = field(default_factory=lambda: App(name=""))
+    wanted: str = ""
+    force: bool = False
+    now: bool = False
+    automatic: bool = False
+    asked_by: str = ""
+    release: Release = field(default_factory=lambda: Release(version="", tag=""))
+    artifacts: tuple[Artifact, ...] = ()
+    signers: tuple[str, ...] = ()
+    slot: SlotName | None = None
+    old_slot: SlotName | None = None
+    old_version: str = ""
+    old_digest: str = ""
+    backup: str = ""
+    quarantine: str = ""
+    restore: bool = False
+    was_switched: bool = False
+    dependents: tuple[str, ...] = ()
+    reason: str = ""
+    seen: Mapping[str, UnitSeen] = field(default_factory=dict)
+    stopped_at: float = 0.0
+    started_at: float = 0.0
+
+    @property
+    def version(self) -> str:
+        return self.release.version
+
+    @property
+    def digest(self) -> str:
+        """The digest that names this release on this host: of its first artifact."""
+        return f"sha256:{self.artifacts[0].sha256}" if self.artifacts and self.artifacts[0].sha256 else ""
+
+
+class Work:
+    """One job in hand."""
+
+    def __init__(
+        self, host: Host, app: App, job: Job, engine: Engine, data: DataStore, changed: Callable[[Job], None]
+    ) -> None:
+        self.host = host
+        self.app = app
+        self.job = job
+        self.plan: Plan = from_plain(Plan, job.plan)
+        self.engine = engine
+        self.data = data
+        self.rules: tuple[machine.Rule, ...] = machine.UPDATE
+        self.verdict = ""  # a person's word on the trial: "good" or "bad"
+        self.verdict_by = ""
+        self.on_trial: Callable[[], None] | None = None  # called once when the trial begins: the heavy work is done
+        self.woken = asyncio.Event()
+        self._changed = changed
+        self._cancel_asked = False
+
+    # -- durable memory ---------------------------------------------------------------------------
+
+    async def remember(self, **changes: Any) -> None:
+        """Change the plan and commit it."""
+        self.plan = dataclasses.replace(self.plan, **changes)
+        self.job = dataclasses.replace(self.job, plan=to_plain(self.plan))
+        await off_loop(self.host.store.save, self.job)
+
+    async def enter(self, step: str) -> None:
+        """Commit the intent of a step, before its first effect."""
+        if self._cancel_asked and machine.may_cancel(self.job.step):
+            raise Cancelled(f"cancelled before step {step}")
+        self.job = dataclasses.replace(
+            self.job, state=JobState.RUNNING, step=step, progress=max(self.job.progress, self._percent(step, 0.0))
+        )
+        await off_loop(self.host.store.begin_step, self.job, self.host.clock.now())
+        self._changed(self.job)
+        if step == "trial" and self.on_trial is not None:
+            self.on_trial()
+            self.on_trial = None
+        kind = BY_NAME["step"]
+        message = f"{self.app.name}: {step}: {machine.rule(step).does}"
+        journal.send(kind, message, fields=self.fields(), units=())
+        failpoint.hit(f"{step}:begin")
+
+    async def leave(self, outcome: str = "done") -> None:
+        failpoint.hit(f"{self.job.step}:end")
+        await off_loop(self.host.store.end_step, self.job, outcome, self.host.clock.now())
+
+    async def finish(self, result: Result, error: SlotdError | None = None) -> None:
+        """Commit the end of the job."""
+        state = {Result.CANCELLED: JobState.CANCELLED, Result.FAILED: JobState.FAILED}.get(result, JobState.DONE)
+        if result in (Result.ROLLED_BACK, Result.ROLLBACK_FAILED) and self.job.kind == "update":
+            state = JobState.FAILED
+        self.job = dataclasses.replace(
+            self.job,
+            state=state,
+            result=result,
+            progress=100,
+            finished_at=self.host.clock.now(),
+            error_name=error.name if error else "",
+            error_message=str(error) if error else "",
+        )
+        await off_loop(self.host.store.save, self.job)
+        self._changed(self.job)
+
+    # -- what a person sees -----------------------------------------------------------------------
+
+    def _percent(self, step: str, fraction: float) -> int:
+        rules = machine.ROLLBACK if machine.is_rollback_step(step) else self.rules
+        return machine.progress(step, fraction, rules)
+
+    def progress(self, fraction: float) -> None:
+        """How far the step is, 0..1. Never falls; not committed, it is only shown."""
+        percent = self._percent(self.job.step, fraction)
+        if percent > self.job.progress:
+            self.job = dataclasses.replace(self.job, progress=percent)
+            self._changed(self.job)
+
+    def show(self, *, version: str = "", previous: str = "") -> None:
+        """Set the versions that the job shows; committed with the next intent."""
+        self.job = dataclasses.replace(
+            self.job, version=version or self.job.version, previous_version=previous or self.job.previous_version
+        )
+
+    def fields(self) -> dict[str, str]:
+        """The journal fields that every entry of this job carries."""
+        slot = self.plan.slot
+        return {
+            "SLOTD_APP": self.app.name,
+            "SLOTD_JOB": str(self.job.id),
+            "SLOTD_STEP": self.job.step,
+            "SLOTD_VERSION": self.job.version,
+            "SLOTD_VERSION_OLD": self.job.previous_version,
+            "SLOTD_SLOT": slot.value if slot else "",
+            "SLOTD_RESULT": self.job.result.value,
+            "SLOTD_CORRELATION": self.job.correlation,
+        }
+
+    async def tell(self, kind: str, message: str, **extra: str) -> None:
+        """One event: a history row and a journal entry beside the app's own. The sentence starts with the app's name."""
+        event = Event(
+            id=0,
+            app=self.app.name,
+            at=self.host.clock.now(),
+            kind=kind,
+            message=message,
+            job=self.job.id,
+            version=self.job.version,
+            step=self.job.step,
+            fields=extra,
+        )
+        try:
+            await off_loop(self.host.store.add_event, event)
+        finally:
+            text = f"{self.app.name}: {message}"
+            more = {f"SLOTD_{key.upper()}": value for key, value in extra.items()}
+            journal.send(BY_NAME[kind], text, fields=self.fields() | more, units=self.app.service.units)
+
+    # -- a person's word --------------------------------------------------------------------------
+
+    def ask_cancel(self) -> None:
+        self._cancel_asked = True
+
+    @property
+    def cancel_asked(self) -> bool:
+        return self._cancel_asked
+
+    def decide(self, verdict: str, by: str) -> None:
+        """A person says how the trial ends: `good` or `bad`."""
+        self.verdict, self.verdict_by = verdict, by
+        self.woken.set()
+
+    # -- shorthands -------------------------------------------------------------------------------
+
+    @property
+    def new_slot(self) -> SlotName:
+        """The slot that the new version goes to, or is in."""
+        if self.plan.slot is None:
+            raise SlotdError("cannot go on: the job has chosen no slot yet")
+        return self.plan.slot
+
+    @property
+    def data_spec(self) -> DataSpec:
+        data = self.app.data
+        return DataSpec(paths=tuple(Path(p) for p in data.paths), exclude=data.exclude, sqlite=data.sqlite)
+
+    def unit(self, verb: str) -> str:
+        """The name of the transient unit for one piece of this job's work."""
+        return f"slotd-worker-{self.app.name}-{self.job.id}-{verb}"

@@ -1,0 +1,153 @@
+"""`stage` and `compare`: the release becomes a whole slot, with the app running untouched beside it."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from pathlib import Path
+
+from slotd.core.template import expand_command
+from slotd.errors import Failed, NoSpace
+from slotd.host import failpoint
+from slotd.host.offloop import off_loop
+from slotd.model import Blocked, Result, Slot, SlotState
+from slotd.recipes.context import Work
+from slotd.recipes.obtain import cached_path
+
+
+async def fill_slot(work: Work) -> None:
+    """Empty the inactive slot, unpack into it, check, prepare, check again, record, sync."""
+    slot, engine, store = work.new_slot, work.engine, work.host.store
+    await _require_space(work)
+    await off_loop(store.save, Slot(app=work.app.name, name=slot, state=SlotState.STAGING, version=work.plan.version))
+    await off_loop(engine.empty, slot)
+    for number, artifact in enumerate(work.plan.artifacts):
+        await _unpack(work, cached_path(work.host.cache(work.app.name), artifact.sha256), artifact.name)
+        work.progress(0.4 * (number + 1) / len(work.plan.artifacts))
+    failpoint.hit("stage:unpacked")
+    await off_loop(engine.settle, slot)
+    await prepare(work)
+    failpoint.hit("stage:prepared")
+    record = Slot(
+        app=work.app.name,
+        name=slot,
+        state=SlotState.WHOLE,
+        version=work.plan.version,
+        digest=work.plan.digest,
+        installed_at=work.host.clock.now(),
+    )
+    whole = await off_loop(engine.finish, slot, record)
+    failpoint.hit("stage:finished")
+    await off_loop(store.save, whole)  # only now is the slot more than a half-built one
+
+
+async def empty_slot(work: Work) -> None:
+    """Leave no half-built slot behind; never the active one."""
+    slot = work.plan.slot
+    if slot is None or await off_loop(work.engine.active) == slot:
+        return
+    await off_loop(work.host.store.save, Slot(app=work.app.name, name=slot))
+    await off_loop(work.engine.empty, slot)
+
+
+async def _require_space(work: Work) -> None:
+    wanted = 4 * sum(artifact.size for artifact in work.plan.artifacts)
+    free = await off_loop(work.engine.free_bytes)
+    if free < wanted:
+        raise NoSpace(
+            f"cannot unpack {work.app.name} {work.plan.version}: it may need {wanted >> 20} MiB in {work.engine.root}"
+            f" and {free >> 20} MiB are free.",
+            hint="Free some space, then update again; nothing was changed.",
+        )
+
+
+async def _unpack(work: Work, path: Path, name: str) -> None:
+    slots, limits = work.app.slots, work.host.settings.limits
+    artifact = await off_loop(os.open, path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        directory = await off_loop(work.engine.open, work.new_slot)
+        try:
+            request = {
+                "name": name,
+                "kind": slots.unpack,
+                "strip": slots.strip,
+                "target_name": name,
+                "limits": {
+                    "max_size": slots.max_size,
+                    "max_files": slots.max_files,
+                    "path_bytes": limits.path_bytes,
+                    "path_depth": limits.path_depth,
+                },
+            }
+            await work.host.workers.call(
+                "unpack", request, [artifact, directory], unit=work.unit("unpack"), timeout_s=limits.unpack_s
+            )
+        finally:
+            os.close(directory)
+    finally:
+        os.close(artifact)
+
+
+async def prepare(work: Work) -> None:
+    """Run the prepare commands in the new slot as the app's user; the first that fails ends the update."""
+    slots = work.app.slots
+    if not slots.prepare:
+        return
+    await off_loop(work.engine.lend, work.new_slot)
+    path = work.engine.path(work.new_slot)
+    user = work.app.service.user if work.app.service.user not in ("", "root") else "slotd-worker"
+    for number, template in enumerate(slots.prepare):
+        argv = expand(work, template)
+        done = await work.host.workers.command(
+            argv,
+            unit=work.unit(f"prepare{number}"),
+            user=user,
+            cwd=path,
+            writable=[path],
+            network=slots.network,
+            timeout_s=work.host.settings.limits.prepare_s,
+            environment={"SLOTD_APP": work.app.name, "SLOTD_VERSION": work.plan.version, "SLOTD_SLOT": str(path)},
+        )
+        if done.status != 0:
+            raise Failed(
+                f"cannot prepare {work.app.name} {work.plan.version}: `{shlex.join(argv)}` "
+                f"{'took too long' if done.timed_out else f'ended with status {done.status}'}. {_last_line(done.output)}",
+                hint=f"Run it by hand as {user}, or see `journalctl -u slotd`.",
+            )
+        work.progress(0.4 + 0.5 * (number + 1) / len(slots.prepare))
+
+
+def expand(work: Work, template: tuple[str, ...]) -> list[str]:
+    """A command with its placeholders filled in."""
+    path, artifacts = work.engine.path(work.new_slot), work.plan.artifacts
+    values = {
+        "slot": str(path),
+        "artifact": str(path / artifacts[0].name) if artifacts else "",
+        "version": work.plan.version,
+        "previous": work.plan.old_version,
+        "data": next(iter(work.app.data.paths), ""),
+    }
+    return list(expand_command(template, values))
+
+
+def _last_line(output: str) -> str:
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    return f"Its last words: {lines[-1][:300]}" if lines else ""
+
+
+async def end_if_unchanged(work: Work) -> Result | None:
+    """A release that holds what is installed already ends here: no stop, no switch, and it is not offered again."""
+    old = work.plan.old_slot
+    if old is None or work.plan.force:
+        return None
+    store, app = work.host.store, work.app.name
+    slots = await off_loop(store.slots, app)
+    new, active = slots[work.new_slot], slots[old]
+    if not active.manifest or new.manifest != active.manifest:
+        return None
+    reason = f"it holds the same files as {work.plan.old_version}, which is installed"
+    blocked = Blocked(app=app, version=new.version, digest=new.digest, reason=reason, at=work.host.clock.now())
+    await off_loop(store.save, blocked)
+    await empty_slot(work)
+    await work.tell("unchanged", f"{new.version} holds the same files as {active.version}; nothing was touched")
+    return Result.UNCHANGED

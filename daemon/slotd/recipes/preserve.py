@@ -1,0 +1,191 @@
+"""`preserve`, `stop`, `snapshot`: the data are copied hot, the app is stopped, the copy is brought up to date and sealed."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import time
+from pathlib import Path
+
+from slotd.core.template import expand_command
+from slotd.errors import Failed, NoSuchBackup
+from slotd.host import failpoint
+from slotd.host.offloop import off_loop
+from slotd.model import Backup
+from slotd.recipes.context import Work
+
+
+def new_copy_id(work: Work) -> str:
+    """Sortable, readable, unique: the time and the job's number."""
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(work.host.clock.now()))
+    return f"{stamp}-{work.job.id}"
+
+
+def wants_backup(work: Work) -> bool:
+    return work.app.backup.enabled and any(os.path.lexists(path) for path in work.app.data.paths)
+
+
+async def copy_hot(work: Work) -> None:
+    """The long part of the backup, with the app running."""
+    if not wants_backup(work):
+        return
+    if not work.plan.backup:
+        await work.remember(backup=new_copy_id(work), restore=True)
+    backup = await record_backup(work, reason="update")
+    await run_hooks(work, work.app.data.before, "before")
+    await off_loop(work.data.remove, Path(backup.path))  # a copy that a crash left half-made is not trusted
+    base = await newest_sealed(work)
+    await off_loop(work.data.hot, work.data_spec, Path(backup.path), base, lambda: work.cancel_asked)
+
+
+async def record_backup(work: Work, *, reason: str) -> Backup:
+    """The backup's row, committed before its first byte, so that a half-made one is known and removed."""
+    backup = Backup(
+        id=work.plan.backup,
+        app=work.app.name,
+        kind="backup",
+        version=work.plan.old_version,
+        reason=reason,
+        created_at=work.host.clock.now(),
+        path=str(work.host.copy_path("backups", work.app.name, work.plan.backup)),
+        job=work.job.id,
+    )
+    await off_loop(work.host.store.save, backup)
+    return backup
+
+
+async def newest_sealed(work: Work) -> Path | None:
+    for backup in await off_loop(work.host.store.backups, work.app.name):
+        if backup.kind == "backup" and backup.sealed and await off_loop(work.data.is_sealed, Path(backup.path)):
+            return Path(backup.path)
+    return None
+
+
+async def drop_copy(work: Work) -> None:
+    """Remove a backup that no version needs: the update did not get as far as the switch."""
+    if not work.plan.backup:
+        return
+    try:
+        backup = await off_loop(work.host.store.backup, work.app.name, work.plan.backup)
+    except NoSuchBackup:
+        return
+    await off_loop(work.data.remove, Path(backup.path))
+    await off_loop(work.host.store.forget, backup)
+
+
+async def stop_units(work: Work) -> None:
+    """Stop last to first, after remembering who else runs because of them."""
+    if not work.plan.dependents:
+        await work.remember(dependents=tuple(await dependents_of(work)))
+    failpoint.hit("stop:remembered")
+    await work.remember(stopped_at=work.host.clock.now())
+    await stop_all(work)
+    await work.tell("app-stopped", f"stopped {', '.join(work.app.service.units)} for the update")
+
+
+async def dependents_of(work: Work) -> list[str]:
+    own = set(work.app.service.units)
+    found: list[str] = []
+    for unit in work.app.service.units:
+        found += [name for name in await work.host.systemd.active_dependents(unit) if name not in own]
+    return sorted(set(found))
+
+
+async def stop_all(work: Work) -> None:
+    """Every unit down, by force if need be: data are never copied under a running app."""
+    systemd, timeout = work.host.systemd, work.app.service.start_timeout_s
+    for unit in reversed(work.app.service.units):
+        if unit.endswith(".socket"):
+            continue  # sockets keep listening: clients wait instead of being refused
+        result = await systemd.stop(unit, timeout_s=timeout)
+        status = await systemd.show(unit)
+        if status.active_state not in ("inactive", "failed"):
+            await systemd.kill(unit)
+            result = await systemd.stop(unit, timeout_s=timeout)
+            status = await systemd.show(unit)
+        if status.active_state not in ("inactive", "failed"):
+            raise Failed(
+                f"cannot stop {unit}: it is {status.active_state} ({result}) even after SIGKILL.",
+                hint=f"See `systemctl status {unit}`.",
+            )
+
+
+async def start_old(work: Work) -> None:
+    """Undo of `stop`: what ran before the update runs again."""
+    if not work.plan.stopped_at or not work.plan.old_version:
+        return
+    await start_all(work)
+
+
+async def start_all(work: Work) -> None:
+    """Start first to last, then those that were stopped along with them. Raises `Failed` for the first that does not."""
+    systemd = work.host.systemd
+    for unit in work.app.service.units:
+        await systemd.reset_failed(unit)
+        result = await systemd.start(unit, timeout_s=work.app.service.start_timeout_s)
+        if result not in ("done", "skipped"):
+            raise Failed(f"cannot start {unit}: its start job ended as {result!r}.", hint=f"See `journalctl -u {unit}`.")
+    await start_dependents(work)
+
+
+async def start_dependents(work: Work) -> None:
+    for unit in work.plan.dependents:
+        result = await work.host.systemd.start(unit, timeout_s=work.app.service.start_timeout_s)
+        if result not in ("done", "skipped"):
+            await work.tell("warning", f"{unit}, which was stopped along with the app, did not start again: {result}")
+
+
+async def seal_copy(work: Work) -> None:
+    """With the app stopped: copy what changed, seal, and only now is it a backup (promise 5)."""
+    if not work.plan.backup:
+        return
+    backup = await off_loop(work.host.store.backup, work.app.name, work.plan.backup)
+    await seal(work, backup)
+
+
+async def seal(work: Work, backup: Backup) -> Backup:
+    """The cold pass, the seal, the row. Gives the sealed backup."""
+    await off_loop(work.data.cold, work.data_spec, Path(backup.path))
+    failpoint.hit("snapshot:copied")
+    await run_hooks(work, work.app.data.after, "after")
+    header = {
+        "app": backup.app,
+        "id": backup.id,
+        "kind": backup.kind,
+        "version": backup.version,
+        "reason": backup.reason,
+        "created_at": backup.created_at,
+        "job": backup.job,
+    }
+    size = await off_loop(work.data.seal, Path(backup.path), header)
+    failpoint.hit("snapshot:sealed")
+    sealed = Backup(**{name: getattr(backup, name) for name in Backup.__slots__} | {"bytes": size, "sealed": True})
+    await off_loop(work.host.store.save, sealed)
+    return sealed
+
+
+async def run_hooks(work: Work, templates: tuple[tuple[str, ...], ...], when: str) -> None:
+    """The definition's commands around a backup, as the app's user; one that fails fails the backup (promise 5)."""
+    current = str(work.engine.root / "current")
+    for number, template in enumerate(templates):
+        copy = work.host.copy_path("backups", work.app.name, work.plan.backup)
+        argv = list(
+            expand_command(
+                template, {"version": work.plan.old_version, "data": next(iter(work.app.data.paths), ""), "slot": current}
+            )
+        )
+        done = await work.host.workers.command(
+            argv,
+            unit=work.unit(f"{when}{number}"),
+            user=work.app.service.user or "root",
+            cwd=Path("/"),
+            writable=[Path(p) for p in work.app.data.paths if os.path.isdir(p)],
+            network=True,
+            timeout_s=work.host.settings.limits.prepare_s,
+            environment={"SLOTD_APP": work.app.name, "SLOTD_BACKUP": str(copy)},
+        )
+        if done.status != 0:
+            raise Failed(
+                f"cannot back up {work.app.name}: `{shlex.join(argv)}` ended with status {done.status}."
+                f" {done.output.strip()[-300:]}"
+            )

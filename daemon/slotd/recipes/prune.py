@@ -1,0 +1,61 @@
+"""`cleanup`: retention of backups, quarantine and kept release files. A failure here is told and harms nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from slotd.core import retention
+from slotd.host.offloop import off_loop
+from slotd.model import Backup, JobState
+from slotd.recipes.context import Work
+from slotd.recipes.obtain import cached_path
+
+
+async def prune_app(work: Work) -> None:
+    """Remove what the definition no longer asks to keep: rows last, so that nothing on disk is forgotten."""
+    store, app = work.host.store, work.app
+    copies = await off_loop(store.backups, app.name)
+    protected = await _in_use(work)
+    for kind in ("backup", "quarantine"):
+        expired = retention.expired(
+            [c for c in copies if c.kind == kind and c.sealed],
+            retention_s=app.backup.retention_s,
+            keep=app.backup.keep,
+            now=work.host.clock.now(),
+            protected=protected,
+        )
+        for copy in (*expired, *(c for c in copies if c.kind == kind and not c.sealed and c.id not in protected)):
+            await remove_copy(work, copy)
+    await off_loop(_prune_cache, work)
+    await off_loop(store.prune)
+
+
+async def _in_use(work: Work) -> set[str]:
+    """Copies that an open trial or an unfinished job may still need."""
+    store = work.host.store
+    trial = await off_loop(store.trial, work.app.name)
+    used = {trial.backup} if trial else set()
+    for job in await off_loop(store.unfinished_jobs):
+        if job.app == work.app.name and (job.id != work.job.id or job.state is JobState.RUNNING):
+            used |= {str(job.plan.get("backup", "")), str(job.plan.get("quarantine", ""))}
+    return used - {""}
+
+
+async def remove_copy(work: Work, copy: Backup) -> None:
+    await off_loop(work.data.remove, Path(copy.path))
+    await off_loop(work.host.store.forget, copy)
+
+
+def _prune_cache(work: Work) -> None:
+    """Keep the newest `backup.releases` verified files, and those of this job; partial downloads of others go."""
+    cache = work.host.cache(work.app.name)
+    if not cache.is_dir():
+        return
+    own = {artifact.sha256 for artifact in work.plan.artifacts}
+    kept = sorted((p for p in cache.iterdir() if len(p.name) == 64), key=lambda p: p.stat().st_mtime, reverse=True)
+    wanted = max(work.app.backup.releases, 1) * max(1, len(work.plan.artifacts))
+    for path in kept[wanted:]:
+        if path.name not in own:
+            cached_path(cache, path.name).unlink(missing_ok=True)
+    for path in cache.glob("partial-*"):
+        path.unlink(missing_ok=True)

@@ -1,0 +1,176 @@
+"""The way back: stop, set the present data aside, restore, switch, start, ask. A rollback destroys nothing (promise 3).
+
+The same steps serve a failed trial, a person's `rollback`, and `slotd boot`, which does them before the app starts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from slotd.core import machine
+from slotd.errors import Failed, NoSuchBackup, SlotdError
+from slotd.host import failpoint
+from slotd.host.offloop import off_loop
+from slotd.model import Backup, Blocked, Job, Result, Slot, SlotState
+from slotd.recipes.context import Work
+from slotd.recipes.preserve import dependents_of, new_copy_id, start_all, stop_all
+from slotd.recipes.run import Step, Stopped, perform
+from slotd.recipes.trial import wait_until_healthy
+
+
+async def roll_back(work: Work, reason: str, *, first: str = "") -> Result:
+    """Bring the old version and its data back, from step `first` on. Never raises `SlotdError`: the result says it."""
+    if not first:
+        if work.app.policy.on_failure == "stop" and work.job.kind == "update":
+            return await stop_and_hold(work, reason)
+        await work.remember(reason=reason, quarantine=work.plan.quarantine or new_copy_id(work))
+        await work.tell("rollback-started", f"going back to {work.plan.old_version or 'nothing'}: {reason}")
+    try:
+        await perform(work, STEPS, first=first)
+    except Stopped as stopped:
+        return await report_failed_rollback(work, stopped)
+    await close(work)
+    back = work.plan.old_version or "nothing was installed before, and nothing is now"
+    await work.tell("rolled-back", f"rolled back to {back}: {work.plan.reason}")
+    error = Failed(f"{work.plan.version} was rolled back: {work.plan.reason}.") if work.job.kind == "update" else None
+    await work.finish(Result.ROLLED_BACK, error)
+    return Result.ROLLED_BACK
+
+
+async def stop_units(work: Work) -> None:
+    if not work.plan.dependents:
+        await work.remember(dependents=tuple(await dependents_of(work)))
+    await stop_all(work)
+
+
+async def set_data_aside(work: Work) -> None:
+    """What the failed version wrote becomes quarantine: a row first, then the renames, then the seal."""
+    if not work.plan.restore:
+        return
+    store, copy_id = work.host.store, work.plan.quarantine
+    path = work.host.copy_path("quarantine", work.app.name, copy_id)
+    row = Backup(
+        id=copy_id,
+        app=work.app.name,
+        kind="quarantine",
+        version=work.plan.version,
+        reason="rollback",
+        created_at=work.host.clock.now(),
+        path=str(path),
+        job=work.job.id,
+    )
+    await off_loop(store.save, row)
+    failpoint.hit("rb-quarantine:recorded")
+    size = await off_loop(work.data.quarantine, work.data_spec, path)
+    await off_loop(store.save, dataclasses.replace(row, bytes=size, sealed=True))
+
+
+async def bring_data_back(work: Work) -> None:
+    if not work.plan.restore:
+        return
+    backup = await off_loop(work.host.store.backup, work.app.name, work.plan.backup)
+    if not await off_loop(work.data.is_sealed, Path(backup.path)):
+        raise NoSuchBackup(f"cannot restore {backup.path}: it is not a whole backup.")
+    aside = work.host.copy_path("quarantine", work.app.name, work.plan.quarantine)
+    await off_loop(work.data.restore, work.data_spec, Path(backup.path), aside)
+
+
+async def point_back(work: Work) -> None:
+    """`current` at the old slot again, or gone where nothing was installed before."""
+    await off_loop(work.engine.switch, work.plan.old_slot)
+
+
+async def start_units(work: Work) -> None:
+    if work.plan.old_version:
+        await start_all(work)
+
+
+async def ask_probes(work: Work) -> None:
+    """Only a rollback that ends in a healthy app is one."""
+    if work.plan.old_version:
+        await wait_until_healthy(work, work.plan.old_version)
+
+
+STEPS: tuple[Step, ...] = (
+    Step("rb-stop", stop_units),
+    Step("rb-quarantine", set_data_aside),
+    Step("rb-restore", bring_data_back),
+    Step("rb-switch", point_back),
+    Step("rb-start", start_units),
+    Step("rb-verify", ask_probes),
+)
+
+assert tuple(step.name for step in STEPS) == tuple(rule.name for rule in machine.ROLLBACK)  # noqa: S101
+
+
+async def close(work: Work) -> None:
+    """One transaction: the trial is closed, the version is remembered as bad (promise 6). Then an absent app's slot goes."""
+    plan = work.plan
+
+    def commit(job: Job) -> None:
+        store = work.host.store
+        with store.transaction():
+            trial = store.trial(job.app)
+            if trial is not None and trial.job == job.id:
+                store.forget(trial)
+            record = store.app(job.app)
+            store.change_app(
+                job.app,
+                approved="" if record.approved == plan.version else record.approved,
+                available="" if record.available == plan.version else record.available,
+                last_error=f"{plan.version} was rolled back: {plan.reason}",
+            )
+            if not plan.version:
+                return
+            store.save(
+                Blocked(app=job.app, version=plan.version, digest=plan.digest, reason=plan.reason, at=work.host.clock.now())
+            )
+            if plan.slot is not None:
+                slot = store.slots(job.app)[plan.slot]
+                store.save(dataclasses.replace(slot, state=SlotState.BAD) if plan.old_version else Slot(job.app, plan.slot))
+
+    await off_loop(commit, work.job)
+    if not plan.old_version and plan.slot is not None:
+        await off_loop(work.engine.empty, plan.slot)
+
+
+async def report_failed_rollback(work: Work, stopped: Stopped) -> Result:
+    """The last resort: hold the app, say where its data are, change nothing more."""
+    where = str(work.host.copy_path("backups", work.app.name, work.plan.backup)) if work.plan.backup else "none was made"
+    error = Failed(
+        f"cannot go back to {work.plan.old_version} after {work.plan.version} failed ({work.plan.reason}):"
+        f" {stopped.step}: {stopped.error} The backup of its data: {where}.",
+        hint=f"Mend the cause, then `slotctl rollback {work.app.name} --data=restore` and `slotctl unhold {work.app.name}`.",
+    )
+    await hold(work, str(error))
+    await work.tell("rollback-failed", str(error))
+    await work.finish(Result.ROLLBACK_FAILED, error)
+    return Result.ROLLBACK_FAILED
+
+
+async def stop_and_hold(work: Work, reason: str) -> Result:
+    """`on_failure = "stop"`: the app stays down with its data as they are, for a person to look at."""
+    error: SlotdError = Failed(
+        f"{work.plan.version} failed: {reason}. The app was stopped, as its definition says.",
+        hint=f"Go back with `slotctl rollback {work.app.name} --data=restore`.",
+    )
+    try:
+        await stop_all(work)
+    except SlotdError as problem:
+        error = Failed(f"{work.plan.version} failed: {reason}. Stopping it failed, too: {problem}")
+    await hold(work, str(error))
+    await work.tell("update-failed", str(error))
+    await work.finish(Result.FAILED, error)
+    return Result.FAILED
+
+
+async def hold(work: Work, reason: str) -> None:
+    def commit(job: Job) -> None:
+        with work.host.store.transaction():
+            trial = work.host.store.trial(job.app)
+            if trial is not None and trial.job == job.id:
+                work.host.store.forget(trial)
+            work.host.store.change_app(job.app, held=True, hold_reason=reason, last_error=reason)
+
+    await off_loop(commit, work.job)

@@ -1,0 +1,93 @@
+"""The executor: a linear list of steps, the intent of each on disk before its first effect.
+
+It obeys the table in `slotd.core.machine` and knows nothing of what the steps do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from slotd.core import machine
+from slotd.core.machine import OnError
+from slotd.errors import Cancelled, Failed, SlotdError
+from slotd.model import Result
+from slotd.recipes.context import Work
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A row of the table with its hands: `do` gives a result to end the job early, or None; both are idempotent."""
+
+    name: str
+    do: Callable[[Work], Awaitable[Result | None]]
+    undo: Callable[[Work], Awaitable[None]] | None = None
+
+
+class Stopped(Exception):
+    """The list of steps was left before its end: `error` in `step`, and what the table says to do."""
+
+    def __init__(self, step: str, action: OnError, error: SlotdError) -> None:
+        super().__init__(f"{step}: {error}")
+        self.step, self.action, self.error = step, action, error
+
+
+async def perform(work: Work, steps: Sequence[Step], *, first: str = "") -> Result | None:
+    """Do the steps from `first` on. Gives an early result, or None at the end. Raises `Stopped`."""
+    names = [step.name for step in steps]
+    start = names.index(first) if first else 0
+    for step in steps[start:]:
+        rule = machine.rule(step.name)
+        try:
+            await work.enter(step.name)
+            early = await step.do(work)
+            await work.leave()
+        except asyncio.CancelledError:
+            if not work.cancel_asked:
+                raise  # the daemon is going down: the job is resumed by the next one
+            _forgive_cancellation()
+            raise Stopped(step.name, OnError.UNDO, Cancelled("cancelled on request")) from None
+        except Exception as error:  # noqa: BLE001 - whatever a step meets, the table decides what follows
+            known = as_slotd_error(error, step.name)
+            if rule.error is OnError.WARN:
+                await work.tell("warning", f"{step.name} did not finish: {known}")
+                continue
+            raise Stopped(step.name, rule.error, known) from error
+        if early is not None:
+            return early
+    return None
+
+
+async def undo(work: Work, steps: Sequence[Step], *, last: str) -> None:
+    """Undo `last` and all before it, in reverse. A failing undo is told and does not keep the others from running."""
+    names = [step.name for step in steps]
+    if last not in names:
+        return
+    for step in reversed(steps[: names.index(last) + 1]):
+        if step.undo is None:
+            continue
+        try:
+            await step.undo(work)
+        except Exception as error:  # noqa: BLE001 - every other undo still has to run
+            await work.tell("warning", f"cleaning up after {step.name} did not finish: {as_slotd_error(error, step.name)}")
+
+
+def as_slotd_error(error: Exception, step: str) -> SlotdError:
+    """A foreign exception as one of ours; its traceback goes to the log, never to a caller."""
+    if isinstance(error, SlotdError):
+        return error
+    if isinstance(error, OSError) and error.strerror:
+        where = f" {error.filename}" if error.filename else ""
+        return Failed(f"cannot finish step {step}:{where} {error.strerror}.")
+    _log.error("step %s met an unexpected error", step, exc_info=error)
+    return Failed(f"cannot finish step {step}: internal error ({type(error).__name__}).", hint="See `journalctl -u slotd`.")
+
+
+def _forgive_cancellation() -> None:
+    task = asyncio.current_task()
+    if task is not None:
+        task.uncancel()

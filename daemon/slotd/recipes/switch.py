@@ -1,0 +1,147 @@
+"""`switch`, `migrate`, `start`, `commit`: the new version becomes the active one, on trial."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from pathlib import Path
+
+from slotd.core.health import UnitSeen, describe_failure, seen
+from slotd.errors import Failed
+from slotd.host import failpoint
+from slotd.host.offloop import off_loop
+from slotd.model import Job, SlotState, Trial
+from slotd.recipes.context import Work
+from slotd.recipes.install import expand
+from slotd.recipes.preserve import start_dependents
+
+
+async def point_current(work: Work) -> None:
+    """The trial first, then the symlink: a host that comes up with the new link finds the trial that watches it."""
+    plan, policy, store = work.plan, work.app.policy, work.host.store
+    if await off_loop(store.trial, work.app.name) is None:
+        trial = Trial(
+            app=work.app.name,
+            job=work.job.id,
+            version=plan.version,
+            digest=plan.digest,
+            slot=work.new_slot,
+            previous_version=plan.old_version,
+            previous_slot=plan.old_slot,
+            backup=plan.backup,
+            attempts_left=policy.attempts,
+            started_at=work.host.clock.now(),
+            remaining_s=policy.trial_s,
+            boot_id=work.host.boot_id,
+        )
+        await off_loop(store.save, trial)
+    failpoint.hit("switch:trial")
+    await off_loop(work.engine.switch, work.new_slot)
+    failpoint.hit("switch:link")
+    await work.tell("switched", f"switched {plan.old_version or 'nothing'} → {plan.version} (slot {work.new_slot})")
+
+
+async def run_migrations(work: Work) -> None:
+    """The app's own migrations, as its user, with its data; they may have no way down, so a failure rolls back."""
+    slots = work.app.slots
+    path = work.engine.path(work.new_slot)
+    for number, template in enumerate(slots.migrate):
+        argv = expand(work, template)
+        writable = [Path(p) for p in work.app.data.paths] + ([path] if slots.writable else [])
+        done = await work.host.workers.command(
+            argv,
+            unit=work.unit(f"migrate{number}"),
+            user=work.app.service.user or "root",
+            cwd=path,
+            writable=[p for p in writable if p.exists()],
+            network=slots.network,
+            timeout_s=work.host.settings.limits.prepare_s,
+            environment={"SLOTD_APP": work.app.name, "SLOTD_VERSION": work.plan.version},
+        )
+        if done.status != 0:
+            raise Failed(
+                f"the migration `{shlex.join(argv)}` ended with status {done.status}. {done.output.strip()[-300:]}"
+            )
+
+
+async def start_on_trial(work: Work) -> None:
+    """Start the units; each try uses up one attempt, committed before it is made."""
+    why = ""
+    while True:
+        trial = await open_trial(work)
+        if trial.attempts_left <= 0:
+            raise Failed(f"{work.plan.version} did not start: {why or 'its attempts are spent'}")
+        trial = dataclasses.replace(trial, attempts_left=trial.attempts_left - 1)
+        await off_loop(work.host.store.save, trial)
+        failpoint.hit("start:counted")
+        why = await _start(work)
+        if not why:
+            break
+        await work.tell("start-failed", f"{work.plan.version} did not start ({trial.attempts_left} attempts left): {why}")
+    await start_dependents(work)
+    now = work.host.clock.now()
+    await work.remember(started_at=now, seen=await look_at_units(work))
+    down = now - work.plan.stopped_at if work.plan.stopped_at else 0.0
+    await work.tell(
+        "trial-started",
+        f"{work.plan.version} is up and on trial for {work.app.policy.trial_s:.0f} s"
+        + (f"; the app was down for {down:.1f} s" if work.plan.stopped_at else ""),
+        downtime=f"{down:.3f}",
+    )
+
+
+async def _start(work: Work) -> str:
+    """Start every unit. Gives why it failed, or nothing."""
+    systemd = work.host.systemd
+    for unit in work.app.service.units:
+        await systemd.reset_failed(unit)
+        result = await systemd.start(unit, timeout_s=work.app.service.start_timeout_s)
+        status = await systemd.show(unit)
+        if status.load_state == "not-found":
+            return f"{unit} does not exist; install its unit file"
+        if result == "timeout":
+            await systemd.kill(unit)
+            await systemd.stop(unit, timeout_s=work.app.service.start_timeout_s)
+            return f"{unit} was not ready after {work.app.service.start_timeout_s:.0f} s"
+        if result not in ("done", "skipped"):
+            await systemd.stop(unit, timeout_s=work.app.service.start_timeout_s)  # no half-started restart loop
+            return describe_failure(status) or f"the start job of {unit} ended as {result!r}"
+    return ""
+
+
+async def look_at_units(work: Work) -> dict[str, UnitSeen]:
+    """What each unit looks like now, to count later starts from."""
+    return {unit: seen(await work.host.systemd.show(unit)) for unit in work.app.service.units}
+
+
+async def open_trial(work: Work) -> Trial:
+    trial = await off_loop(work.host.store.trial, work.app.name)
+    if trial is None or trial.job != work.job.id:
+        raise Failed(f"cannot go on with the trial of {work.app.name}: it was closed by someone else")
+    return trial
+
+
+async def mark_good(work: Work) -> None:
+    """One transaction: the trial is closed, the slot is good. From here on nothing is rolled back by itself."""
+
+    def commit(job: Job) -> None:
+        store = work.host.store
+        with store.transaction():
+            trial = store.trial(job.app)
+            if trial is not None and trial.job == job.id:
+                store.forget(trial)
+            slot = store.slots(job.app)[work.new_slot]
+            store.save(dataclasses.replace(slot, state=SlotState.GOOD))
+            record = store.app(job.app)
+            done = record.available == work.plan.version
+            store.change_app(
+                job.app,
+                available="" if done else record.available,
+                approved="" if record.approved == work.plan.version else record.approved,
+                last_error="",
+            )
+            store.unblock(job.app, work.plan.version)
+
+    await off_loop(commit, work.job)
+    was = f" from {work.plan.old_version}" if work.plan.old_version else ""
+    await work.tell("updated", f"updated{was} to {work.plan.version}; it passed its trial")

@@ -1,0 +1,204 @@
+"""`trial`: the new version is watched until the time has passed, or it has shown that it is not well.
+
+Watched are its probes, its units (crashes, hangs, watchdog kills: every start that systemd makes uses up an
+attempt), and a person's word. The time that is left survives restarts of the daemon and of the host.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from contextlib import AsyncExitStack
+from importlib import import_module
+
+from slotd.core import health as rules
+from slotd.core.health import UnitSeen, UnitStatus, Verdict
+from slotd.core.schema import Health
+from slotd.errors import Failed
+from slotd.host.offloop import off_loop
+from slotd.probes import PROBES, Probe, Target
+from slotd.recipes.context import Work
+from slotd.recipes.switch import open_trial, start_on_trial
+
+SAVE_EVERY_S = 15.0  # how much watched time a crash of the daemon may cost
+
+
+def make_probe(kind: str) -> Probe:
+    module, _, name = PROBES[kind].partition(":")
+    probe: Probe = getattr(import_module(module), name)()
+    return probe
+
+
+def probes_of(work: Work) -> tuple[Health, ...]:
+    """The definition's probes, or each unit being active where it has none."""
+    return work.app.health or tuple(
+        Health(type="unit", unit=unit) for unit in work.app.service.units if unit.endswith(".service")
+    )
+
+
+class Watch:
+    """The watch over one version's probes."""
+
+    def __init__(self, work: Work, version: str) -> None:
+        self.work = work
+        self.probes = probes_of(work)
+        self.target = Target(
+            app=work.app.name,
+            version=version,
+            units=work.app.service.units,
+            user=work.app.service.user,
+            slot=str(work.engine.root / "current"),
+            systemd=work.host.systemd,
+            workers=work.host.workers,
+        )
+        self.trackers = [rules.track(health, work.host.clock.monotonic()) for health in self.probes]
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> Watch:
+        self._tasks = [asyncio.create_task(self._ask(index)) for index in range(len(self.probes))]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _ask(self, index: int) -> None:
+        health, probe = self.probes[index], make_probe(self.probes[index].type)
+        while True:
+            outcome = await probe.check(health, self.target)
+            now = self.work.host.clock.monotonic()
+            self.trackers[index] = rules.observe(self.trackers[index], health, outcome.healthy, outcome.detail, now)
+            self.work.woken.set()
+            await asyncio.sleep(health.interval_s)
+
+    def begin_anew(self) -> None:
+        """The app was started again: its grace time begins again."""
+        now = self.work.host.clock.monotonic()
+        self.trackers = [
+            dataclasses.replace(rules.track(health, now), failures=tracker.failures)
+            for health, tracker in zip(self.probes, self.trackers, strict=True)
+        ]
+
+    def check_alive(self) -> None:
+        """A probe's own defect is an error of the trial, never silence."""
+        for task in self._tasks:
+            if task.done() and not task.cancelled() and task.exception() is not None:
+                raise Failed("cannot watch the app: a probe stopped working") from task.exception()
+
+    @property
+    def verdict(self) -> Verdict:
+        return rules.combined(self.trackers)
+
+    @property
+    def reason(self) -> str:
+        return rules.reason(self.trackers)
+
+
+async def watch(work: Work) -> None:
+    """Watch until the trial's time has passed and all is green. Raises `Failed` with what was seen."""
+    by_hand: set[str] = set()  # units that someone started or stopped since the last look
+
+    def told(unit: str, by_job: bool) -> None:
+        if by_job:
+            by_hand.add(unit)
+        work.woken.set()
+
+    clock = work.host.clock
+    trial = await open_trial(work)
+    remaining, saved, before = trial.remaining_s, trial.remaining_s, clock.monotonic()
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(work.host.systemd.watch(work.app.service.units, told))
+        probes = await stack.enter_async_context(Watch(work, work.plan.version))
+        while True:
+            work.woken.clear()
+            if work.verdict == "good":
+                await work.tell("step", f"{work.plan.version} was marked good by {work.verdict_by}")
+                return
+            if work.verdict == "bad":
+                raise Failed(f"{work.plan.version} was marked bad by {work.verdict_by}")
+            probes.check_alive()
+            running = await look_after_units(work, probes, by_hand)
+            now = clock.monotonic()
+            if running:
+                remaining -= now - before
+            before = now
+            if running and probes.verdict is Verdict.UNHEALTHY:
+                raise Failed(f"{work.plan.version} is not healthy: {probes.reason}")
+            work.progress(1.0 - max(0.0, remaining) / max(work.app.policy.trial_s, 0.001))
+            if remaining <= 0 and probes.verdict is Verdict.HEALTHY:
+                return
+            if saved - remaining >= SAVE_EVERY_S:
+                trial = dataclasses.replace(await open_trial(work), remaining_s=max(0.0, remaining))
+                await off_loop(work.host.store.save, trial)
+                saved = remaining
+            wait_s = min(SAVE_EVERY_S, remaining) if remaining > 0 else SAVE_EVERY_S
+            try:
+                await asyncio.wait_for(work.woken.wait(), timeout=max(0.02, wait_s))
+            except TimeoutError:
+                continue
+
+
+async def look_after_units(work: Work, probes: Watch, by_hand: set[str]) -> bool:
+    """Count the starts since the last look; start what gave up. Gives whether all units run.
+
+    Raises `Failed` when the attempts are spent.
+    """
+    touched = set(by_hand)
+    by_hand.clear()
+    looks = {unit: await work.host.systemd.show(unit) for unit in work.app.service.units}
+    seen = {unit: rules.seen(status) for unit, status in looks.items()}
+    starts = {u: rules.count_starts(work.plan.seen.get(u, UnitSeen()), s) for u, s in seen.items() if u in work.plan.seen}
+    if seen != dict(work.plan.seen):
+        await work.remember(seen=seen)
+        if any(rules.count_starts(UnitSeen(), s) or starts.get(u) for u, s in seen.items()):
+            probes.begin_anew()
+    for unit, count in starts.items():
+        for _ in range(count):
+            await use_attempt(work, looks[unit])
+    down = [status for status in looks.values() if status.active_state in ("failed", "inactive")]
+    crashed = [status for status in down if gave_up(status, touched)]
+    if crashed:
+        await work.tell("start-failed", f"{rules.describe_failure(crashed[0])} during its trial; starting it again")
+        await start_on_trial(work)
+        probes.begin_anew()
+        return False
+    return not down
+
+
+def gave_up(status: UnitStatus, touched: set[str]) -> bool:
+    """Whether a unit that is down ended by itself. A clean end that someone asked systemd for is theirs: the trial waits."""
+    if status.active_state == "failed":
+        return True
+    return status.name not in touched and status.name.endswith(".service") and not stopped_by_hand(status)
+
+
+def stopped_by_hand(status: UnitStatus) -> bool:
+    """systemctl stop ends in SIGTERM, or in an exit that the unit calls a success; who asked is known from the jobs alone."""
+    return status.exec_main_code == 2 and status.exec_main_status == 15
+
+
+async def use_attempt(work: Work, status: UnitStatus) -> None:
+    trial = await open_trial(work)
+    why = rules.describe_failure(status)
+    if trial.attempts_left <= 0:
+        raise Failed(f"{work.plan.version} keeps crashing: {why}, and its {work.app.policy.attempts} attempts are spent")
+    trial = dataclasses.replace(trial, attempts_left=trial.attempts_left - 1)
+    await off_loop(work.host.store.save, trial)
+    await work.tell("start-failed", f"{why}; systemd started it again ({trial.attempts_left} attempts left)")
+
+
+async def wait_until_healthy(work: Work, version: str) -> None:
+    """For the way back: all probes green once, within the start timeout and the longest grace. Raises `Failed`."""
+    patience = work.app.service.start_timeout_s + max((h.grace_s for h in probes_of(work)), default=0.0)
+    async with Watch(work, version) as probes:
+        try:
+            async with asyncio.timeout(patience):
+                while probes.verdict is Verdict.PENDING:
+                    work.woken.clear()
+                    await work.woken.wait()
+                    probes.check_alive()
+        except TimeoutError:
+            raise Failed(f"{version} did not become healthy within {patience:.0f} s: {probes.reason}") from None
+        if probes.verdict is Verdict.UNHEALTHY:
+            raise Failed(f"{version} is not healthy: {probes.reason}")

@@ -1,0 +1,70 @@
+"""The update: what slotd is for, one row a step. Read it beside the table in `slotd.core.machine`.
+
+    undo       what an error or a crash in this step or a later one (up to `snapshot`) calls for
+    roll back  from `switch` on, an error brings the old version and its data back
+"""
+
+from __future__ import annotations
+
+from slotd.core import machine
+from slotd.core.machine import OnError
+from slotd.errors import Cancelled
+from slotd.model import Result
+from slotd.recipes import install, obtain, preserve, prune, switch, trial
+from slotd.recipes.context import Work
+from slotd.recipes.rollback import roll_back
+from slotd.recipes.run import Step, Stopped, perform, undo
+
+STEPS: tuple[Step, ...] = (
+    Step("resolve", obtain.choose_release),
+    Step("delay", obtain.wait_for_veto),
+    Step("fetch", obtain.download),
+    Step("verify", obtain.check_signatures),
+    Step("stage", install.fill_slot, undo=install.empty_slot),
+    Step("compare", install.end_if_unchanged),
+    Step("preserve", preserve.copy_hot, undo=preserve.drop_copy),
+    Step("stop", preserve.stop_units, undo=preserve.start_old),
+    Step("snapshot", preserve.seal_copy),
+    Step("switch", switch.point_current),
+    Step("migrate", switch.run_migrations),
+    Step("start", switch.start_on_trial),
+    Step("trial", trial.watch),
+    Step("commit", switch.mark_good),
+    Step("cleanup", prune.prune_app),
+)
+
+assert tuple(step.name for step in STEPS) == tuple(rule.name for rule in machine.UPDATE)  # noqa: S101
+
+
+async def update(work: Work, *, first: str = "") -> Result:
+    """Update one app, from step `first` on when it is resumed. The result is committed; errors are in the job."""
+    work.rules = machine.UPDATE
+    try:
+        result = await perform(work, STEPS, first=first) or Result.UPDATED
+    except Stopped as stopped:
+        if stopped.action is OnError.ROLL_BACK:
+            await _mark_switched(work)
+            return await roll_back(work, stopped.error.message)
+        return await give_up(work, stopped)
+    if result is Result.UP_TO_DATE:
+        await work.tell("step", f"nothing newer than {work.plan.old_version or 'nothing'} may be applied")
+    await work.finish(result)
+    return result
+
+
+async def give_up(work: Work, stopped: Stopped) -> Result:
+    """Undo what was done; the old version runs on, or runs again."""
+    await undo(work, STEPS, last=stopped.step)
+    if isinstance(stopped.error, Cancelled):
+        await work.tell("cancelled", f"the update to {work.job.version or 'a new version'} was cancelled; nothing was changed")
+        await work.finish(Result.CANCELLED, stopped.error)
+        return Result.CANCELLED
+    await work.tell("update-failed", f"not updated: {stopped.error}")
+    error = stopped.error
+    work.host.store.change_app(work.app.name, last_error=str(error))
+    await work.finish(Result.FAILED, error)
+    return Result.FAILED
+
+
+async def _mark_switched(work: Work) -> None:
+    await work.remember(was_switched=True)

@@ -1,0 +1,415 @@
+"""The daemon behind the bus: cheap checks, then a job; views kept up to date; interrupted jobs resumed.
+
+It implements `slotd.service.api.Core`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import uuid
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+from slotd import __version__, engines
+from slotd.core.events import BY_NAME
+from slotd.core.plain import to_plain
+from slotd.core.schema import App
+from slotd.data import STORES, DataStore
+from slotd.errors import Held, Misconfigured, NoSuchApp, NothingToDo, NoSuchVersion, SlotdError
+from slotd.host import definitions, journal
+from slotd.host.offloop import off_loop
+from slotd.model import AppView, Event, Job, JobKind, Mode
+from slotd.recipes import backup as backup_recipe
+from slotd.recipes import check as check_recipe
+from slotd.recipes import recover, update
+from slotd.recipes.context import Host, Plan, Work
+from slotd.recipes.rollback import roll_back
+from slotd.service import requests, views
+from slotd.service.api import Listener
+from slotd.service.jobs import Jobs, Recipe
+
+_log = logging.getLogger(__name__)
+
+
+def make_data_store(name: str = "tree") -> DataStore:
+    from importlib import import_module
+
+    module, _, cls = STORES[name].partition(":")
+    store: DataStore = getattr(import_module(module), cls)()
+    return store
+
+
+class Daemon:
+    """All apps of this host, and the jobs on them."""
+
+    version = __version__
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self.store = host.store
+        self.jobs_ = Jobs(self, parallel=host.settings.max_parallel)
+        self._definitions = definitions.Definitions()
+        self._views: dict[str, AppView] = {}
+        self._listeners: list[Listener] = []
+        self._dirty: set[str] = set()
+        self._refreshing: asyncio.Task[None] | None = None
+        self._followups: set[asyncio.Task[Any]] = set()
+
+    # -- life -------------------------------------------------------------------------------------
+
+    async def begin(self) -> None:
+        """Read the definitions, rebuild what the store does not know, resume what was interrupted."""
+        await self.reload()
+        for app in self._definitions.apps.values():
+            await off_loop(requests.reconcile, self.store, self._engine(app), self.host)
+        for name in list(self._views):
+            await self._refresh(name)
+        await off_loop(journal.send, BY_NAME["daemon-started"], f"slotd {__version__} is up", fields={}, units=())
+        for job in await off_loop(self.store.unfinished_jobs):
+            await self._resume(job)
+
+    async def _resume(self, job: Job) -> None:
+        if job.kind is not JobKind.CHECK:
+            self.jobs_.reserve(job.app)
+        try:
+            work = self._work(job)
+        except SlotdError as error:
+            _log.error("job %d cannot be resumed: %s", job.id, error)
+            self.jobs_.unreserve(job.app)
+            return
+        if not work.app.name:
+            work.app = self._definitions.apps.get(job.app, App(name=job.app))
+        self.jobs_.start(work, recover.resume)
+        await self._refresh(job.app)
+
+    async def end(self) -> None:
+        await self.jobs_.stop()
+        for task in self._followups:
+            task.cancel()
+
+    @property
+    def is_idle(self) -> bool:
+        return not self.jobs_.running() and not self._followups
+
+    # -- reads ------------------------------------------------------------------------------------
+
+    def subscribe(self, listener: Listener) -> None:
+        self._listeners.append(listener)
+
+    def apps(self) -> Sequence[AppView]:
+        return [self._views[name] for name in sorted(self._views)]
+
+    def app(self, name: str) -> AppView:
+        try:
+            return self._views[name]
+        except KeyError:
+            raise NoSuchApp(
+                f"cannot find an app named {name!r}.", hint="`slotctl list` shows those there are; `slotctl verify` a definition."
+            ) from None
+
+    def jobs(self, *, finished: bool = False) -> Sequence[Job]:
+        known = {job.id: job for job in self.jobs_.known()}
+        if finished:
+            known = {job.id: job for job in self.store.jobs()} | known
+            return [known[job_id] for job_id in sorted(known)]
+        return [known[job_id] for job_id in sorted(known) if not known[job_id].is_finished]
+
+    def job(self, job_id: int) -> Job:
+        return self.jobs_.find(job_id) or self.store.job(job_id)
+
+    def running(self) -> int:
+        return self.jobs_.running()
+
+    def history(self, app: str, limit: int) -> Sequence[Event]:
+        if app:
+            self.app(app)
+        return self.store.events(app, limit)
+
+    # -- jobs -------------------------------------------------------------------------------------
+
+    def _definition(self, name: str) -> App:
+        self.app(name)
+        if name in self._definitions.broken:
+            broken = self._definitions.broken[name]
+            raise Misconfigured(
+                f"cannot work on {name}: {broken.message}", hint=f"Run `slotctl verify {name}`.", problems=broken.problems
+            )
+        return self._definitions.apps[name]
+
+    def _engine(self, app: App) -> engines.Engine:
+        return engines.create(app, self.host.root(app), self.host.settings.limits, user_mode=self.host.user_mode)
+
+    def _work(self, job: Job) -> Work:
+        from slotd.core.plain import from_plain
+
+        app = from_plain(Plan, job.plan).definition
+        return Work(self.host, app, job, self._engine(app), make_data_store(), self.job_changed)
+
+    async def _start(self, kind: JobKind, plan: Plan, recipe: Recipe, *, version: str = "", previous: str = "") -> int:
+        """Commit the job, then run it. The app was reserved by the caller if the job mutates."""
+        name = plan.definition.name
+        try:
+            job = await off_loop(
+                lambda: self.store.new_job(
+                    name, kind, now=self.host.clock.now(), correlation=uuid.uuid4().hex, plan=to_plain(plan)
+                )
+            )
+            job = dataclasses.replace(job, version=version, previous_version=previous)
+            work = self._work(job)
+        except BaseException:
+            self.jobs_.unreserve(name)
+            raise
+        self.jobs_.start(work, recipe)
+        await self._refresh(name)
+        return job.id
+
+    async def start_check(self, app: str) -> int:
+        plan = Plan(definition=self._definition(app))
+        return await self._start(JobKind.CHECK, plan, lambda work: backup_recipe.run_single(work, check_recipe.STEPS))
+
+    async def start_update(
+        self, app: str, *, version: str = "", force: bool = False, now: bool = False, automatic: bool = False
+    ) -> int:
+        definition = self._definition(app)
+        self.jobs_.require_free(app)
+        record = await off_loop(self.store.app, app)
+        if record.held:
+            raise Held(
+                f"cannot update {app}: it is held{f' ({record.hold_reason})' if record.hold_reason else ''}.",
+                hint=f"Lift it with `slotctl unhold {app}`.",
+            )
+        if await off_loop(self.store.trial, app):
+            raise NothingToDo(f"cannot update {app}: a version is on trial.", hint=f"See `slotctl status {app}`.")
+        self.jobs_.reserve(app)
+        plan = Plan(definition=definition, wanted=version, force=force, now=now, automatic=automatic)
+        return await self._start(JobKind.UPDATE, plan, update.update, previous=self.app(app).version)
+
+    async def start_rollback(self, app: str, *, data: str = "", to: str = "") -> int:
+        definition = self._definition(app)
+        running = self.jobs_.of_app(app)
+        if running is not None and running.job.step == "trial":
+            requests.require_trial_choice(app, data)
+            running.decide("bad", "an administrator, who asked for a rollback")
+            return running.job.id
+        self.jobs_.reserve(app)
+        try:
+            plan = await off_loop(
+                lambda: requests.rollback_plan(self.host, definition, self._engine(definition), data=data, to=to)
+            )
+        except BaseException:
+            self.jobs_.unreserve(app)
+            raise
+        reason = f"asked for by an administrator, data: {data or 'none'}"
+        return await self._start(
+            JobKind.ROLLBACK, plan, lambda work: roll_back(work, reason), version=plan.old_version, previous=plan.version
+        )
+
+    async def start_backup(self, app: str) -> int:
+        definition = self._definition(app)
+        self.jobs_.reserve(app)
+        version = self.app(app).version
+        plan = Plan(definition=definition, old_version=version)
+        recipe: Recipe = lambda work: backup_recipe.run_single(work, backup_recipe.BACKUP_STEPS)  # noqa: E731
+        return await self._start(JobKind.BACKUP, plan, recipe, version=version)
+
+    async def start_restore(self, app: str, backup: str) -> int:
+        definition = self._definition(app)
+        self.jobs_.require_free(app)
+        row = await off_loop(self.store.backup, app, backup)
+        view = self.app(app)
+        self.jobs_.reserve(app)
+        release = dataclasses.replace(Plan().release, version=view.version)
+        plan = Plan(definition=definition, backup=row.id, old_version=view.version, release=release)
+        return await self._start(JobKind.RESTORE, plan, backup_recipe.restore, version=view.version)
+
+    async def check_all(self) -> Sequence[int]:
+        return [await self.start_check(name) for name in sorted(self._definitions.apps)]
+
+    async def apply_all(self) -> Sequence[int]:
+        """Apply what may be applied without asking: everything in mode auto, what was approved in mode approve."""
+        started: list[int] = []
+        for name in sorted(self._definitions.apps):
+            view = self.app(name)
+            if requests.may_apply_by_itself(view) and self.jobs_.of_app(name) is None:
+                started.append(await self.start_update(name, version=requests.version_to_apply(view), automatic=True))
+        return started
+
+    # -- a person's word --------------------------------------------------------------------------
+
+    async def approve(self, app: str, version: str) -> None:
+        self._definition(app)
+        record = await off_loop(self.store.app, app)
+        if version != record.available:
+            raise NoSuchVersion(
+                f"cannot approve {app} {version}: {record.available or 'nothing'} is available.",
+                hint=f"Look again with `slotctl check {app}`.",
+            )
+        await self._change(app, "approved", f"{version} was approved", approved=version)
+
+    async def hold(self, app: str, reason: str) -> None:
+        self.app(app)
+        await self._change(app, "held", f"held{f': {reason}' if reason else ''}", held=True, hold_reason=reason)
+
+    async def unhold(self, app: str) -> None:
+        self.app(app)
+        await self._change(app, "released", "the hold was lifted", held=False, hold_reason="")
+
+    async def set_mode(self, app: str, mode: Mode) -> None:
+        self._definition(app)
+        await self._change(app, "mode-changed", f"the mode is {mode} now", mode=mode)
+
+    async def _change(self, app: str, kind: str, message: str, **changes: Any) -> None:
+        await off_loop(lambda: self.store.change_app(app, **changes))
+        await self._tell(app, kind, message)
+        await self._refresh(app)
+
+    async def mark_good(self, app: str) -> None:
+        self._on_trial(app).decide("good", "an administrator")
+
+    async def mark_bad(self, app: str) -> None:
+        self._on_trial(app).decide("bad", "an administrator")
+
+    def _on_trial(self, app: str) -> Work:
+        self.app(app)
+        work = self.jobs_.of_app(app)
+        if work is None or work.job.step != "trial":
+            raise NothingToDo(f"cannot judge {app}: no version of it is on trial.")
+        return work
+
+    async def report_failure(self, unit: str) -> None:
+        """A unit gave up (`OnFailure=`): wake the trial, or write it down."""
+        for app in self._definitions.apps.values():
+            if unit in app.service.units:
+                work = self.jobs_.of_app(app.name)
+                if work is not None:
+                    work.woken.set()
+                else:
+                    await self._tell(app.name, "warning", f"{unit} failed and systemd gave up on it; no version is on trial")
+                return
+        raise NoSuchApp(f"cannot find an app with the unit {unit!r}.")
+
+    async def cancel(self, job_id: int) -> None:
+        self.jobs_.cancel(job_id)
+
+    async def reload(self) -> None:
+        """Read the definitions again. A broken one disables its app only."""
+        before = set(self._views)
+        self._definitions = await off_loop(definitions.load, self.host.paths)
+        self.host.settings = self._definitions.settings
+        for name, broken in self._definitions.broken.items():
+            for problem in broken.problems:
+                fields = {"SLOTD_APP": name}
+                await off_loop(journal.send, BY_NAME["misconfigured"], f"{name}: {problem}", fields=fields, units=())
+        for problem in self._definitions.settings_problems:
+            _log.error("%s", problem)
+        names = {*self._definitions.apps, *self._definitions.broken, *self.jobs_.apps()}
+        for name in sorted(names):
+            await self._refresh(name)
+        for name in sorted(before - names):
+            del self._views[name]
+            for listener in self._listeners:
+                listener.app_removed(name)
+
+    # -- telling ----------------------------------------------------------------------------------
+
+    async def _tell(self, app: str, kind: str, message: str) -> None:
+        view = self._views.get(app)
+        version = view.version if view else ""
+        event = Event(id=0, app=app, at=self.host.clock.now(), kind=kind, message=message, version=version)
+        await off_loop(self.store.add_event, event)
+        units = view.units if view else ()
+        fields = {"SLOTD_APP": app, "SLOTD_VERSION": version}
+        await off_loop(journal.send, BY_NAME[kind], f"{app}: {message}", fields=fields, units=units)
+
+    def job_new(self, job: Job) -> None:
+        for listener in self._listeners:
+            listener.job_new(job)
+
+    def job_changed(self, job: Job) -> None:
+        for listener in self._listeners:
+            listener.job_changed(job)
+        view = self._views.get(job.app)
+        if view is not None:
+            self._refresh_soon(job.app)
+
+    async def job_ended(self, work: Work, details: Mapping[str, Any]) -> None:
+        await self._refresh(work.app.name)
+        for listener in self._listeners:
+            listener.job_changed(work.job)
+            listener.job_removed(work.job, details)
+        if work.job.kind is JobKind.CHECK:
+            self._follow_up(work.app)
+
+    def job_forgotten(self, job_id: int) -> None:
+        for listener in self._listeners:
+            listener.job_forgotten(job_id)
+
+    def _follow_up(self, app: App) -> None:
+        """`apply = "check"`: what may be applied by itself is, right after the check that found it."""
+        view = self._views.get(app.name)
+        if view is None or app.policy.apply != "check" or not requests.may_apply_by_itself(view):
+            return
+        self._own(self.start_update(app.name, version=requests.version_to_apply(view), automatic=True))
+
+    def _own(self, work: Awaitable[Any]) -> None:
+        task = asyncio.ensure_future(work)
+        self._followups.add(task)
+
+        def ended(done: asyncio.Future[Any]) -> None:
+            self._followups.discard(task)
+            if not done.cancelled() and (error := done.exception()) is not None:
+                _log.warning("%s", error)
+
+        task.add_done_callback(ended)
+
+    def _refresh_soon(self, app: str) -> None:
+        self._dirty.add(app)
+        if self._refreshing is None or self._refreshing.done():
+            self._refreshing = asyncio.ensure_future(self._refresh_dirty())
+
+    async def _refresh_dirty(self) -> None:
+        while self._dirty:
+            await self._refresh(self._dirty.pop())
+
+    async def _refresh(self, name: str) -> None:
+        """Put an app's view together anew, and tell if it changed."""
+        app = self._definitions.apps.get(name)
+        broken = self._definitions.broken.get(name)
+        work = self.jobs_.of_app(name)
+        build: Callable[[], AppView] = lambda: self._build_view(name, app, broken, work)  # noqa: E731
+        view = await off_loop(build)
+        before = self._views.get(name)
+        if view == before:
+            return
+        self._views[name] = view
+        for listener in self._listeners:
+            if before is None:
+                listener.app_added(view)
+            else:
+                listener.app_changed(view)
+
+    def _build_view(self, name: str, app: App | None, broken: Misconfigured | None, work: Work | None) -> AppView:
+        active = None
+        problems = list(broken.problems) if broken else []
+        if app is not None:
+            try:
+                active = self._engine(app).active()
+            except SlotdError as error:
+                problems.append(str(error))
+        finished = [job for job in self.store.jobs(app=name, limit=20) if job.is_finished and job.kind is not JobKind.CHECK]
+        return views.view(
+            name,
+            app,
+            self.store.app(name),
+            active=active,
+            slots=self.store.slots(name),
+            trial=self.store.trial(name),
+            job=work.job if work else None,
+            last=finished[0] if finished else None,
+            backups=self.store.backups(name),
+            problems=problems,
+        )
+
+

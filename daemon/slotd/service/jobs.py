@@ -1,0 +1,164 @@
+"""Running jobs: one task each, one mutating job per app, and a bound on how many work at once.
+
+Every task has an owner here. A daemon that goes down cancels them without a word; the next one resumes them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Protocol
+
+from slotd.core import machine
+from slotd.errors import Busy, Failed, NoSuchJob, TooLate
+from slotd.model import Job, JobKind, Result
+from slotd.recipes.context import Work
+
+_log = logging.getLogger(__name__)
+
+FINISHED_S = 600.0  # how long a finished job stays an object on the bus
+
+Recipe = Callable[[Work], Awaitable[Result]]
+
+
+class Told(Protocol):
+    """Who is told of jobs (the daemon, which tells the bus)."""
+
+    def job_new(self, job: Job) -> None: ...
+    def job_changed(self, job: Job) -> None: ...
+    async def job_ended(self, work: Work, details: Mapping[str, Any]) -> None: ...
+    def job_forgotten(self, job_id: int) -> None: ...
+
+
+class Jobs:
+    """The jobs of this daemon's life."""
+
+    def __init__(self, told: Told, *, parallel: int) -> None:
+        self._told = told
+        self._room = asyncio.Semaphore(parallel)
+        self._works: dict[int, Work] = {}
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._mutating: dict[str, int] = {}
+        self._recent: dict[int, Job] = {}
+        self._timers: set[asyncio.TimerHandle] = set()
+
+    # -- looking ----------------------------------------------------------------------------------
+
+    def running(self) -> int:
+        return len(self._tasks)
+
+    def of_app(self, app: str) -> Work | None:
+        """The mutating job that runs on an app."""
+        job_id = self._mutating.get(app)
+        return self._works.get(job_id) if job_id is not None else None
+
+    def apps(self) -> set[str]:
+        """Apps with a running job, whatever became of their definitions."""
+        return {work.job.app for work in self._works.values()}
+
+    def known(self) -> list[Job]:
+        """Running and recently finished jobs, as they are now."""
+        return [*self._recent.values(), *(work.job for work in self._works.values())]
+
+    def find(self, job_id: int) -> Job | None:
+        if job_id in self._works:
+            return self._works[job_id].job
+        return self._recent.get(job_id)
+
+    def require_free(self, app: str) -> None:
+        """Raises `Busy` at once when a mutating job runs on the app; the first goes on undisturbed (promise 9)."""
+        job_id = self._mutating.get(app)
+        if job_id is None:
+            return
+        job = self._works[job_id].job if job_id in self._works else None
+        what = f"{job.kind} (job {job.id}, step {job.step or 'waiting'})" if job else "a job"
+        raise Busy(f"cannot start another job on {app}: {what} is running.", hint=f"Follow it with `slotctl status {app}`.")
+
+    def reserve(self, app: str) -> None:
+        """Take the app before the first await, so that two callers at once cannot both have it."""
+        self.require_free(app)
+        self._mutating[app] = 0
+
+    def unreserve(self, app: str) -> None:
+        if self._mutating.get(app) == 0:
+            del self._mutating[app]
+
+    # -- doing ------------------------------------------------------------------------------------
+
+    def start(self, work: Work, recipe: Recipe) -> None:
+        """Run a recipe in a task of its own. A mutating job's app must have been reserved."""
+        job = work.job
+        self._works[job.id] = work
+        if job.kind is not JobKind.CHECK:
+            self._mutating[job.app] = job.id
+        self._told.job_new(job)
+        self._tasks[job.id] = asyncio.create_task(self._run(work, recipe), name=f"job-{job.id}")
+
+    async def _run(self, work: Work, recipe: Recipe) -> None:
+        job_id = work.job.id
+        held_room = False
+        try:
+            if work.job.kind is JobKind.UPDATE and not work.job.step:
+                await self._room.acquire()
+                held_room = True
+                work.on_trial = self._room.release
+            await recipe(work)
+        except asyncio.CancelledError:
+            if not work.cancel_asked:
+                raise
+            await work.finish(Result.CANCELLED)  # before its first step
+        except Exception as error:  # noqa: BLE001 - the last line of defence: the job ends, the daemon lives
+            _log.exception("job %d ended unexpectedly", job_id)
+            reference = f"cannot go on with job {job_id}: internal error ({type(error).__name__})."
+            try:
+                await work.finish(Result.FAILED, Failed(reference, hint="See `journalctl -u slotd`."))
+            except Exception:  # noqa: BLE001 - a store that cannot be written; the next start resumes the job
+                _log.exception("the end of job %d could not be written", job_id)
+        finally:
+            if held_room and work.on_trial is not None:
+                work.on_trial()
+                work.on_trial = None
+            if work.job.is_finished:
+                await self._end(work)
+
+    async def _end(self, work: Work) -> None:
+        job = work.job
+        self._works.pop(job.id, None)
+        self._tasks.pop(job.id, None)
+        if self._mutating.get(job.app) == job.id:
+            del self._mutating[job.app]
+        self._recent[job.id] = job
+        details = {"version": job.version, "previous": job.previous_version, "step": job.step, "error": job.error_message}
+        await self._told.job_ended(work, details)
+        self._timers = {t for t in self._timers if not t.cancelled() and t.when() > asyncio.get_running_loop().time()}
+        self._timers.add(asyncio.get_running_loop().call_later(FINISHED_S, self._forget, job.id))
+
+    def _forget(self, job_id: int) -> None:
+        if self._recent.pop(job_id, None) is not None:
+            self._told.job_forgotten(job_id)
+
+    def cancel(self, job_id: int) -> None:
+        """Cancel a job that has not stopped its app yet. Raises `TooLate`, `NoSuchJob`."""
+        work = self._works.get(job_id)
+        if work is None:
+            if job_id in self._recent:
+                raise TooLate(f"cannot cancel job {job_id}: it has ended as {self._recent[job_id].result}.")
+            raise NoSuchJob(f"cannot cancel job {job_id}: no such job runs.", hint="See `slotctl jobs`.")
+        if not machine.may_cancel(work.job.step):
+            raise TooLate(
+                f"cannot cancel job {job_id}: it is in step {work.job.step} already.",
+                hint=f"Let it end, or go back with `slotctl rollback {work.job.app}`.",
+            )
+        work.ask_cancel()
+        self._tasks[job_id].cancel()
+
+    async def stop(self) -> None:
+        """Leave all jobs where they are; their intents are on disk, the next daemon resumes them."""
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for timer in self._timers:
+            timer.cancel()
+

@@ -1,0 +1,132 @@
+"""The cheap checks before a job, and what the store learns from the disk at start. Blocking, called off the loop."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+from slotd.core.plain import from_plain
+from slotd.core.schema import App
+from slotd.engines import Engine
+from slotd.errors import BadOption, DataChoiceRequired, NoRollback, NoSuchBackup, SlotdError
+from slotd.host import files
+from slotd.model import AppState, AppView, Backup, Mode, Release, SlotName, SlotState
+from slotd.recipes.context import Host, Plan
+from slotd.store import Store
+
+DATA_CHOICES = ("keep", "restore")
+
+
+def require_trial_choice(app: str, data: str) -> None:
+    """Within a trial the data come back with the code; nothing else makes sense."""
+    if data not in ("", "restore"):
+        raise BadOption(
+            f"cannot roll back {app} with data={data!r}: while a version is on trial its data are always restored.",
+            hint="What the new version wrote is kept as quarantine.",
+        )
+
+
+def rollback_plan(host: Host, app: App, engine: Engine, *, data: str, to: str) -> Plan:
+    """The plan of a rollback after commit. Raises `NoRollback`, `DataChoiceRequired`, `NoSuchBackup`."""
+    active = engine.active()
+    slots = host.store.slots(app.name)
+    if active is None:
+        raise NoRollback(f"cannot roll back {app.name}: nothing is installed.")
+    here, there = slots[active], slots[active.other]
+    if there.state not in (SlotState.GOOD, SlotState.WHOLE) or engine.record(active.other) is None:
+        raise NoRollback(f"cannot roll back {app.name}: the other slot holds no version to go back to.")
+    if to and to != there.version:
+        raise NoRollback(
+            f"cannot roll back {app.name} to {to}: only {there.version} is kept in a slot.",
+            hint=f"`slotctl update {app.name} --version {to} --force` installs it, if the source still has it.",
+        )
+    backup = newest_backup_of(host.store, app.name, there.version)
+    if app.data.paths and data not in DATA_CHOICES:
+        raise DataChoiceRequired(_choice_text(host, app, there.version, backup, data), hint="Say --data=keep or --data=restore.")
+    if data == "restore" and backup is None:
+        raise NoSuchBackup(
+            f"cannot restore the data of {app.name} {there.version}: there is no backup of that version.",
+            hint=f"See `slotctl backups {app.name}`, or use --data=keep.",
+        )
+    restore = data == "restore" and backup is not None
+    return Plan(
+        definition=app,
+        release=Release(version=here.version, tag=here.version),
+        slot=active,
+        old_slot=active.other,
+        old_version=there.version,
+        old_digest=there.digest,
+        backup=backup.id if restore and backup else "",
+        restore=restore,
+    )
+
+
+def newest_backup_of(store: Store, app: str, version: str) -> Backup | None:
+    for backup in store.backups(app):
+        if backup.kind == "backup" and backup.sealed and backup.version == version:
+            return backup
+    return None
+
+
+def _choice_text(host: Host, app: App, version: str, backup: Backup | None, data: str) -> str:
+    found = f" (not {data!r})" if data else ""
+    if backup is None:
+        return (
+            f"cannot roll back {app.name} to {version} without knowing what happens to its data{found}:"
+            " there is no backup of that version, so only keep is possible."
+        )
+    hours = max(0.0, host.clock.now() - backup.created_at) / 3600
+    age = f"{hours:.1f} hours" if hours < 48 else f"{hours / 24:.0f} days"
+    return (
+        f"cannot roll back {app.name} to {version} without knowing what happens to its data{found}: the backup"
+        f" {backup.id} is {age} old. restore sets what was written since aside as quarantine, keep hands it to {version}."
+    )
+
+
+def may_apply_by_itself(view: AppView) -> bool:
+    """Whether an update needs no more word of a person: mode auto, or approve and approved. An absent app never."""
+    if view.held or view.state in (AppState.MISCONFIGURED, AppState.ABSENT) or not view.available:
+        return False
+    return view.mode is Mode.AUTO or (view.mode is Mode.APPROVE and view.approved == view.available)
+
+
+def version_to_apply(view: AppView) -> str:
+    """What was approved is applied, and nothing newer; in mode auto the rules choose."""
+    return view.approved if view.mode is Mode.APPROVE else ""
+
+
+def reconcile(store: Store, engine: Engine, host: Host) -> None:
+    """Learn from the disk what the store does not know: slots by their own records, backups by their headers.
+
+    After a store was lost this is all there is; at any other time it changes nothing.
+    """
+    app = engine.app.name
+    try:
+        active = engine.active()
+    except SlotdError:
+        return  # the view tells it
+    for name, slot in store.slots(app).items():
+        if slot.state is not SlotState.EMPTY:
+            continue
+        found = engine.record(name)
+        if found is not None and found.app == app:
+            state = SlotState.GOOD if name == active else SlotState.WHOLE
+            store.save(dataclasses.replace(found, name=SlotName(name), state=state))
+    known = {backup.id for backup in store.backups(app)}
+    for kind in ("backup", "quarantine"):
+        directory = host.paths.state / ("backups" if kind == "backup" else "quarantine") / app
+        for path in sorted(directory.iterdir()) if directory.is_dir() else []:
+            if path.name not in known and (backup := _read_header(path, app, kind)) is not None:
+                store.save(backup)
+
+
+def _read_header(path: Path, app: str, kind: str) -> Backup | None:
+    try:
+        header = json.loads(files.read_bounded(path / "header.json", 1024 * 1024))
+        fields = {"path": str(path), "app": app, "kind": kind, "sealed": True}
+        wanted = {"id", "version", "reason", "created_at", "job", "bytes"}
+        defaults = {"id": path.name, "version": "", "reason": "found", "created_at": path.stat().st_mtime}
+        return from_plain(Backup, defaults | {k: v for k, v in header.items() if k in wanted} | fields)
+    except (OSError, ValueError, TypeError, SlotdError):
+        return None

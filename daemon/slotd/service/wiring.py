@@ -1,0 +1,118 @@
+"""The one place that knows everyone: doors and parts are made here and handed out, and the daemon's life is run."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import time
+from pathlib import Path
+
+from slotd.core.events import BY_NAME
+from slotd.host import definitions, journal
+from slotd.host.bus import Bus
+from slotd.host.notify import Notifier
+from slotd.host.offloop import off_loop
+from slotd.host.paths import Paths
+from slotd.host.run import Workers
+from slotd.host.systemd import BusSystemd, Systemd
+from slotd.recipes.context import Clock, Host
+from slotd.service.daemon import Daemon
+from slotd.store import open_store
+
+_log = logging.getLogger(__name__)
+
+BUS_NAME = "org.slotd1"
+IDLE_S = 60.0  # without a job and without a caller for so long, the daemon leaves; the bus starts it again
+
+
+def read_id(path: str) -> str:
+    try:
+        return Path(path).read_text().strip()
+    except OSError:
+        return ""
+
+
+def make_host(paths: Paths, systemd: Systemd, *, user_mode: bool) -> Host:
+    """Open the state and put the doors together. Blocking."""
+    for directory, mode in ((paths.state, 0o755), (paths.cache, 0o700), (paths.state / "apps", 0o755)):
+        directory.mkdir(mode=mode, parents=True, exist_ok=True)
+    for name in ("backups", "quarantine"):
+        (paths.state / name).mkdir(mode=0o700, exist_ok=True)
+    store, aside = open_store(paths.state / "state.db", now=time.time())
+    if aside is not None:
+        message = f"the state database was damaged; it lies at {aside} and was rebuilt from what the slots say"
+        journal.send(BY_NAME["warning"], message, fields={}, units=())
+    settings = definitions.load(paths).settings
+    return Host(
+        store=store,
+        systemd=systemd,
+        workers=Workers(user_manager=user_mode, limits=settings.limits),
+        paths=paths,
+        settings=settings,
+        machine_id=read_id("/etc/machine-id"),
+        boot_id=read_id("/proc/sys/kernel/random/boot_id"),
+        user_mode=user_mode,
+        clock=Clock(),
+    )
+
+
+async def serve(*, user_mode: bool) -> int:
+    """Run until told to stop or idle. Gives the exit status."""
+    from slotd.service import objects  # late: the bus objects are the largest import
+
+    notifier = Notifier()
+    paths = Paths.from_environment(user_mode, os.environ)
+    bus = await Bus.connect("session" if user_mode else "system")
+    systemd = BusSystemd(bus)
+    await systemd.subscribe()
+    host = await off_loop(make_host, paths, systemd, user_mode=user_mode)
+    await host.workers.stop_leftovers()
+    daemon = Daemon(host)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    loop.add_signal_handler(signal.SIGHUP, lambda: asyncio.ensure_future(daemon.reload()))
+    async with asyncio.TaskGroup() as group:
+        watchdog = group.create_task(notifier.feed_watchdog())
+        surface = await objects.serve(bus, daemon, user_mode=user_mode)
+        await daemon.begin()
+        await bus.request_name(BUS_NAME)
+        notifier.ready("ready")
+        ended = group.create_task(bus.wait_disconnected())
+        idle = group.create_task(leave_when_idle(daemon, surface, notifier))
+        waiting = group.create_task(stop.wait())
+        await asyncio.wait({ended, idle, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        lost = ended.done() and not waiting.done()
+        notifier.stopping()
+        if not lost:
+            # The name first: calls from now on start the next daemon instead of being lost.
+            await bus.release_name(BUS_NAME)
+        await daemon.end()
+        for task in (watchdog, ended, idle, waiting):
+            task.cancel()
+    await bus.close()
+    await off_loop(host.store.close)
+    return 1 if lost else 0
+
+
+async def leave_when_idle(daemon: Daemon, surface: object, notifier: Notifier) -> None:
+    """Return when nobody needs the daemon: no job, no trial, no caller for `IDLE_S`."""
+    limit = float(os.environ.get("SLOTD_IDLE_SECONDS", IDLE_S))
+    loop = asyncio.get_running_loop()
+    busy_at = loop.time()
+    shown = ""
+    while True:
+        if not daemon.is_idle:
+            busy_at = loop.time()
+        text = f"{daemon.running()} jobs running" if daemon.running() else "ready"
+        if text != shown:
+            notifier.status(text)
+            shown = text
+        last = max(busy_at, float(getattr(surface, "last_call", 0.0)))
+        left = last + limit - loop.time()
+        if left <= 0 and not getattr(surface, "in_flight", 0):
+            return
+        await asyncio.sleep(max(0.05, min(left, 5.0)))

@@ -1,0 +1,317 @@
+"""The memory: durable state in SQLite. One writer, WAL, `synchronous=FULL`: what was committed survives a power cut.
+
+Every table holds one of the dataclasses of `slotd.model`, a column a field, so that `sqlite3 state.db` is
+readable by a person. Methods block for one fsync; they are called off the event loop.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sqlite3
+import threading
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, TypeVar
+
+from slotd.errors import Failed, NoSuchBackup, NoSuchJob
+from slotd.model import AppRecord, Backup, Blocked, Event, Job, JobKind, Slot, SlotName, Trial
+
+T = TypeVar("T")
+
+SCHEMA_VERSION = 1
+
+# table -> (the value it holds, its primary key)
+TABLES: dict[str, tuple[type[Any], tuple[str, ...]]] = {
+    "apps": (AppRecord, ("app",)),
+    "slots": (Slot, ("app", "name")),
+    "trials": (Trial, ("app",)),
+    "jobs": (Job, ("id",)),
+    "events": (Event, ("id",)),
+    "backups": (Backup, ("id", "app")),
+    "blocked": (Blocked, ("app", "version", "digest")),
+}
+
+STEPS = """CREATE TABLE IF NOT EXISTS steps (
+    job INTEGER NOT NULL, step TEXT NOT NULL, began_at REAL NOT NULL, ended_at REAL NOT NULL DEFAULT 0,
+    outcome TEXT NOT NULL DEFAULT '', PRIMARY KEY (job, step, began_at))"""
+
+# version -> statements that bring a database of the version before it up to date
+MIGRATIONS: dict[int, tuple[str, ...]] = {}
+
+
+def _plain(kind: Any) -> tuple[type[Any], bool]:
+    """The type behind `X | None`, and whether None is allowed."""
+    if isinstance(kind, types.UnionType):
+        inner = [k for k in typing.get_args(kind) if k is not type(None)]
+        return inner[0], True
+    return typing.get_origin(kind) or kind, False
+
+
+class _Codec:
+    """Turns one dataclass into a row and back."""
+
+    def __init__(self, cls: type[Any]) -> None:
+        self.cls = cls
+        hints = typing.get_type_hints(cls)
+        self.fields = [(f.name, *_plain(hints[f.name])) for f in dataclasses.fields(cls)]
+
+    def columns(self) -> str:
+        affinity = {int: "INTEGER", bool: "INTEGER", float: "REAL"}
+        return ", ".join(f'"{n}" {affinity.get(k, "TEXT")}{"" if opt else " NOT NULL"}' for n, k, opt in self.fields)
+
+    def row(self, value: Any) -> list[Any]:
+        def encode(item: Any) -> Any:
+            if isinstance(item, Mapping):
+                return json.dumps(dict(item), sort_keys=True)
+            if isinstance(item, StrEnum):
+                return item.value
+            return int(item) if isinstance(item, bool) else item
+
+        return [encode(getattr(value, name)) for name, _, _ in self.fields]
+
+    def value(self, row: sqlite3.Row) -> Any:
+        def decode(item: Any, kind: type[Any], optional: bool) -> Any:
+            if item is None and optional:
+                return None
+            if kind is Mapping or issubclass(kind, Mapping):
+                return json.loads(item)
+            return kind(item)
+
+        return self.cls(**{name: decode(row[name], kind, opt) for name, kind, opt in self.fields})
+
+
+_CODECS = {table: _Codec(cls) for table, (cls, _) in TABLES.items()}
+_TABLE_OF = {cls: table for table, (cls, _) in TABLES.items()}
+
+
+class Store:
+    """All durable state of slotd. Safe to call from any thread; one call, one transaction."""
+
+    def __init__(self, path: Path) -> None:
+        """Open or create the database. Raises `sqlite3.DatabaseError` when it is damaged, see `open_store`."""
+        self.path = path
+        self._lock = threading.RLock()
+        self._depth = 0
+        self._writer = 0  # the thread inside a transaction: it reads what it wrote
+        self._read_lock = threading.Lock()
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        os.close(descriptor)
+        self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=10)
+        self._db.row_factory = sqlite3.Row
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "trusted_schema=OFF"):
+            self._db.execute(f"PRAGMA {pragma}")
+        if self._db.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
+            raise sqlite3.DatabaseError("integrity check failed")
+        self._migrate()
+        # Readers never wait for a writer's fsync: status can be read at any time (promise 8).
+        self._reader = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=10)
+        self._reader.row_factory = sqlite3.Row
+        self._reader.execute("PRAGMA query_only=ON")
+
+    def _migrate(self) -> None:
+        found = int(self._db.execute("PRAGMA user_version").fetchone()[0])
+        if found > SCHEMA_VERSION:
+            raise Failed(
+                f"cannot use {self.path}: it was written by a newer slotd (schema {found}, this one knows {SCHEMA_VERSION}).",
+                hint="Install that slotd again.",
+            )
+        with self.transaction():
+            if found == 0:
+                for table, (_, key) in TABLES.items():
+                    self._db.execute(
+                        f"CREATE TABLE IF NOT EXISTS {table} ({_CODECS[table].columns()}, PRIMARY KEY ({', '.join(key)}))"
+                    )
+                self._db.execute(STEPS)
+                self._db.execute("CREATE INDEX IF NOT EXISTS events_by_app ON events (app, id)")
+            for version in range(max(found, 1) + 1, SCHEMA_VERSION + 1):
+                for statement in MIGRATIONS[version]:
+                    self._db.execute(statement)
+            self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+    def close(self) -> None:
+        with self._lock, self._read_lock:
+            self._reader.close()
+            self._db.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All calls inside are committed together, or none of them is."""
+        with self._lock:
+            if self._depth == 0:
+                self._db.execute("BEGIN IMMEDIATE")
+                self._writer = threading.get_ident()
+            self._depth += 1
+            try:
+                yield
+                if self._depth == 1:
+                    self._db.execute("COMMIT")
+            except BaseException:
+                if self._depth == 1 and self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+            finally:
+                self._depth -= 1
+                if self._depth == 0:
+                    self._writer = 0
+
+    def _query(self, sql: str, args: tuple[Any, ...] = ()) -> list[sqlite3.Row]:
+        if self._writer == threading.get_ident():
+            return self._db.execute(sql, args).fetchall()
+        with self._read_lock:
+            return self._reader.execute(sql, args).fetchall()
+
+    # -- any table -------------------------------------------------------------------------------
+
+    def save(self, value: Any) -> None:
+        """Insert or replace one value of `slotd.model`, by its key."""
+        table = _TABLE_OF[type(value)]
+        row = _CODECS[table].row(value)
+        marks = ", ".join("?" * len(row))
+        with self.transaction():
+            self._db.execute(f"INSERT OR REPLACE INTO {table} VALUES ({marks})", row)
+
+    def forget(self, value: Any) -> None:
+        """Delete the row of a value; none is fine."""
+        table = _TABLE_OF[type(value)]
+        key = TABLES[table][1]
+        where = " AND ".join(f'"{name}" = ?' for name in key)
+        with self.transaction():
+            self._db.execute(f"DELETE FROM {table} WHERE {where}", [getattr(value, name) for name in key])
+
+    def _all(self, cls: type[T], where: str = "1", args: tuple[Any, ...] = ()) -> list[T]:
+        table = _TABLE_OF[cls]
+        rows = self._query(f"SELECT * FROM {table} WHERE {where}", args)
+        return [_CODECS[table].value(row) for row in rows]
+
+    def _one(self, cls: type[T], where: str, args: tuple[Any, ...]) -> T | None:
+        found = self._all(cls, where, args)
+        return found[0] if found else None
+
+    # -- apps, slots, trials ---------------------------------------------------------------------
+
+    def app(self, name: str) -> AppRecord:
+        return self._one(AppRecord, "app = ?", (name,)) or AppRecord(app=name)
+
+    def change_app(self, name: str, **changes: Any) -> AppRecord:
+        """Change fields of an app's record in one transaction, and give the new one."""
+        with self.transaction():
+            record = dataclasses.replace(self.app(name), **changes)
+            self.save(record)
+        return record
+
+    def slots(self, app: str) -> dict[SlotName, Slot]:
+        found = {slot.name: slot for slot in self._all(Slot, "app = ?", (app,))}
+        return {name: found.get(name, Slot(app=app, name=name)) for name in SlotName}
+
+    def trial(self, app: str) -> Trial | None:
+        return self._one(Trial, "app = ?", (app,))
+
+    def trials(self) -> list[Trial]:
+        return self._all(Trial)
+
+    # -- jobs, steps, events ---------------------------------------------------------------------
+
+    def new_job(self, app: str, kind: JobKind, *, now: float, correlation: str, plan: Mapping[str, Any]) -> Job:
+        """A new job with the next id; ids are never used again."""
+        with self.transaction():
+            row = self._db.execute("SELECT COALESCE(MAX(id), 0) + 1 FROM jobs").fetchone()
+            job = Job(id=int(row[0]), app=app, kind=kind, started_at=now, correlation=correlation, plan=plan)
+            self.save(job)
+        return job
+
+    def job(self, job_id: int) -> Job:
+        job = self._one(Job, "id = ?", (job_id,))
+        if job is None:
+            raise NoSuchJob(f"cannot find job {job_id}: there is none by that number.", hint="See `slotctl jobs --all`.")
+        return job
+
+    def unfinished_jobs(self) -> list[Job]:
+        return self._all(Job, "state IN ('waiting', 'running') ORDER BY id")
+
+    def jobs(self, *, app: str = "", limit: int = 200) -> list[Job]:
+        """The newest jobs first."""
+        return self._all(Job, "(? = '' OR app = ?) ORDER BY id DESC LIMIT ?", (app, app, limit))
+
+    def begin_step(self, job: Job, now: float) -> None:
+        """Record the intent: the job's row names the step before the step's first effect."""
+        with self.transaction():
+            self.save(job)
+            self._db.execute(
+                "INSERT OR REPLACE INTO steps (job, step, began_at) VALUES (?, ?, ?)", (job.id, job.step, now)
+            )
+
+    def end_step(self, job: Job, outcome: str, now: float) -> None:
+        with self.transaction():
+            self._db.execute(
+                "UPDATE steps SET ended_at = ?, outcome = ? WHERE job = ? AND step = ? AND ended_at = 0",
+                (now, outcome, job.id, job.step),
+            )
+
+    def steps(self, job_id: int) -> list[tuple[str, float, float, str]]:
+        """(step, began, ended or 0, outcome) of a job, in order."""
+        rows = self._query("SELECT * FROM steps WHERE job = ? ORDER BY began_at, rowid", (job_id,))
+        return [(r["step"], r["began_at"], r["ended_at"], r["outcome"]) for r in rows]
+
+    def add_event(self, event: Event) -> Event:
+        """Append to the history; the id given is ignored."""
+        with self.transaction():
+            row = self._db.execute("SELECT COALESCE(MAX(id), 0) + 1 FROM events").fetchone()
+            event = dataclasses.replace(event, id=int(row[0]))
+            self.save(event)
+        return event
+
+    def events(self, app: str, limit: int) -> list[Event]:
+        """The newest first; `app` empty means all."""
+        return self._all(Event, "(? = '' OR app = ?) ORDER BY id DESC LIMIT ?", (app, app, limit))
+
+    def prune(self, *, events: int = 10_000, jobs: int = 2_000) -> None:
+        """Keep the newest so many events and finished jobs; the highest id of each always stays."""
+        with self.transaction():
+            self._db.execute("DELETE FROM events WHERE id <= (SELECT MAX(id) FROM events) - ?", (events,))
+            self._db.execute(
+                "DELETE FROM jobs WHERE state NOT IN ('waiting','running') AND id <= (SELECT MAX(id) FROM jobs) - ?",
+                (jobs,),
+            )
+            self._db.execute("DELETE FROM steps WHERE job NOT IN (SELECT id FROM jobs)")
+
+    # -- backups, blocked ------------------------------------------------------------------------
+
+    def backups(self, app: str) -> list[Backup]:
+        """Backups and quarantine of an app, the newest first."""
+        return self._all(Backup, "app = ? ORDER BY created_at DESC, id DESC", (app,))
+
+    def backup(self, app: str, backup_id: str) -> Backup:
+        found = self._one(Backup, "app = ? AND id = ?", (app, backup_id))
+        if found is None:
+            raise NoSuchBackup(
+                f"cannot find backup {backup_id!r} of {app}.", hint=f"See `slotctl backups {app}` for what there is."
+            )
+        return found
+
+    def blocked(self, app: str) -> list[Blocked]:
+        return self._all(Blocked, "app = ? ORDER BY at DESC", (app,))
+
+    def unblock(self, app: str, version: str) -> None:
+        with self.transaction():
+            self._db.execute("DELETE FROM blocked WHERE app = ? AND version = ?", (app, version))
+
+
+def open_store(path: Path, *, now: float) -> tuple[Store, Path | None]:
+    """The store, and where a damaged one was set aside (or None). What the slots say is rebuilt by the caller."""
+    try:
+        return Store(path), None
+    except sqlite3.DatabaseError as error:
+        if isinstance(error, sqlite3.OperationalError) and "unable to open" in str(error):
+            raise Failed(f"cannot open {path}: {error}.", hint="Is the state directory there and writable?") from error
+        aside = path.with_name(f"{path.name}.broken.{int(now)}")
+        for suffix in ("", "-wal", "-shm"):
+            part = path.with_name(path.name + suffix)
+            if part.exists():
+                part.rename(aside.with_name(aside.name + suffix))
+        return Store(path), aside

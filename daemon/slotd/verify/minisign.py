@@ -1,0 +1,95 @@
+"""minisign signatures (jedisct1.github.io/minisign), checked by the minisign program.
+
+A public key file has a comment line and base64 of `Ed`, 8 bytes of key id and the key; a signature file a comment,
+base64 of `ED` (over the file's hash) or `Ed` (over the file), key id and signature, a trusted comment, and a signature
+over that.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import Any
+
+from slotd.core.verifyplan import SUMS
+from slotd.errors import Misconfigured, VerificationFailed
+from slotd.verify import KeyFile, Material, SignatureFile, packets, tools
+
+KIND = "minisign"
+
+_KEY_BYTES = 42
+_SIGNATURE_BYTES = 74
+_TRUSTED = "trusted comment: "
+# minisign reads the whole of a file that was signed without hashing it first.
+_LEGACY_BYTES = 128 * 1024**2
+
+
+class Minisign:
+    """Signatures over the artifact or the sums file, by one of the app's minisign keys."""
+
+    def examine(self, material: Material) -> dict[str, Any]:
+        keys = dict(public_key(key) for key in material.keys if not packets.is_armoured_or_packets(key.data))
+        return {KIND: [self._check(each, material, keys) for each in material.signatures if each.kind == KIND]}
+
+    def _check(self, signature: SignatureFile, material: Material, keys: dict[str, bytes]) -> dict[str, Any]:
+        key_id, comment, is_legacy = _signature(signature)
+        claim = {"covers": signature.covers, "good": False, "key": key_id, "comment": comment, "reason": ""}
+        if key_id not in keys:
+            return claim | {"reason": "unknown-key", "comment": ""}
+        size = len(material.sums or b"") if signature.covers == SUMS else material.size
+        if is_legacy and size > _LEGACY_BYTES:
+            raise VerificationFailed(
+                f"cannot check {signature.name}: it is a signature of the legacy kind over a file of {size} bytes",
+                hint="The publisher has to sign such a file with `minisign -H`.",
+            )
+        if signature.covers == SUMS:
+            with tools.memory(material.sums or b"") as covered:
+                good = _minisign(keys[key_id], signature.data, covered)
+        else:
+            good = _minisign(keys[key_id], signature.data, material.artifact)
+        return claim | ({"good": True} if good else {"reason": "bad", "comment": ""})
+
+
+def _minisign(key: bytes, signature: bytes, covered: int) -> bool:
+    with tools.memory(key) as public, tools.memory(signature) as file, tools.memory() as text:
+        # minisign has no way to read standard input: it opens the descriptor again, never the artifact's path.
+        argv = ["minisign", "-V", "-p", tools.path(public), "-x", tools.path(file), "-m", tools.path(covered)]
+        return tools.run(argv, package="minisign", stdout=text, fds=[public, file, covered]) == 0
+
+
+def public_key(key: KeyFile) -> tuple[str, bytes]:
+    """Key id, and the key file as minisign wants it. Raises `Misconfigured`."""
+    lines = [line.strip() for line in key.data.splitlines() if line.strip()]
+    try:
+        raw = base64.b64decode(lines[-1], validate=True) if lines else b""
+    except binascii.Error:
+        raw = b""
+    if len(raw) != _KEY_BYTES or raw[:2] != b"Ed" or len(lines) > 2:
+        raise Misconfigured(
+            f"cannot use the key file {key.name}: it is neither an OpenPGP nor a minisign public key",
+            hint="Put in the file as the publisher gives it.",
+        )
+    key_id = _key_id(raw)
+    return key_id, f"untrusted comment: {key_id}\n".encode() + lines[-1] + b"\n"
+
+
+def _signature(signature: SignatureFile) -> tuple[str, str, bool]:
+    """(key id, trusted comment, whether of the legacy kind). Raises `VerificationFailed`."""
+    try:
+        lines = signature.data.decode("utf-8").rstrip("\n").split("\n")
+        raw = base64.b64decode(lines[1].strip(), validate=True)
+        comment = lines[2].rstrip("\r")
+        if len(lines) != 4 or len(raw) != _SIGNATURE_BYTES or raw[:2] not in (b"Ed", b"ED"):
+            raise ValueError
+        if not comment.startswith(_TRUSTED) or len(base64.b64decode(lines[3].strip(), validate=True)) != 64:
+            raise ValueError
+    except (ValueError, IndexError):
+        raise VerificationFailed(
+            f"cannot use the signature {signature.name}: it is not a minisign signature, or cut short"
+        ) from None
+    return _key_id(raw), comment.removeprefix(_TRUSTED), raw[:2] == b"Ed"
+
+
+def _key_id(raw: bytes) -> str:
+    """As minisign prints it: 16 hex digits, the little-endian number after the two letters."""
+    return f"{int.from_bytes(raw[2:10], 'little'):016X}"

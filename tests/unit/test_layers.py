@@ -1,0 +1,161 @@
+"""The house keeps its floors: who may import whom (docs/architecture.md), read from the source itself."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PACKAGE = REPOSITORY / "daemon" / "slotd"
+MAX_LINES = 400
+
+LEVEL = {
+    "errors": 0, "model": 0, "": 0,
+    "core": 1,
+    "host": 2,
+    "store": 3, "sources": 3, "verify": 3, "engines": 3, "data": 3, "probes": 3, "notifiers": 3,
+    "recipes": 4,
+    "service": 5, "boot": 5, "worker": 5, "cli": 5, "enable": 5, "__main__": 5,
+}  # fmt: skip
+# L3: each stands alone on `store`, `model`, `host` and `core`.
+PARTS = {"sources", "verify", "engines", "data", "probes", "notifiers"}
+# The rules take bytes, values and `now`.
+IMPURE = {
+    "asyncio", "dbus_fast", "httpx", "logging", "multiprocessing", "os", "random", "select", "selectors", "shutil", "signal",
+    "socket", "sqlite3", "ssl", "subprocess", "sys", "systemd", "tempfile", "threading", "time", "urllib.request",
+}  # fmt: skip
+PURE_CALLS = {("Path", "home"), ("datetime", "now"), ("datetime", "utcnow"), ("date", "today")}
+# Where a library that is a door may be imported: prefixes of module names.
+ONLY = {
+    "dbus_fast": ("slotd.host.bus", "slotd.service", "slotd.cli"),
+    "httpx": ("slotd.host.fetch",),
+    "sqlite3": ("slotd.store", "slotd.data", "slotd.host"),
+    "subprocess": ("slotd.host", "slotd.worker", "slotd.enable", "slotd.boot"),
+    "unittest": (),
+    "tarfile": (),
+}
+
+
+def files() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def module_name(path: Path, root: Path) -> str:
+    parts = path.relative_to(root).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(tree: ast.Module, module: str, is_package: bool) -> Iterator[tuple[int, str]]:
+    """Every import, late ones too, as line and absolute module name (`from a import b` gives `a.b` and `a`)."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield node.lineno, alias.name
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                above = module.split(".")[: len(module.split(".")) - node.level + is_package]
+                base = ".".join([*above, *([base] if base else [])])
+            yield node.lineno, base
+            for alias in node.names:
+                yield node.lineno, f"{base}.{alias.name}"
+
+
+def floor(module: str) -> str:
+    """The file or folder right under the package that a module belongs to; "" for the package itself."""
+    return module.split(".")[1] if "." in module else ""
+
+
+def is_in(module: str, prefix: str) -> bool:
+    return module == prefix or module.startswith(f"{prefix}.")
+
+
+def breaches(source: str, module: str, is_package: bool) -> list[str]:
+    """Every import of this module that goes upward, sideways between parts, or through another's door."""
+    found = []
+    mine = floor(module)
+    tree = ast.parse(source)
+    for line, name in imports(tree, module, is_package):
+        top = name.split(".")[0]
+        if top == "slotd":
+            theirs = floor(name)
+            if theirs not in LEVEL:
+                continue  # `from slotd import __version__`
+            if LEVEL[theirs] > LEVEL[mine]:
+                found.append(f"{module}:{line} imports {name}: upward, from L{LEVEL[mine]} to L{LEVEL[theirs]}")
+            elif mine in PARTS and theirs in PARTS and mine != theirs:
+                found.append(f"{module}:{line} imports {name}: parts stand alone")
+        elif mine == "core" and (name in IMPURE or top in IMPURE):
+            found.append(f"{module}:{line} imports {name}: the rules touch no file, clock, socket or log")
+        elif top in ONLY and not any(is_in(module, prefix) for prefix in ONLY[top]):
+            found.append(f"{module}:{line} imports {name}: that is for {', '.join(ONLY[top]) or 'nobody'}")
+    if mine == "core":
+        for node in ast.walk(tree):
+            if (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Attribute)
+                and isinstance(node.func.value, ast.Name)
+            ):
+                if (node.func.value.id, node.func.attr) in PURE_CALLS:
+                    found.append(f"{module}:{node.lineno} asks for the time or the home: pass it in")
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "open":
+                found.append(f"{module}:{node.lineno} opens a file: the rules take bytes")
+    return list(dict.fromkeys(found))
+
+
+def test_imports_go_downward_and_parts_stand_alone() -> None:
+    found = []
+    for path in files():
+        module = module_name(path, PACKAGE.parent)
+        assert floor(module) in LEVEL, f"{module} has no floor: name it in LEVEL, and in the architecture's picture"
+        found += breaches(path.read_text(), module, path.name == "__init__.py")
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("slotd.core.policy", "import time"),
+        ("slotd.core.policy", "from slotd.host import files"),
+        ("slotd.core.policy", "from datetime import datetime\nnow = datetime.now()"),
+        ("slotd.core.policy", "text = open('x').read()"),
+        ("slotd.host.files", "from slotd.store import Store"),
+        ("slotd.host.files", "from ..store import Store"),
+        ("slotd.host.journal", "import httpx"),
+        ("slotd.sources.github", "from slotd.verify import work"),
+        ("slotd.sources.github", "def late():\n    import httpx"),
+        ("slotd.data.copy", "from slotd.recipes.update import update"),
+        ("slotd.recipes.update", "from dbus_fast.aio import MessageBus"),
+        ("slotd.engines.unpack", "import tarfile"),
+    ],
+)
+def test_a_breach_of_the_floors_is_found(module: str, source: str) -> None:
+    assert breaches(source, module, is_package=False)
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("slotd.core.policy", "from slotd.model import App\nfrom datetime import datetime"),
+        (
+            "slotd.sources.github",
+            "from slotd.host import fetch\nfrom slotd.sources import Source\nfrom slotd.store import Store",
+        ),
+        ("slotd.service.jobs", "from slotd.recipes.update import update\nfrom slotd import __version__"),
+        ("slotd.host.bus", "import dbus_fast.aio"),
+    ],
+)
+def test_what_the_floors_allow_is_allowed(module: str, source: str) -> None:
+    assert not breaches(source, module, is_package=False)
+
+
+def test_no_file_is_longer_than_can_be_read_in_one_go() -> None:
+    long = {
+        str(path.relative_to(REPOSITORY)): lines
+        for path in files()
+        if (lines := len(path.read_text().splitlines())) > MAX_LINES
+    }
+    assert not long, f"over {MAX_LINES} lines, split by noun: {long}"

@@ -1,0 +1,150 @@
+"""The linters, as tests: what they find fails like anything else."""
+
+from __future__ import annotations
+
+import configparser
+import os
+import re
+import subprocess
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+
+import slotd
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+TOOLS = REPOSITORY / "build" / "venv" / "bin"
+UNITS = REPOSITORY / "units"
+SERVICES = sorted(path.name for path in UNITS.glob("*.service"))
+# `systemd-analyze security --offline`: 0 is locked up, 10 is open. The daemon's is the design's bound.
+EXPOSURE = {
+    "slotd.service": 2.5,
+    "slotd-boot.service": 1.5,
+    "slotd-prune.service": 1.7,
+    "slotd-recover.service": 1.7,
+}  # fmt: skip
+CLIENT_EXPOSURE = 0.8
+
+
+def run(*argv: str | Path, cwd: Path = REPOSITORY, **environment: str) -> str:
+    """The output of a command that must succeed."""
+    done = subprocess.run(argv, cwd=cwd, env={**os.environ, **environment}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{' '.join(map(str, argv))}:\n{done.stdout}{done.stderr}"
+    return done.stdout + done.stderr
+
+
+def tool(name: str) -> Path:
+    path = TOOLS / name
+    assert path.exists(), f"{path} is not there: run packaging/bootstrap"
+    return path
+
+
+def test_ruff_finds_nothing() -> None:
+    run(tool("ruff"), "check", ".")
+
+
+def test_the_code_is_formatted() -> None:
+    run(tool("ruff"), "format", "--check", ".")
+
+
+@pytest.mark.slow
+def test_strict_mypy_finds_nothing() -> None:
+    run(tool("mypy"))
+
+
+@pytest.mark.parametrize(
+    "script",
+    ["packaging/bootstrap", "packaging/build-deb", "packaging/debian/slotd.postinst", "packaging/debian/slotd.postrm"],
+)
+def test_the_shell_scripts_parse(script: str) -> None:
+    run("sh", "-n", script)
+
+
+def test_systemd_accepts_the_units(tmp_path: Path) -> None:
+    """As they are, in a place where the programs that they start exist."""
+    root = tmp_path / "root"
+    units = root / "usr/lib/systemd/system"
+    units.mkdir(parents=True)
+    for path in UNITS.iterdir():
+        (units / path.name).write_text(path.read_text())
+    for program in ("usr/sbin/slotd", "usr/bin/slotctl", "usr/bin/systemctl", "usr/bin/busctl"):
+        (root / program).parent.mkdir(parents=True, exist_ok=True)
+        (root / program).write_text("#!/bin/sh\n")
+        (root / program).chmod(0o755)
+    for name in (
+        "sysinit",
+        "basic",
+        "multi-user",
+        "shutdown",
+        "local-fs",
+        "timers",
+        "network-online",
+        "time-sync",
+        "time-set",
+    ):
+        (units / f"{name}.target").write_text(f"[Unit]\nDescription={name}\n")
+    (units / "dbus.service").write_text("[Service]\nExecStart=/usr/bin/busctl\n")
+    names = [path.name.replace("@.", "@demo.") for path in sorted(UNITS.iterdir())]
+    output = run("systemd-analyze", "verify", "--man=no", f"--root={root}", *names)
+    complaints = [line for line in output.splitlines() if "slotd" in line]
+    assert not complaints, "\n".join(complaints)
+
+
+@pytest.mark.parametrize("unit", SERVICES)
+def test_a_service_is_as_locked_up_as_promised(unit: str) -> None:
+    output = run("systemd-analyze", "security", "--offline=true", "--no-pager", f"./{unit}", cwd=UNITS)
+    found = re.search(r"Overall exposure level for \S+: ([\d.]+)", output)
+    assert found is not None
+    assert float(found[1]) <= EXPOSURE.get(unit, CLIENT_EXPOSURE)
+
+
+def test_every_timer_has_its_service() -> None:
+    for timer in UNITS.glob("*.timer"):
+        assert timer.with_suffix(".service").exists(), timer.name
+
+
+def test_no_service_makes_mounts_that_break_a_rename() -> None:
+    """A rename between two bind mounts is EXDEV: slots, backups and data must stay within one."""
+    for name in ("slotd.service", "slotd-boot.service", "slotd-recover.service", "slotd-prune.service"):
+        text = (UNITS / name).read_text()
+        settings = dict(re.findall(r"^(\w+)=(.*)$", text, re.MULTILINE))
+        assert settings["ProtectSystem"] == "full", name
+        assert not {"ReadWritePaths", "BindPaths", "DynamicUser", "ProtectHome", "RootDirectory"} & set(settings), name
+
+
+@pytest.mark.parametrize(
+    "path",
+    sorted([*REPOSITORY.glob("packaging/org.slotd1.*"), *REPOSITORY.glob("dbus/*.xml")]),
+    ids=lambda path: path.name,
+)
+def test_bus_and_polkit_files_are_well_formed(path: Path) -> None:
+    if path.suffix == ".service":
+        parser = configparser.RawConfigParser()
+        parser.read(path)
+        assert parser.get("D-BUS Service", "SystemdService") == "slotd.service"
+    else:
+        ElementTree.parse(path)
+
+
+def test_the_bus_lets_through_exactly_the_members_that_the_interfaces_have() -> None:
+    """A method that the policy forgets is dead; one that it names in vain is a typing error."""
+    policy = ElementTree.parse(REPOSITORY / "packaging/org.slotd1.conf")
+    allowed = {
+        (rule.get("send_interface"), rule.get("send_member"))
+        for rule in policy.iter("allow")
+        if rule.get("send_member")
+    }
+    described = {
+        (interface.get("name"), method.get("name"))
+        for path in REPOSITORY.glob("dbus/*.xml")
+        for interface in ElementTree.parse(path).iter("interface")
+        for method in interface.iter("method")
+    }
+    ours = {pair for pair in allowed if str(pair[0]).startswith("org.slotd1.")}
+    assert ours == {pair for pair in described if str(pair[0]).startswith("org.slotd1.")}
+
+
+def test_the_package_has_the_version_of_the_code() -> None:
+    first = (REPOSITORY / "packaging/debian/changelog").read_text().splitlines()[0]
+    assert first.startswith(f"slotd ({slotd.__version__}-")
