@@ -97,7 +97,9 @@ class MinisignKey:
         message, signature = self.home / "message", self.home / "message.minisig"
         message.write_bytes(data)
         command = ["minisign", "-S", *(["-l"] if legacy else []), "-s", str(self.home / "minisign.key"), "-t", comment]
-        subprocess.run([*command, "-x", str(signature), "-m", str(message)], check=True, capture_output=True, input=b"\n")
+        subprocess.run(
+            [*command, "-x", str(signature), "-m", str(message)], check=True, capture_output=True, input=b"\n"
+        )
         return signature.read_bytes()
 
 

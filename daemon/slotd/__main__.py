@@ -1,11 +1,11 @@
 """`slotd`: the daemon, and the ways back that need neither network nor the daemon.
 
-    slotd [--user]            run the daemon (systemd and the bus start it)
-    slotd boot                count a boot of an open trial; roll back before the app starts when none is left
-    slotd recover             end interrupted jobs and trials when the daemon itself does not start
-    slotd failed UNIT         report that a unit gave up
-    slotd prune               retention of backups and cache
-    slotd enable|disable APP  write or remove the app's drop-ins
+slotd [--user]            run the daemon (systemd and the bus start it)
+slotd boot                count a boot of an open trial; roll back before the app starts when none is left
+slotd recover             end interrupted jobs and trials when the daemon itself does not start
+slotd failed UNIT         report that a unit gave up
+slotd prune               retention of backups and cache
+slotd enable|disable APP  write or remove the app's drop-ins
 """
 
 from __future__ import annotations

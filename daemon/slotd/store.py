@@ -118,15 +118,14 @@ class Store:
         found = int(self._db.execute("PRAGMA user_version").fetchone()[0])
         if found > SCHEMA_VERSION:
             raise Failed(
-                f"cannot use {self.path}: it was written by a newer slotd (schema {found}, this one knows {SCHEMA_VERSION}).",
+                f"cannot use {self.path}: a newer slotd wrote it (schema {found}, this one knows {SCHEMA_VERSION}).",
                 hint="Install that slotd again.",
             )
         with self.transaction():
             if found == 0:
                 for table, (_, key) in TABLES.items():
-                    self._db.execute(
-                        f"CREATE TABLE IF NOT EXISTS {table} ({_CODECS[table].columns()}, PRIMARY KEY ({', '.join(key)}))"
-                    )
+                    columns = f"{_CODECS[table].columns()}, PRIMARY KEY ({', '.join(key)})"
+                    self._db.execute(f"CREATE TABLE IF NOT EXISTS {table} ({columns})")
                 self._db.execute(STEPS)
                 self._db.execute("CREATE INDEX IF NOT EXISTS events_by_app ON events (app, id)")
             for version in range(max(found, 1) + 1, SCHEMA_VERSION + 1):
@@ -228,7 +227,9 @@ class Store:
     def job(self, job_id: int) -> Job:
         job = self._one(Job, "id = ?", (job_id,))
         if job is None:
-            raise NoSuchJob(f"cannot find job {job_id}: there is none by that number.", hint="See `slotctl jobs --all`.")
+            raise NoSuchJob(
+                f"cannot find job {job_id}: there is none by that number.", hint="See `slotctl jobs --all`."
+            )
         return job
 
     def unfinished_jobs(self) -> list[Job]:

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests import keys
+from tests.keys import MinisignKey, OpenPGPKey
 
 from slotd.core import trust, verifyplan
 from slotd.core.schema import Verify
 from slotd.errors import Misconfigured, SlotdError, VerificationFailed
 from slotd.model import Asset, Release
 from slotd.verify import KeyFile, packets, work
-from tests import keys
-from tests.keys import MinisignKey, OpenPGPKey
 
 ARTIFACT = b"the real release\n" * 50_000
 TAMPERED = ARTIFACT[:-1] + b"!"
@@ -67,6 +67,7 @@ def check(tmp_path: Path) -> Check:
         path.write_bytes(artifact)
         fd = os.open(path, os.O_RDONLY)
         path.unlink()  # what is verified is the descriptor; a path would not help
+        os.lseek(fd, 0, os.SEEK_END)  # where the daemon left it
         try:
             claims = json.loads(json.dumps(work.verify(json.loads(json.dumps(request)), [fd], lambda _: None)))
         finally:
@@ -175,7 +176,9 @@ def test_only_pinned_keys_of_a_keyring_may_sign(check: Check, publisher: OpenPGP
     assert "not one of `fingerprints`" in refused(check, stranger.sign(ARTIFACT), keyring, verify=pinned).message
 
 
-@pytest.mark.parametrize("name", ["nothing", "a page", "noise", "cut binary", "cut armour", "bad checksum", "message", "key"])
+@pytest.mark.parametrize(
+    "name", ["nothing", "a page", "noise", "cut binary", "cut armour", "bad checksum", "message", "key", "key after it"]
+)
 def test_what_is_no_detached_signature_is_refused_and_proves_no_forgery(
     check: Check, publisher: OpenPGPKey, name: str
 ) -> None:
@@ -191,6 +194,7 @@ def test_what_is_no_detached_signature_is_refused_and_proves_no_forgery(
         # signed by the publisher, and over the right bytes even: but gpgv would look at them instead of the file
         "message": publisher.sign_whole(ARTIFACT),
         "key": publisher.public(armour=True),
+        "key after it": binary + publisher.public(),
     }[name]
     error = refused(check, data, {"k": publisher.public()})
     assert f"cannot use the signature {ASSET}.asc" in error.message
@@ -265,7 +269,7 @@ def test_text_around_clear_signed_checksums_is_refused(
     evil = f"{hashlib.sha256(TAMPERED).hexdigest()}  {ASSET}\n".encode()
     signed = publisher.clear_sign(b"# nothing listed\n")
     data = {"before": evil + signed, "after": signed + evil, "second": signed + stranger.clear_sign(evil)}[place]
-    with pytest.raises(VerificationFailed):
+    with pytest.raises(VerificationFailed, match="cannot use the sign"):
         check(CLEAR_SUMS, {"sums.asc": data}, {"k": publisher.public()}, TAMPERED)
 
 

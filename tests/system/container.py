@@ -6,8 +6,8 @@
         host.crash()                      # every process gone at once, as with kill -9
         host.boot()
 
-The tree is an overlay over a cached image; what the container wrote goes with it. Mounts live in a mount namespace of their
-own, held by one process, and all processes die with the one that made the container, so that a killed test run leaves
+The tree is an overlay over a cached image; what the container wrote goes with it. Mounts and processes live in
+namespaces held by one process, the keeper, which dies with the one that made the container: a killed test run leaves
 only a directory and empty control groups, which the next one removes.
 """
 
@@ -29,7 +29,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import Any, Self
 
 from tests.system.image import REPOSITORY, Image, cgroup_roots, own_cgroup, remove_cgroup
 
@@ -63,9 +63,8 @@ class Container:
         self.directory.mkdir(parents=True)
         self._lock = self._exit.enter_context((self.directory / "lock").open("w"))
         fcntl.flock(self._lock, fcntl.LOCK_EX)
-        self._keeper = self._mount(image)
-        self._exit.callback(_end, self._keeper)
         self._enter_cgroup = self._exit.enter_context(own_cgroup(self.name))
+        self._keeper = self._keep(image)
         self._exit.callback(self.crash)
         atexit.register(self.close)
         self.offline_path("/etc/machine-id").write_text(f"{uuid.uuid4().hex}\n")
@@ -92,7 +91,7 @@ class Container:
         nspawn += [f"--directory={self._root}", f"--machine={self.name}", f"--hostname={self.hostname}"]
         nspawn += ["--resolv-conf=off", "--timezone=off", "--link-journal=no"]
         nspawn += [f"--bind-ro={path}" for path in self._bind]
-        enter = ["nsenter", f"--target={self._keeper.pid}", "--mount", "--"]
+        enter = ["nsenter", f"--target={self._keeper}", "--mount", "--pid", "--"]
         with self.console.open("ab") as console:
             self._nspawn = subprocess.Popen(
                 [*DIE_WITH_US, *self._enter_cgroup, *enter, *nspawn],
@@ -129,11 +128,9 @@ class Container:
         """Ends every process at once, as a reset does; what was written stays. `boot()` starts it again."""
         if self._nspawn is None:
             return
-        if self._leader:
+        for pid in [self._leader] if self._leader else [*_children(self._nspawn.pid), self._nspawn.pid]:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(self._leader, signal.SIGKILL)
-        else:
-            self._nspawn.kill()
+                os.kill(pid, signal.SIGKILL)
         self._nspawn.wait(STOP_S)
         self._nspawn, self._leader = None, 0
 
@@ -172,7 +169,7 @@ class Container:
         timeout_s: float = 120.0,
         env: Mapping[str, str] | None = None,
     ) -> subprocess.CompletedProcess[str]:
-        """Runs a command and gives its output as text; with `check`, a status that is not 0 is an error that shows all."""
+        """Runs a command and gives its output; with `check`, a status that is not 0 is an error that shows it."""
         data = input.encode() if isinstance(input, str) else input
         stdin: dict[str, Any] = {"stdin": subprocess.DEVNULL} if data is None else {"input": data}
         done = subprocess.run(
@@ -226,7 +223,7 @@ class Container:
 
     def offline_path(self, path: str) -> Path:
         """The host's path of a file, whether it runs or not; only what lies on the disk (not `/run`, not `/tmp`)."""
-        return Path(f"/proc/{self._keeper.pid}/root{self._root}") / path.lstrip("/")
+        return Path(f"/proc/{self._keeper}/root{self._root}") / path.lstrip("/")
 
     def journal(self, unit: str = "", *, since_boot: bool = True) -> str:
         """What `journalctl` shows, of one unit or of all."""
@@ -267,37 +264,33 @@ class Container:
     def _root(self) -> Path:
         return self.directory / "root"
 
-    def _mount(self, image: Image) -> subprocess.Popen[bytes]:
-        """The process that holds the mount namespace in which the tree is put together."""
+    def _keep(self, image: Image) -> int:
+        """Starts the process that holds the namespaces in which the tree is put together; gives its id.
+
+        It is the PID 1 of one: the kernel ends whatever runs in there when it goes.
+        """
         for part in ("upper", "work", "root"):
             (self.directory / part).mkdir()
         lower = ":".join(str(layer) for layer in image.layers)
         options = f"lowerdir={lower},upperdir={self.directory}/upper,workdir={self.directory}/work"
-        script = 'mount -t overlay overlay -o "$1" "$2" && echo ready && exec sleep infinity'
-        keeper = subprocess.Popen(
-            [
-                *DIE_WITH_US,
-                "unshare",
-                "--mount",
-                "--propagation=private",
-                "sh",
-                "-c",
-                script,
-                "sh",
-                options,
-                self._root,
-            ],
+        script = (
+            'mount -t overlay overlay -o "$1" "$2" && mount -t proc proc /proc && echo ready && exec sleep infinity'
+        )
+        unshare = ["unshare", "--mount", "--propagation=private", "--pid", "--fork", "--kill-child"]
+        parent = subprocess.Popen(
+            [*DIE_WITH_US, *unshare, "sh", "-c", script, "sh", options, str(self._root)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
         )
-        assert keeper.stdout is not None
-        if _first_line(keeper.stdout) != "ready":
-            keeper.kill()
-            keeper.wait()
+        self._exit.callback(_end, parent)
+        assert parent.stdout is not None
+        if parent.stdout.readline() != b"ready\n":
             raise ContainerError(
-                f"cannot mount an overlay in {self.directory}: its file system does not take one. Use a checkout on ext4 or xfs."
+                f"cannot mount an overlay in {self.directory}: its file system does not take one. "
+                "Use a checkout on ext4 or xfs."
             )
-        return keeper
+        (child,) = _children(parent.pid)
+        return child
 
     def _is_leader_found(self) -> bool:
         if not self._leader and self._nspawn is not None:
@@ -323,32 +316,36 @@ def free_port() -> int:
 
 
 def clean_leftovers() -> None:
-    """Removes what earlier runs left that were killed. Their processes and mounts went with them."""
+    """Removes what earlier runs left that were killed: empty control groups and what their containers wrote."""
     MACHINES.mkdir(parents=True, exist_ok=True)
     for directory in MACHINES.glob(f"{PREFIX}*"):
         with contextlib.suppress(OSError), (directory / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # held while its owner lives
-            shutil.rmtree(directory, ignore_errors=True)
             for root in cgroup_roots():
                 remove_cgroup(root / directory.name)
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+def _children(pid: int) -> list[int]:
+    found: list[int] = []
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            found += map(int, children.read_text().split())
+    return found
 
 
 def _init_below(pid: int) -> int:
-    """The descendant of this process that is PID 1 in a namespace of its own; 0 if there is none yet."""
-    for tasks in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in map(int, tasks.read_text().split()):
-            with contextlib.suppress(OSError):
-                status = Path(f"/proc/{child}/status").read_text()
-                ids = next(line for line in status.splitlines() if line.startswith("NSpid:")).split()[1:]
-                if len(ids) > 1 and ids[-1] == "1" and Path(f"/proc/{child}/comm").read_text().strip() == "systemd":
-                    return child
-                if found := _init_below(child):
-                    return found
+    """The descendant of this process that is a container's systemd; 0 if there is none yet."""
+    for child in _children(pid):
+        with contextlib.suppress(OSError):
+            status = Path(f"/proc/{child}/status").read_text()
+            ids = next(line for line in status.splitlines() if line.startswith("NSpid:")).split()[1:]
+            # One level is the host's, one the keeper's.
+            if len(ids) > 2 and ids[-1] == "1" and status.startswith("Name:\tsystemd\n"):
+                return child
+        if found := _init_below(child):
+            return found
     return 0
-
-
-def _first_line(stream: IO[bytes]) -> str:
-    return stream.readline().decode().strip()
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

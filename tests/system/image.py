@@ -1,7 +1,7 @@
-"""The file trees that containers boot from: a Debian with all that the package depends on, and the same with the package.
+"""The trees that containers boot from: a Debian with all that the package depends on, and the same with the package.
 
-Both are cached in `build/images`, keyed by what they were made from, and never written to again: a container puts its own
-layer over them. The network is used for the first one only.
+Both are cached in `build/images`, keyed by what they were made from, and never written to again: a container puts its
+own layer over them. The network is used for the first one only.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import os
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,17 +25,8 @@ CONTROL = REPOSITORY / "packaging" / "debian" / "control"
 CA_BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
 
 # What a small server has, and what its applications and these tests use.
-EXTRA = (
-    "ca-certificates",
-    "curl",
-    "iproute2",
-    "minisign",
-    "polkitd",
-    "procps",
-    "python3-venv",
-    "sqlite3",
-    "systemd-sysv",
-)
+EXTRA = ["ca-certificates", "curl", "iproute2", "minisign", "polkitd"]
+EXTRA += ["procps", "python3-venv", "sqlite3", "systemd-sysv"]
 # Nobody logs in, and nothing may start by itself in the middle of a test.
 MASKED = ("apt-daily-upgrade.timer", "apt-daily.timer", "console-getty.service", "dpkg-db-backup.timer", "getty.target")
 
@@ -89,16 +81,14 @@ def _cached(name: str, build: Callable[[Path], None]) -> Path:
 
 
 def _debootstrap(target: Path, packages: Sequence[str]) -> None:
-    sources = [str(path) for path in _apt_sources()]
-    options = [f"--aptopt={line}" for line in _apt_proxy()]
     excluded = ("/usr/share/doc/*", "/usr/share/info/*", "/usr/share/locale/*", "/usr/share/man/*")
-    options += [f"--dpkgopt=path-exclude={pattern}" for pattern in excluded]
-    include = ",".join(packages)
-    _run(
-        ["mmdebstrap", "--mode=root", "--format=directory", "--variant=apt", f"--include={include}"]
-        + ['--aptopt=APT::Install-Recommends "false"', '--aptopt=Acquire::Languages "none"', *options]
-        + [_codename(), str(target), *sources]
-    )
+    options = [f"--dpkgopt=path-exclude={pattern}" for pattern in excluded]
+    options += [f"--aptopt={line}" for line in _apt_proxy()]
+    options += ['--aptopt=APT::Install-Recommends "false"', '--aptopt=Acquire::Languages "none"']
+    options += [f"--include={','.join(packages)}"]
+    sources = [str(path) for path in _apt_sources()]
+    start = ["mmdebstrap", "--mode=root", "--format=directory", "--variant=apt"]
+    _run([*start, *options, _codename(), str(target), *sources])
     for unit in MASKED:
         (target / "etc/systemd/system" / unit).symlink_to("/dev/null")
     (target / "var/log/journal").mkdir(exist_ok=True)  # what happened before a reboot is still to be read
@@ -173,10 +163,14 @@ def cgroup_roots() -> list[Path]:
 
 
 def remove_cgroup(group: Path) -> None:
-    """Removes a control group and those below it, which no process may be in any more."""
-    for path, _, _ in os.walk(group, topdown=False):
-        with contextlib.suppress(OSError):
-            os.rmdir(path)
+    """Removes a control group and those below it. Processes that are still in it are on their way out."""
+    deadline = time.monotonic() + 5
+    while group.exists() and time.monotonic() < deadline:
+        for path, _, _ in os.walk(group, topdown=False):
+            with contextlib.suppress(OSError):
+                os.rmdir(path)
+        if group.exists():
+            time.sleep(0.02)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,9 +182,14 @@ class PipConfiguration:
 
     @classmethod
     def of_host(cls, environment: Mapping[str, str]) -> PipConfiguration:
-        """From the files that pip reads, in its order, and `PIP_*`, which wins. The bundle of authorities is the image's own."""
+        """From the files that pip reads, in its order, and `PIP_*`, which wins; the authorities are the image's own."""
         home = Path(environment.get("HOME", "/root"))
-        files = ["/etc/xdg/pip/pip.conf", "/etc/pip.conf", home / ".pip/pip.conf", home / ".config/pip/pip.conf"]
+        files: list[str | Path] = [
+            "/etc/xdg/pip/pip.conf",
+            "/etc/pip.conf",
+            home / ".pip/pip.conf",
+            home / ".config/pip/pip.conf",
+        ]
         parser = configparser.RawConfigParser()
         parser.read([*files, environment.get("PIP_CONFIG_FILE", os.devnull)])
         for name, value in environment.items():

@@ -55,7 +55,7 @@ def job(kind: str = "update", **values: object) -> Job:
         (
             job(result="failed", state="failed", error_name="NothingToDo", error_message="all new"),
             NOTHING,
-            "notes: update failed: all new",
+            "notes: all new",
         ),
         (job(result="cancelled", state="cancelled"), FAILED, "notes: update cancelled; the app was not touched"),
         (
@@ -137,6 +137,7 @@ def test_a_user_without_a_session_bus_is_told_so() -> None:
         (["update"], "name an app, or --all"),
         (["check", "notes", "--all"], "not both"),
         (["update", "a", "b", "--version", "1"], "--version is for one app"),
+        (["update", "--all", "--force"], "not for --all"),
         (["cancel", "x"], "not a number above zero"),
         (["history", "--limit", "0"], "not a number above zero"),
         (["up\x1b[31m"], "\\x1b"),

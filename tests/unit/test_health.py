@@ -78,6 +78,8 @@ def test_it_is_unhealthy_exactly_when_so_many_failed_in_a_row(answers: list[bool
         (UnitSeen("one", 3), UnitSeen("two", 0), 0),  # restarted by hand: systemd set the counter back
         (UnitSeen("one", 3), UnitSeen("two", 2), 2),  # by hand, and it crashed twice since
         (UnitSeen("one", 1), UnitSeen("three", 1), 1),  # by hand, and it crashed once since
+        (UnitSeen("one", 5), UnitSeen("two", 5), 1),  # it crashed, and someone was faster than systemd
+        (UnitSeen("one", 5, "auto-restart"), UnitSeen("two", 5), 0),  # the same, seen while it waited
         (UnitSeen("one", 3), UnitSeen("one", 0), 0),  # reset-failed
         (UnitSeen("one", 0, "auto-restart"), UnitSeen("two", 1), 1),
         (UnitSeen("one", 1, "auto-restart"), UnitSeen("two", 1, "running"), 0),  # counted at the look before
@@ -107,7 +109,7 @@ UNIT = "astrbot.service"
         ),
         (UnitStatus(UNIT, result="watchdog", exec_main_code=2, exec_main_status=6), "was killed by its watchdog"),
         (UnitStatus(UNIT, result="oom-kill", exec_main_code=2), "was killed by signal 9 (out of memory)"),
-        (UnitStatus(UNIT, result="signal", exec_main_code=2, exec_main_status=9), "was killed by signal 9"),
+        (UnitStatus(UNIT, result="signal", exec_main_code=2, exec_main_status=9), "was killed by signal 9 (SIGKILL)"),
         (UnitStatus(UNIT, result="signal", exec_main_code=2, exec_main_status=15), "was killed by signal 15 (SIGTERM)"),
         (
             UnitStatus(UNIT, result="core-dump", exec_main_code=3, exec_main_status=11),

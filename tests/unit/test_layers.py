@@ -24,16 +24,17 @@ LEVEL = {
 PARTS = {"sources", "verify", "engines", "data", "probes", "notifiers"}
 # The rules take bytes, values and `now`.
 IMPURE = {
-    "asyncio", "dbus_fast", "httpx", "logging", "multiprocessing", "os", "random", "select", "selectors", "shutil", "signal",
-    "socket", "sqlite3", "ssl", "subprocess", "sys", "systemd", "tempfile", "threading", "time", "urllib.request",
+    "asyncio", "dbus_fast", "httpx", "logging", "multiprocessing", "os", "random", "select", "selectors", "shutil",
+    "signal", "socket", "sqlite3", "ssl", "subprocess", "sys", "systemd", "tempfile", "threading", "time",
+    "urllib.request",
 }  # fmt: skip
-PURE_CALLS = {("Path", "home"), ("datetime", "now"), ("datetime", "utcnow"), ("date", "today")}
+IMPURE_CALLS = {"open", "Path.home", "datetime.now", "datetime.utcnow", "date.today", "datetime.datetime.now"}
 # Where a library that is a door may be imported: prefixes of module names.
 ONLY = {
     "dbus_fast": ("slotd.host.bus", "slotd.service", "slotd.cli"),
     "httpx": ("slotd.host.fetch",),
     "sqlite3": ("slotd.store", "slotd.data", "slotd.host"),
-    "subprocess": ("slotd.host", "slotd.worker", "slotd.enable", "slotd.boot"),
+    "subprocess": ("slotd.host", "slotd.worker", "slotd.enable", "slotd.boot", "slotd.cli"),
     "unittest": (),
     "tarfile": (),
 }
@@ -93,16 +94,12 @@ def breaches(source: str, module: str, is_package: bool) -> list[str]:
         elif top in ONLY and not any(is_in(module, prefix) for prefix in ONLY[top]):
             found.append(f"{module}:{line} imports {name}: that is for {', '.join(ONLY[top]) or 'nobody'}")
     if mine == "core":
-        for node in ast.walk(tree):
-            if (
-                isinstance(node, ast.Call)
-                and isinstance(node.func, ast.Attribute)
-                and isinstance(node.func.value, ast.Name)
-            ):
-                if (node.func.value.id, node.func.attr) in PURE_CALLS:
-                    found.append(f"{module}:{node.lineno} asks for the time or the home: pass it in")
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "open":
-                found.append(f"{module}:{node.lineno} opens a file: the rules take bytes")
+        calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call))
+        found += [
+            f"{module}:{call.lineno} calls {ast.unparse(call.func)}: the rules take bytes and `now`"
+            for call in calls
+            if ast.unparse(call.func) in IMPURE_CALLS
+        ]
     return list(dict.fromkeys(found))
 
 

@@ -25,6 +25,24 @@ EXPOSURE = {
     "slotd-recover.service": 1.7,
 }  # fmt: skip
 CLIENT_EXPOSURE = 0.8
+MAKES_MOUNTS = {
+    *("BindPaths", "CacheDirectory", "DynamicUser", "LogsDirectory", "ProtectHome", "ReadOnlyPaths", "ReadWritePaths"),
+    *("RootDirectory", "StateDirectory", "TemporaryFileSystem"),
+}
+PACKAGING = REPOSITORY / "packaging"
+SCRIPTS = [PACKAGING / name for name in ("bootstrap", "build-deb", "debian/slotd.postinst", "debian/slotd.postrm")]
+TARGETS = (
+    "basic",
+    "local-fs",
+    "multi-user",
+    "network-online",
+    "shutdown",
+    "sysinit",
+    "time-set",
+    "time-sync",
+    "timers",
+)
+BUS_FILES = sorted([*PACKAGING.glob("org.slotd1.*"), *REPOSITORY.glob("dbus/*.xml")])
 
 
 def run(*argv: str | Path, cwd: Path = REPOSITORY, **environment: str) -> str:
@@ -53,11 +71,8 @@ def test_strict_mypy_finds_nothing() -> None:
     run(tool("mypy"))
 
 
-@pytest.mark.parametrize(
-    "script",
-    ["packaging/bootstrap", "packaging/build-deb", "packaging/debian/slotd.postinst", "packaging/debian/slotd.postrm"],
-)
-def test_the_shell_scripts_parse(script: str) -> None:
+@pytest.mark.parametrize("script", SCRIPTS, ids=str)
+def test_the_shell_scripts_parse(script: Path) -> None:
     run("sh", "-n", script)
 
 
@@ -72,17 +87,7 @@ def test_systemd_accepts_the_units(tmp_path: Path) -> None:
         (root / program).parent.mkdir(parents=True, exist_ok=True)
         (root / program).write_text("#!/bin/sh\n")
         (root / program).chmod(0o755)
-    for name in (
-        "sysinit",
-        "basic",
-        "multi-user",
-        "shutdown",
-        "local-fs",
-        "timers",
-        "network-online",
-        "time-sync",
-        "time-set",
-    ):
+    for name in TARGETS:
         (units / f"{name}.target").write_text(f"[Unit]\nDescription={name}\n")
     (units / "dbus.service").write_text("[Service]\nExecStart=/usr/bin/busctl\n")
     names = [path.name.replace("@.", "@demo.") for path in sorted(UNITS.iterdir())]
@@ -110,14 +115,10 @@ def test_no_service_makes_mounts_that_break_a_rename() -> None:
         text = (UNITS / name).read_text()
         settings = dict(re.findall(r"^(\w+)=(.*)$", text, re.MULTILINE))
         assert settings["ProtectSystem"] == "full", name
-        assert not {"ReadWritePaths", "BindPaths", "DynamicUser", "ProtectHome", "RootDirectory"} & set(settings), name
+        assert not MAKES_MOUNTS & set(settings), name
 
 
-@pytest.mark.parametrize(
-    "path",
-    sorted([*REPOSITORY.glob("packaging/org.slotd1.*"), *REPOSITORY.glob("dbus/*.xml")]),
-    ids=lambda path: path.name,
-)
+@pytest.mark.parametrize("path", BUS_FILES, ids=lambda path: path.name)
 def test_bus_and_polkit_files_are_well_formed(path: Path) -> None:
     if path.suffix == ".service":
         parser = configparser.RawConfigParser()
@@ -129,7 +130,7 @@ def test_bus_and_polkit_files_are_well_formed(path: Path) -> None:
 
 def test_the_bus_lets_through_exactly_the_members_that_the_interfaces_have() -> None:
     """A method that the policy forgets is dead; one that it names in vain is a typing error."""
-    policy = ElementTree.parse(REPOSITORY / "packaging/org.slotd1.conf")
+    policy = ElementTree.parse(PACKAGING / "org.slotd1.conf")
     allowed = {
         (rule.get("send_interface"), rule.get("send_member"))
         for rule in policy.iter("allow")
@@ -146,5 +147,5 @@ def test_the_bus_lets_through_exactly_the_members_that_the_interfaces_have() -> 
 
 
 def test_the_package_has_the_version_of_the_code() -> None:
-    first = (REPOSITORY / "packaging/debian/changelog").read_text().splitlines()[0]
+    first = (PACKAGING / "debian/changelog").read_text().splitlines()[0]
     assert first.startswith(f"slotd ({slotd.__version__}-")

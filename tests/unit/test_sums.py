@@ -99,7 +99,9 @@ def test_no_bytes_make_it_crash(data: bytes) -> None:
 
 @given(
     names=st.lists(
-        st.text(st.characters(blacklist_categories=("Cs", "Cc"), blacklist_characters=" \\*()="), min_size=1, max_size=20),
+        st.text(
+            st.characters(blacklist_categories=("Cs", "Cc"), blacklist_characters=" \\*()="), min_size=1, max_size=20
+        ),
         min_size=2,
         max_size=8,
         unique=True,

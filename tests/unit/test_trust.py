@@ -28,7 +28,7 @@ def good(fpr: str = FPR, primary: str = FPR, *, hash_algorithm: int = 8, signatu
     return [
         "[GNUPG:] NEWSIG",
         f"[GNUPG:] KEY_CONSIDERED {primary} 0",
-        f"[GNUPG:] SIG_ID l0FsogmcrnMAh3CueWQLKlZYqqU 2026-11-21 1795300005",
+        "[GNUPG:] SIG_ID l0FsogmcrnMAh3CueWQLKlZYqqU 2026-11-21 1795300005",
         f"[GNUPG:] GOODSIG {fpr[-16:]} Publisher <publisher@example.org>",
         f"[GNUPG:] VALIDSIG {fpr} 2026-11-21 1795300005 0 4 0 22 {hash_algorithm} {signature_class} {primary}",
     ]
@@ -187,7 +187,9 @@ def test_the_words_of_one_signature_do_not_help_another() -> None:
         decide(OPENPGP, "app", openpgp(*lines))
 
 
-@pytest.mark.parametrize("pinned", [FPR, FPR.lower(), f"0x{FPR}", " ".join(FPR[i : i + 4] for i in range(0, 40, 4)), SUBKEY])
+@pytest.mark.parametrize(
+    "pinned", [FPR, FPR.lower(), f"0x{FPR}", " ".join(FPR[i : i + 4] for i in range(0, 40, 4)), SUBKEY]
+)
 def test_a_pinned_primary_key_or_subkey_may_sign(pinned: str) -> None:
     verify = Verify(require=("openpgp",), keys=("publisher.gpg",), fingerprints=(pinned,))
     assert decide(verify, "app", openpgp(*good(SUBKEY, FPR))).signers[0].key == FPR
@@ -313,7 +315,10 @@ def planned(**keys: Any) -> list[tuple[str, str, str]]:
         ({"require": ("sha256",)}, []),
         ({"require": ("sha256",), "checksums": "SHA256SUMS"}, [("SHA256SUMS", "sums", "artifact")]),
         ({"require": ("sha256",), "checksums": "{asset}.sha256"}, [(f"{ASSET}.sha256", "sums", "artifact")]),
-        ({"require": ("sha256",), "checksums": "app_{version}_checksums.txt"}, [("app_1.2_checksums.txt", "sums", "artifact")]),
+        (
+            {"require": ("sha256",), "checksums": "app_{version}_checksums.txt"},
+            [("app_1.2_checksums.txt", "sums", "artifact")],
+        ),
         ({"require": ("openpgp",)}, [(f"{ASSET}.asc", "openpgp", "artifact")]),
         ({"require": ("minisign",)}, [(f"{ASSET}.minisig", "minisign", "artifact")]),
         (

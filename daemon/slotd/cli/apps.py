@@ -106,7 +106,9 @@ async def _overview(client: Client, out: Out) -> int:
         if app.held:
             notes.append(f"{name}: held{': ' + escape(app.hold_reason) if app.hold_reason else ''}")
         if app.last_error:
-            notes.append(f"{name}: {out.look.paint(escape(app.last_error), 'red')}")
+            first, *more = app.last_error.splitlines()
+            rest = f" (and {len(more)} more, see `slotctl status {name}`)" if more else ""
+            notes.append(f"{name}: {out.look.paint(escape(first), 'red')}{rest}")
     if notes:
         out.line()
     for note in notes:
@@ -152,7 +154,7 @@ def block(app: App, job: Job | None, events: Sequence[Event], out: Out) -> list[
 
     def field(label: str, value: str) -> None:
         if value:
-            lines.append(f"{label:>12}: {value}")
+            lines.append(f"{label:>12}{':' if label else ' '} {value}")
 
     field("State", look.state(app.state))
     field("Version", _where(app.version, app.slot) or "nothing is installed")
@@ -169,7 +171,8 @@ def block(app: App, job: Job | None, events: Sequence[Event], out: Out) -> list[
     field("Units", ", ".join(escape(u) for u in app.units))
     checked = f" ({moment(app.last_check)})" if app.last_check else ""
     field("Last check", relative(app.last_check, now) + checked)
-    field("Last error", look.paint(escape(app.last_error), "red"))
+    for number, problem in enumerate(app.last_error.splitlines()):
+        field("" if number else "Last error", look.paint(escape(problem), "red"))
     field("Backups", _backups(app, now))
     if events:
         lines += ["", "Recent history:"]

@@ -93,9 +93,8 @@ def to_error(name: str, text: str, *, user: bool = False) -> SlotdError:
     manager = "systemctl --user" if user else "systemctl"
     journal = "journalctl --user -u slotd" if user else "journalctl -u slotd"
     if kind in _DENIED:
-        return NotAuthorized(
-            f"cannot do that: {message or 'you are not authorised'}", hint="Run it as root, or ask an administrator."
-        )
+        why = message if message.startswith("cannot ") else f"cannot do that: {message or 'you are not authorised.'}"
+        return NotAuthorized(why, hint=hint.strip() or "Run it as root, or ask an administrator.")
     if kind in _ABSENT:
         return Unreachable(
             "cannot reach slotd: it is not running and the bus does not know how to start it.",
@@ -130,13 +129,13 @@ async def _end_of(bus: MessageBus) -> None:
 class Client:
     """A connection. Use `connect`, then `close`."""
 
-    def __init__(self, bus: MessageBus, *, user: bool) -> None:
+    def __init__(self, bus: MessageBus, lost: asyncio.Future[Any], *, user: bool) -> None:
         self._bus = bus
         self._user = user
         self._owner = ""
         self._listeners: list[Callable[[Signal], None]] = []
         self._owner_listeners: list[Callable[[bool], None]] = []
-        self._lost: asyncio.Future[Any] = asyncio.ensure_future(_end_of(bus))
+        self._lost = lost
 
     @classmethod
     async def connect(cls, *, user: bool = False) -> Client:
@@ -145,17 +144,22 @@ class Client:
         from dbus_fast.errors import AuthError, InvalidAddressError
 
         where = address(user=user, environment=dict(os.environ))
+        lost: asyncio.Future[Any] | None = None
         try:
             bus = MessageBus(bus_address=where)
+            lost = asyncio.ensure_future(_end_of(bus))
             await asyncio.wait_for(bus.connect(), READ_S)
         except (OSError, EOFError, AuthError, InvalidAddressError, TimeoutError) as error:
+            if lost is not None:  # the library tells the failure a second time, and complains if nobody listens
+                await asyncio.wait({lost}, timeout=0.1)
+                lost.cancel()
             which = "your user bus" if user else "the system bus"
             why = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or "no answer"
             raise Unreachable(
                 f"cannot reach {which} at {where}: {why}.",
                 hint="Is dbus running? `systemctl status dbus.socket`.",
             ) from error
-        return cls(bus, user=user)
+        return cls(bus, lost, user=user)
 
     async def close(self) -> None:
         self._bus.disconnect()

@@ -85,7 +85,17 @@ class Follower:
         return read | self._seen.pop(path, {})
 
     async def _read(self, path: str, before: dict[str, Any] | None = None) -> dict[str, Any]:
-        """The job's properties. A finished job's object goes after ten minutes; `GetJob` brings it back."""
+        """The job's properties, from a daemon that may be killed while it answers."""
+        while True:
+            try:
+                return await self._read_once(path, before)
+            except Unreachable:
+                if self._client.lost.done():
+                    raise
+                await self._return()
+
+    async def _read_once(self, path: str, before: dict[str, Any] | None) -> dict[str, Any]:
+        """A finished job's object goes after ten minutes; `GetJob` brings it back."""
         self._seen.pop(path, None)
         number = int(path.rsplit("/", 1)[-1])
         try:

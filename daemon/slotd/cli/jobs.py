@@ -18,7 +18,6 @@ from slotd.cli.views import App, Job
 from slotd.cli.words import exit_code, summary
 from slotd.errors import NoSuchApp, SlotdError
 
-
 # The steps before the app is stopped; `Cancel` is refused later.
 CANCELLABLE = ("", "resolve", "delay", "fetch", "verify", "stage", "compare", "preserve")
 
@@ -49,7 +48,7 @@ async def check(client: Client, args: Namespace, out: Out) -> int:
 
 async def update(client: Client, args: Namespace, out: Out) -> int:
     if args.all:
-        return await _run(client, args, out, [Request("", "update", "ApplyAll", "a{sv}", (options(now=args.now),))])
+        return await _run(client, args, out, [Request("", "update", "ApplyAll", "a{sv}", ({},))])
     given = options(version=args.version, force=args.force, now=args.now)
     return await _run(client, args, out, [Request(a, "update", "Update", "sa{sv}", (a, given)) for a in args.apps])
 
@@ -174,8 +173,7 @@ def _say_how_to_follow(follower: Follower, paths: Sequence[str]) -> None:
 
 async def jobs(client: Client, args: Namespace, out: Out) -> int:
     rows = await client.call("ListJobs", "a{sv}", [options(all=args.all)])
-    found = [await _job(client, row) for row in rows]
-    found.sort(key=lambda j: j.id)
+    found = [await _job(client, row) for row in sorted(rows)[-args.limit :]]
     out.document([job.json() for job in found])
     if not found:
         out.line(

@@ -16,7 +16,8 @@ def app_of(path: str) -> str:
     import re
 
     name = path.rsplit("/", 1)[-1]
-    return "" if name == "_" else re.sub(r"_([0-9a-f]{2})", lambda m: chr(int(m[1], 16)), name)
+    plain = re.sub(rb"_([0-9a-f]{2})", lambda found: bytes([int(found[1], 16)]), name.encode())
+    return "" if name == "_" else plain.decode("utf-8", "replace")
 
 
 class Monitor:

@@ -138,6 +138,7 @@ def build() -> Parser:
 
     sub = command("jobs", "jobs:jobs", "list running jobs")
     sub.add_argument("--all", action="store_true", help="finished ones too")
+    sub.add_argument("--limit", metavar="N", type=_count, default=50, help="at most this many, the newest (50)")
     sub = command("cancel", "jobs:cancel", "cancel a job, as long as the app has not been stopped for it", changes=True)
     sub.add_argument("job", metavar="JOB", type=_count, help="its number")
     sub = command("monitor", "monitor:monitor", "print what happens, as it happens")
@@ -177,6 +178,6 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     if args.command == "update":
         if args.version and (args.all or len(args.apps) > 1):
             parser.error("slotctl update: --version is for one app")
-        if args.all and args.force:
-            parser.error("slotctl update: --force is not for --all; name the apps")
+        if args.all and (args.force or args.now):
+            parser.error("slotctl update: --force and --now are not for --all; name the apps")
     return args

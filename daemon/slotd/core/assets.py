@@ -6,7 +6,7 @@ parts of a name: `app-linux-amd64-debug.tar.gz` is not `app-linux-amd64.tar.gz`.
 
 from __future__ import annotations
 
-import os
+import platform
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import product
@@ -15,7 +15,7 @@ from slotd.core.schema import Source
 from slotd.core.template import expand_name, words_in
 from slotd.model import Asset, Release
 
-THIS_ARCHITECTURE = os.uname().machine
+THIS_ARCHITECTURE = platform.machine()
 """What this machine calls itself; a constant of the process, like its byte order."""
 
 # Debian's and Go's name first, then what else publishers write; what `uname -m` says is among them.
@@ -32,7 +32,8 @@ _ARCHITECTURES: tuple[tuple[str, ...], ...] = (
     ("mips64le", "mips64el"),
 )
 _SYSTEMS = ("linux", "Linux", "linux-gnu", "unknown-linux-gnu", "unknown-linux-musl")
-_BESIDE = (".asc", ".sig", ".minisig", ".pem", ".sha256", ".sha512", ".sha256sum", ".sha512sum", ".md5", ".json", ".txt")
+_SIGNATURES = (".asc", ".sig", ".minisig", ".pem", ".json", ".txt")
+_SUMS = (".sha256", ".sha512", ".sha256sum", ".sha512sum", ".md5")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ class Match:
 
 
 def match(source: Source, release: Release, arch: str = THIS_ARCHITECTURE) -> Match:
-    """What of `release` is to be installed on a machine of the architecture `arch` (as `uname -m` or Debian name it)."""
+    """What of `release` is to be installed on a machine of the architecture `arch`, in `uname`'s or Debian's words."""
     if not source.asset:
         return _by_default(source, release)
     offered = {asset.name: asset for asset in release.assets}
@@ -114,4 +115,4 @@ def _is_universal_wheel(name: str) -> bool:
 
 
 def _is_beside(name: str) -> bool:
-    return name.lower().endswith(_BESIDE) or "sums" in name.lower()
+    return name.lower().endswith(_SIGNATURES + _SUMS) or "sums" in name.lower()

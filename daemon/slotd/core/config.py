@@ -93,7 +93,7 @@ def parse_settings(documents: Sequence[Document]) -> Settings:
 
 def misconfigured(app: str, problems: Sequence[str]) -> Misconfigured:
     """One error for all `problems` of an app, or of the settings if `app` is empty."""
-    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    more = f" ({len(problems) - 1} more)" if len(problems) > 1 else ""
     subject = f"the definition of {app}" if app else "the settings"
     return Misconfigured(
         f"cannot use {subject}: {problems[0]}{more}",

@@ -59,7 +59,8 @@ def _verification(app: App, report: Report) -> None:
     verify, source = app.verify, app.source
     own = _OWN_DIGESTS.get(source.type, ())
     for algorithm in forms.ALGORITHMS:
-        if algorithm in verify.require and not verify.checksums and algorithm not in own and source.type:
+        is_given = bool(verify.checksums) or algorithm in own or report.blames("verify", "checksums")
+        if algorithm in verify.require and source.type and not is_given:
             why = f'a source of type "{source.type}" gives no {algorithm} of its own'
             report.add(
                 ("verify", "require"),
@@ -68,7 +69,7 @@ def _verification(app: App, report: Report) -> None:
     for kind, example in (("openpgp", "app.gpg"), ("minisign", "app.pub")):
         if kind not in verify.require:
             continue
-        if not verify.keys:
+        if not verify.keys and not report.blames("verify", "keys"):
             report.add(
                 ("verify", "require"),
                 f'verify.require holds "{kind}": it needs the publisher\'s key in verify.keys, like ["{example}"]',
@@ -94,7 +95,7 @@ def _verification(app: App, report: Report) -> None:
 
 def _units(app: App, report: Report) -> None:
     units = app.service.units
-    if not units:
+    if not units and not report.blames("service", "units"):
         report.add(
             ("service", "units"),
             f'service.units names no unit: say what is stopped and started, like ["{app.name}.service"]',

@@ -1,6 +1,6 @@
 """Every kind of event that slotd tells, with its journal MESSAGE_ID and its catalogue entry.
 
-The catalogue file is printed from this table (`python3 -m slotd.core.events`), so that the two cannot disagree.
+The catalogue file is printed from this table when the package is built, so that the two cannot disagree.
 """
 
 from __future__ import annotations
@@ -24,61 +24,198 @@ class EventKind:
 _DOC = "Documentation: man:slotctl(1)"
 
 KINDS: tuple[EventKind, ...] = (
-    EventKind("daemon-started", "da317d0f4221493fae782c407e252471", INFO, "slotd is up",
-              "The update daemon is running and has read its definitions and its state."),
-    EventKind("job-started", "d1ce27e02ee84748b6b5a3b579b2d62a", INFO, "A job began",
-              "The job is in the field SLOTD_JOB. `slotctl jobs` lists it."),
-    EventKind("job-resumed", "a8747f82c3db48c7bf4bd92e191ff179", NOTICE, "An interrupted job goes on",
-              "slotd was stopped or killed in the middle of this job. It went on, or back, as the step demands."),
-    EventKind("step", "211323894502414b860beeaea7392a27", INFO, "A job entered a step",
-              "The step is in the field SLOTD_STEP; `slotctl status` shows it too."),
-    EventKind("update-available", "e6e72b5957cd41079aa77a09510ba79d", NOTICE, "A newer release is there",
-              "Apply it with `slotctl update @SLOTD_APP@`, or approve it with `slotctl approve`."),
-    EventKind("check-failed", "97a9935e877345aebde628a473345752", WARNING, "The source could not be asked",
-              "The running app is not affected. The next check tries again."),
-    EventKind("release-skipped", "4877a52ac0f84230b17f9150c82485f1", INFO, "A release was passed over",
-              "The message says why."),
-    EventKind("verification-failed", "e6b17dce3ea440d9b5063524ce832cf2", ERROR, "A release is not what it claims to be",
-              "A digest or a signature did not match. Nothing of it was unpacked or run.\n"
-              "If it was forged, the version is blocked until its publisher replaces it or an administrator forces it."),
-    EventKind("update-failed", "e47ddc24edae49b495bd6b0900f30067", ERROR, "An update failed before anything was changed",
-              "The old version runs on, or runs again. The message says what went wrong."),
+    EventKind(
+        "daemon-started",
+        "da317d0f4221493fae782c407e252471",
+        INFO,
+        "slotd is up",
+        "The update daemon is running and has read its definitions and its state.",
+    ),
+    EventKind(
+        "job-started",
+        "d1ce27e02ee84748b6b5a3b579b2d62a",
+        INFO,
+        "A job began",
+        "The job is in the field SLOTD_JOB. `slotctl jobs` lists it.",
+    ),
+    EventKind(
+        "job-resumed",
+        "a8747f82c3db48c7bf4bd92e191ff179",
+        NOTICE,
+        "An interrupted job goes on",
+        "slotd was stopped or killed in the middle of this job. It went on, or back, as the step demands.",
+    ),
+    EventKind(
+        "step",
+        "211323894502414b860beeaea7392a27",
+        INFO,
+        "A job entered a step",
+        "The step is in the field SLOTD_STEP; `slotctl status` shows it too.",
+    ),
+    EventKind(
+        "update-available",
+        "e6e72b5957cd41079aa77a09510ba79d",
+        NOTICE,
+        "A newer release is there",
+        "Apply it with `slotctl update @SLOTD_APP@`, or approve it with `slotctl approve`.",
+    ),
+    EventKind(
+        "check-failed",
+        "97a9935e877345aebde628a473345752",
+        WARNING,
+        "The source could not be asked",
+        "The running app is not affected. The next check tries again.",
+    ),
+    EventKind(
+        "release-skipped",
+        "4877a52ac0f84230b17f9150c82485f1",
+        INFO,
+        "A release was passed over",
+        "The message says why.",
+    ),
+    EventKind(
+        "verification-failed",
+        "e6b17dce3ea440d9b5063524ce832cf2",
+        ERROR,
+        "A release is not what it claims to be",
+        "A digest or a signature did not match. Nothing of it was unpacked or run.\n"
+        "If it was forged, the version is blocked until its publisher replaces it or an administrator forces it.",
+    ),
+    EventKind(
+        "update-failed",
+        "e47ddc24edae49b495bd6b0900f30067",
+        ERROR,
+        "An update failed before anything was changed",
+        "The old version runs on, or runs again. The message says what went wrong.",
+    ),
     EventKind("cancelled", "d6db2e367aa84ff398e75eb5b5b6c564", NOTICE, "A job was cancelled", "Nothing was changed."),
-    EventKind("app-stopped", "d435a025d7bc4559bde4de846269f1fe", INFO, "The app was stopped for its update",
-              "Its data are being brought up to date in the backup; then the new version starts."),
-    EventKind("switched", "cb4cc2976037447dbfd2eda98bfabf07", NOTICE, "The other slot is active now",
-              "The new version is on trial: it is watched, and taken back if it is not healthy."),
-    EventKind("start-failed", "b5f085b2035b4b6e97012b49185a3fd3", WARNING, "A start of the new version failed",
-              "When its attempts are spent, the old version and its data come back."),
-    EventKind("trial-started", "f15f5ac68b73422db1b66fe53029802b", NOTICE, "The new version is on trial",
-              "`slotctl status @SLOTD_APP@` shows what is left of the trial."),
-    EventKind("unhealthy", "f8b2534762ae4985bb6254ad5b7a30f9", WARNING, "The new version failed its trial",
-              "slotd goes back to the old version and its data. The message says what was seen."),
-    EventKind("updated", "cb0f6e2efe7c463ebe74adbe2f49c126", NOTICE, "An update is done",
-              "The new version passed its trial. The backup is kept as the definition says; `slotctl rollback` goes back."),
-    EventKind("unchanged", "903ce9b1063d4f21a9155be20146af1c", INFO, "The release holds what is installed already",
-              "Nothing was stopped or switched."),
-    EventKind("rollback-started", "bd86091cb4354d459c3fcb9d00e17993", WARNING, "Going back to the old version",
-              "What the failed version wrote is set aside as quarantine, nothing is lost: `slotctl backups @SLOTD_APP@`."),
-    EventKind("rolled-back", "05684b2c117b43699abe8534c9b249d1", WARNING, "The old version is back",
-              "The version that failed is blocked on this host until its publisher replaces it or someone forces it."),
-    EventKind("rollback-failed", "8d597593bb2a48229ff053c5a7b9aa1c", ERROR, "Going back failed",
-              "The app is held. The message names the backup that holds its data.\n"
-              "Mend the cause, then `slotctl rollback @SLOTD_APP@ --data=restore` or `slotctl restore`, and `slotctl unhold`."),
-    EventKind("backup-made", "12c4952f9a4c44d5ba32f260afd37a39", INFO, "A backup was made", "`slotctl backups @SLOTD_APP@` lists it."),
-    EventKind("restored", "f12db618ad55410a8fae5b8bf3e111f3", NOTICE, "Data were restored",
-              "What was there before is kept as quarantine."),
-    EventKind("held", "ce786f75771e47d4b7c5a243ac515129", NOTICE, "The app is held", "No update is applied until `slotctl unhold`."),
-    EventKind("released", "cae07e5602a7422d9439e1bc15231c8b", NOTICE, "The hold was lifted", "Updates are applied again."),
-    EventKind("approved", "2772ea205b8e47058faf00cdf78a149d", NOTICE, "A version was approved", "It is applied in the next window."),
-    EventKind("mode-changed", "adf404dcc5a64845aac054128321918b", NOTICE, "The mode was changed", "See slotd-app.toml(5)."),
-    EventKind("misconfigured", "9a7fdb7e8cf24a9b8d5498268d7703b7", ERROR, "A definition cannot be used",
-              "The app is left alone until its definition is mended: `slotctl verify @SLOTD_APP@`."),
-    EventKind("boot-counted", "a3d89f45d2c04b03951bfcdce891dace", NOTICE, "A boot during a trial was counted",
-              "When the attempts are spent, the old version comes back before the app starts."),
-    EventKind("warning", "fae4196f30224201a73dea8dafaddace", WARNING, "Something is not as it should be",
-              "The update stands; the message says what needs a look."),
-)  # fmt: skip
+    EventKind(
+        "app-stopped",
+        "d435a025d7bc4559bde4de846269f1fe",
+        INFO,
+        "The app was stopped for its update",
+        "Its data are being brought up to date in the backup; then the new version starts.",
+    ),
+    EventKind(
+        "switched",
+        "cb4cc2976037447dbfd2eda98bfabf07",
+        NOTICE,
+        "The other slot is active now",
+        "The new version is on trial: it is watched, and taken back if it is not healthy.",
+    ),
+    EventKind(
+        "start-failed",
+        "b5f085b2035b4b6e97012b49185a3fd3",
+        WARNING,
+        "A start of the new version failed",
+        "When its attempts are spent, the old version and its data come back.",
+    ),
+    EventKind(
+        "trial-started",
+        "f15f5ac68b73422db1b66fe53029802b",
+        NOTICE,
+        "The new version is on trial",
+        "`slotctl status @SLOTD_APP@` shows what is left of the trial.",
+    ),
+    EventKind(
+        "unhealthy",
+        "f8b2534762ae4985bb6254ad5b7a30f9",
+        WARNING,
+        "The new version failed its trial",
+        "slotd goes back to the old version and its data. The message says what was seen.",
+    ),
+    EventKind(
+        "updated",
+        "cb0f6e2efe7c463ebe74adbe2f49c126",
+        NOTICE,
+        "An update is done",
+        "The new version passed its trial. Its backup is kept for a while; `slotctl rollback` goes back.",
+    ),
+    EventKind(
+        "unchanged",
+        "903ce9b1063d4f21a9155be20146af1c",
+        INFO,
+        "The release holds what is installed already",
+        "Nothing was stopped or switched.",
+    ),
+    EventKind(
+        "rollback-started",
+        "bd86091cb4354d459c3fcb9d00e17993",
+        WARNING,
+        "Going back to the old version",
+        "What the failed version wrote is set aside as quarantine: `slotctl backups @SLOTD_APP@`.",
+    ),
+    EventKind(
+        "rolled-back",
+        "05684b2c117b43699abe8534c9b249d1",
+        WARNING,
+        "The old version is back",
+        "The version that failed is blocked on this host until its publisher replaces it or someone forces it.",
+    ),
+    EventKind(
+        "rollback-failed",
+        "8d597593bb2a48229ff053c5a7b9aa1c",
+        ERROR,
+        "Going back failed",
+        "The app is held. The message names the backup that holds its data.\n"
+        "Mend the cause, then `slotctl rollback @SLOTD_APP@ --data=restore`, and `slotctl unhold`.",
+    ),
+    EventKind(
+        "backup-made",
+        "12c4952f9a4c44d5ba32f260afd37a39",
+        INFO,
+        "A backup was made",
+        "`slotctl backups @SLOTD_APP@` lists it.",
+    ),
+    EventKind(
+        "restored",
+        "f12db618ad55410a8fae5b8bf3e111f3",
+        NOTICE,
+        "Data were restored",
+        "What was there before is kept as quarantine.",
+    ),
+    EventKind(
+        "held",
+        "ce786f75771e47d4b7c5a243ac515129",
+        NOTICE,
+        "The app is held",
+        "No update is applied until `slotctl unhold`.",
+    ),
+    EventKind(
+        "released", "cae07e5602a7422d9439e1bc15231c8b", NOTICE, "The hold was lifted", "Updates are applied again."
+    ),
+    EventKind(
+        "approved",
+        "2772ea205b8e47058faf00cdf78a149d",
+        NOTICE,
+        "A version was approved",
+        "It is applied in the next window.",
+    ),
+    EventKind(
+        "mode-changed", "adf404dcc5a64845aac054128321918b", NOTICE, "The mode was changed", "See slotd-app.toml(5)."
+    ),
+    EventKind(
+        "misconfigured",
+        "9a7fdb7e8cf24a9b8d5498268d7703b7",
+        ERROR,
+        "A definition cannot be used",
+        "The app is left alone until its definition is mended: `slotctl verify @SLOTD_APP@`.",
+    ),
+    EventKind(
+        "boot-counted",
+        "a3d89f45d2c04b03951bfcdce891dace",
+        NOTICE,
+        "A boot during a trial was counted",
+        "When the attempts are spent, the old version comes back before the app starts.",
+    ),
+    EventKind(
+        "warning",
+        "fae4196f30224201a73dea8dafaddace",
+        WARNING,
+        "Something is not as it should be",
+        "The update stands; the message says what needs a look.",
+    ),
+)
 
 BY_NAME: dict[str, EventKind] = {kind.name: kind for kind in KINDS}
 
@@ -89,9 +226,3 @@ def catalogue() -> str:
     for kind in KINDS:
         parts.append(f"-- {kind.id}\nSubject: {kind.subject}\nDefined-By: slotd\n{_DOC}\n\n{kind.text}\n")
     return "\n".join(parts)
-
-
-if __name__ == "__main__":
-    import sys
-
-    sys.stdout.write(catalogue())

@@ -11,6 +11,8 @@ import posixpath
 import re
 from urllib.parse import SplitResult, urlsplit
 
+from slotd.core.template import PROBE_WORDS, check_argument
+
 NAME_LIMIT = 64
 UNIT_SUFFIXES = (".service", ".socket", ".timer", ".path", ".target")
 ALGORITHMS = ("sha256", "sha512")
@@ -148,8 +150,8 @@ def base_url(text: str) -> str:
 
 
 def loopback_url(text: str) -> str:
-    """An http(s) address on this host: the daemon can reach no other."""
-    parts = _split_url(text)
+    """An http(s) address on this host, {version} and {slot} in it: the daemon can reach no other."""
+    parts = _split_url(check_argument(text, PROBE_WORDS).replace("{version}", "0").replace("{slot}", "0"))
     if not is_loopback(parts.hostname or ""):
         raise ValueError("probes reach this host only (127.0.0.1, ::1, localhost): the daemon has no other network")
     return text

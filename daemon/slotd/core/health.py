@@ -6,7 +6,6 @@ monotonic clock, in seconds).
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -29,6 +28,24 @@ _SYSTEMD_STATUS = {
     240: "its log directory could not be made",
     241: "its configuration directory could not be made",
     243: "its credentials could not be set up",
+}
+
+# signal(7): those that end programs, and are numbered alike on all of Debian's architectures but MIPS
+_SIGNALS = {
+    1: "SIGHUP",
+    2: "SIGINT",
+    3: "SIGQUIT",
+    4: "SIGILL",
+    6: "SIGABRT",
+    7: "SIGBUS",
+    8: "SIGFPE",
+    9: "SIGKILL",
+    11: "SIGSEGV",
+    13: "SIGPIPE",
+    15: "SIGTERM",
+    24: "SIGXCPU",
+    25: "SIGXFSZ",
+    31: "SIGSYS",
 }
 
 
@@ -132,7 +149,8 @@ def count_starts(previous: UnitSeen, now_seen: UnitSeen) -> int:
     `NRestarts` counts systemd's own restarts (`Restart=`: exits, signals, watchdog) and no others. A start by hand
     (`systemctl restart`, or slotd's own) sets it back to 0 together with a new `InvocationID`, and is not a crash:
     then only what the counter shows since is counted. `reset-failed` sets it to 0 while the `InvocationID` stays: no
-    start. `Result` is of no use: it is set back to `success` by every start, by whomever.
+    start. A start by hand in the wait for a restart leaves the counter as it is. `Result` is of no use: every start,
+    by whomever, sets it back to `success`.
 
     Never negative. A reboot is not seen here (both begin anew): boots are counted by boot id.
     """
@@ -141,11 +159,11 @@ def count_starts(previous: UnitSeen, now_seen: UnitSeen) -> int:
         return grown
     if now_seen.invocation_id in ("", previous.invocation_id):
         return 0
-    # Between the counting of a restart and the start itself the old InvocationID shows, in state auto-restart:
-    # that restart was counted at the look before.
-    if grown == 0 and previous.sub_state.startswith("auto-restart"):
-        return 0
-    return now_seen.n_restarts
+    if grown < 0:
+        return now_seen.n_restarts
+    # The same count, but another start. While it waits for a restart, the unit shows the old InvocationID, with the
+    # restart counted already or, if someone was faster, never; else at least one crash hides behind a count above 0.
+    return 0 if previous.sub_state.startswith("auto-restart") else min(1, now_seen.n_restarts)
 
 
 def is_up(status: UnitStatus) -> bool:
@@ -169,7 +187,7 @@ def _what_happened(status: UnitStatus) -> str:
         case "watchdog":
             return "was killed by its watchdog"
         case "oom-kill":
-            return f"was killed by signal {_signal(9)} (out of memory)"
+            return "was killed by signal 9 (out of memory)"
         case "start-limit-hit":
             return "hit the start limit: it was started too often in too short a time"
         case "timeout":
@@ -204,10 +222,7 @@ def _ended(status: UnitStatus, lead: str = "") -> str:
 
 
 def _signal(number: int) -> str:
-    try:
-        return f"{number} ({signal.Signals(number).name})" if number != 9 else "9"
-    except ValueError:
-        return str(number)
+    return f"{number} ({_SIGNALS[number]})" if number in _SIGNALS else str(number)
 
 
 def _not_failed(status: UnitStatus) -> str:

@@ -128,7 +128,9 @@ def diagram() -> str:
     lines = ["flowchart TD"]
     for r in (*UPDATE, *ROLLBACK):
         lines.append(f'    {r.name.replace("-", "_")}["{r.name}<br/><small>{r.does}</small>"]')
-    lines.append("    untouched([old version untouched])\n    good([new version good])\n    back([old version and its data])")
+    lines.append(
+        "    untouched([old version untouched])\n    good([new version good])\n    back([old version and its data])"
+    )
     lines.append("    held([held: a person decides])")
     for table, end in ((UPDATE, "good"), (ROLLBACK, "back")):
         names = [r.name.replace("-", "_") for r in table]

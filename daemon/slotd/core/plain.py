@@ -29,7 +29,7 @@ def to_plain(value: Any) -> Any:
 
 
 @cache
-def _hints(cls: type[Any]) -> dict[str, Any]:
+def _hints(cls: Any) -> dict[str, Any]:
     return typing.get_type_hints(cls)
 
 
@@ -40,7 +40,7 @@ def from_plain(cls: type[T], value: Any, *, where: str = "") -> T:
     where = where or cls.__name__
     if not isinstance(value, Mapping):
         raise Failed(f"cannot read {where}: it is {type(value).__name__}, not a table.")
-    hints = _hints(cls)
+    hints = _hints(cast(Any, cls))
     known = {f.name for f in dataclasses.fields(cast(Any, cls))}
     return cls(**{key: _convert(hints[key], item, f"{where}.{key}") for key, item in value.items() if key in known})
 

@@ -157,7 +157,7 @@ class _Rules:
         return (
             self._unknown_current()
             or self._channel(candidate)
-            or self._outside(candidate)
+            or self.outside(candidate)
             or ("its publisher withdrew it" if candidate.release.yanked else "")
             or found.problem
             or ("" if self.force else self._blocked(candidate, found))
@@ -168,7 +168,7 @@ class _Rules:
     def _unknown_current(self) -> str:
         if self.current_text and self.current is None:
             scheme = self.app.source.scheme
-            return f'the installed version "{self.current_text}" is not of the scheme {scheme}: which is newer is unknown'
+            return f'the installed version "{self.current_text}" is not of the scheme {scheme}: which is newer?'
         return ""
 
     def _channel(self, candidate: _Candidate) -> str:
@@ -176,7 +176,7 @@ class _Rules:
             return "it is a prerelease, and the channel is stable"
         return ""
 
-    def _outside(self, candidate: _Candidate) -> str:
+    def outside(self, candidate: _Candidate) -> str:
         if self.specifier.allows(candidate.version):
             return ""
         return f"it is outside of source.versions ({self.app.source.versions})"
@@ -184,9 +184,9 @@ class _Rules:
     def _blocked(self, candidate: _Candidate, found: assets.Match) -> str:
         offered = tuple(asset.digest for asset in found.assets)
         for each in self.blocked:
-            if each.app in ("", self.app.name) and _is_named(candidate, each.version, self.app.source.scheme):
-                if not _is_replaced(each.digest, offered):
-                    return f"it is blocked on this host: {each.reason or 'it failed before'}"
+            is_this = each.app in ("", self.app.name) and _is_named(candidate, each.version, self.app.source.scheme)
+            if is_this and not _is_replaced(each.digest, offered):
+                return f"it is blocked on this host: {each.reason or 'it failed before'}"
         return ""
 
     def _young(self, candidate: _Candidate) -> str:
@@ -199,10 +199,10 @@ class _Rules:
         name = "policy.min_age" if policy.min_age_s >= ring_s else f"rollout.ring_delay for ring {rollout.ring}"
         published = candidate.release.published
         if published <= 0:
-            return f"its source does not say when it was published, and {name} asks for {format_span(needed_s)}"
+            return f"its source does not say when it was published, and {name} is {format_span(needed_s)}"
         if self.now - published >= needed_s:
             return ""
-        return f"it is too young: {name} asks for {format_span(needed_s)}, which is over on {_day(published + needed_s)}"
+        return f"it is too young: {name} is {format_span(needed_s)}, which is over on {_day(published + needed_s)}"
 
     def _fraction(self, candidate: _Candidate) -> str:
         fraction = self.app.rollout.fraction
@@ -248,9 +248,9 @@ def _wanted(candidates: Sequence[_Candidate], wanted: str, rules: _Rules, arch: 
                 f"cannot update {app.name} to {version}: it is not newer than the installed {rules.current_text}.",
                 hint=f"`slotctl rollback {app.name}` goes back with the data; --force installs it over newer data.",
             )
-        outside = rules._outside(candidate)
+        outside = rules.outside(candidate)
         if outside:
-            raise BadOption(f"cannot update {app.name} to {version}: {outside}.", hint="--force installs it all the same.")
+            raise BadOption(f"cannot update {app.name} to {version}: {outside}.", hint="--force installs it anyway.")
     if found.problem:
         raise NoSuchVersion(
             f"cannot update {app.name} to {version}: {found.problem}.", hint="Try again later, or see source.asset."

@@ -63,11 +63,6 @@ def is_digest(text: str) -> bool:
     return _DIGEST.fullmatch(text) is not None
 
 
-def is_downgrade(index_url: str, url: str) -> bool:
-    """An index that came by https must not send us to files over plain http (nor to files of this host)."""
-    return index_url.lower().startswith("https://") and not url.lower().startswith("https://")
-
-
 def release_to_json(release: Release) -> dict[str, Any]:
     return {
         "version": release.version,

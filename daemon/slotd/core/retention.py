@@ -37,7 +37,7 @@ def is_manual(backup: Backup) -> bool:
 def _expired_of(
     group: Sequence[Backup], retention_s: float, keep: int, now: float, protected: AbstractSet[str]
 ) -> list[Backup]:
-    made = {each.id: _made_at(each, group) for each in group}
+    made = {each.id: _made_at(each, group, now) for each in group}
     prunable = [each for each in group if each.sealed and not is_manual(each)]
     kept = _newest(prunable, keep) | set(protected)
     gone = [each for each in prunable if each.id not in kept and now - made[each.id] >= retention_s]
@@ -60,7 +60,12 @@ def _newest(group: Sequence[Backup], keep: int) -> set[str]:
     return {each.id for each in (*by_time, *by_job)}
 
 
-def _made_at(backup: Backup, group: Sequence[Backup]) -> float:
-    """A copy is at least as old as every one that a later job made: what a clock ahead of its time dated is set right."""
-    later = [each.created_at for each in group if backup.job and each.job > backup.job]
-    return min([backup.created_at, *later])
+def _made_at(backup: Backup, group: Sequence[Backup], now: float) -> float:
+    """When it was made, set right by the jobs before and after it; where that leaves a doubt, the younger age.
+
+    A clock that was behind dated it before copies that were there already; one that was ahead, after now.
+    """
+    dated = [each for each in group if backup.job and each.job and each.created_at <= now]
+    if backup.created_at > now:
+        return max((each.created_at for each in dated if each.job > backup.job), default=now)
+    return max([backup.created_at, *(each.created_at for each in dated if each.job < backup.job)])

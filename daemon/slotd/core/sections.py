@@ -56,6 +56,7 @@ _PROBE_KEYS: dict[str, tuple[str, ...]] = {
     "command": ("exec",),
     "unit": ("unit",),
 }
+_asset_name = partial(template.check_name, words=template.ASSET_WORDS)
 _command = partial(template.check_argument, words=template.COMMAND_WORDS)
 
 
@@ -86,13 +87,16 @@ def source(section: Section) -> Source:
     url = section.text("url", _URL_DEFAULTS.get(kind, ""), _url_form(kind))
     if kind == "directory" and section.has("url"):
         section.problem("url", 'type "directory" has no address; it reads `path`')
-    if kind in _URL_NEEDED and not section.has("url"):
+    if kind in _URL_NEEDED and section.lacks("url"):
         section.missing("url", f'type "{kind}" needs the address of its server')
-    asset = section.texts("asset", partial(template.check_name, words=template.ASSET_WORDS), single=True)
-    if kind in _ASSET_NEEDED and not section.has("asset"):
+    asset = section.texts("asset", _asset_name, single=True)
+    if kind in _ASSET_NEEDED and section.lacks("asset"):
         section.missing("asset", 'name the file to install, like "app-{version}-linux-{arch}.tar.gz"')
-    elif section.has("asset") and section.texts("asset", single=True) == ():
-        section.problem("asset", "it names no file")
+    if not section.lacks("credential"):
+        if kind == "directory":
+            section.problem("credential", "a directory is read without one")
+        elif kind == "pypi" and not url:
+            section.problem("credential", "it is shown to one server only; name that server in source.url")
     value = Source(
         type=kind,
         asset=asset,
@@ -124,7 +128,7 @@ def _of_type(section: Section, key: str, kind: str, form: Callable[[str], str]) 
     types, example = _SOURCE_KEYS[key]
     if kind in types:
         value = section.text(key, "", form)
-        if not section.has(key):
+        if section.lacks(key):
             section.missing(key, f'type "{kind}" needs it, like "{example}"')
         return value
     section.text(key)
@@ -153,10 +157,8 @@ def verify(section: Section) -> Verify:
         keys=section.texts("keys", forms.key_file),
         fingerprints=section.texts("fingerprints", forms.fingerprint),
     )
-    if not section.has("require"):
+    if section.lacks("require"):
         section.missing("require", 'nothing is installed unverified; name at least one check, like ["sha256"]')
-    elif section.texts("require") == ():
-        section.problem("require", 'nothing is installed unverified; name at least one check, like ["sha256"]')
     section.finish()
     return value
 
@@ -295,7 +297,7 @@ def health(section: Section) -> Health:
         json=_expected_json(section),
         host=section.text("host", "127.0.0.1" if kind == "tcp" else default.host, forms.loopback_host),
         port=section.whole("port", default.port, 1, 65535),
-        command=section.command("command", _command),
+        command=section.command("command", partial(template.check_argument, words=template.PROBE_WORDS)),
         unit=section.text("unit", default.unit, forms.unit_name),
         interval_s=section.span("interval", default.interval_s, least_s=SHORTEST_S, most_s=HOUR_S),
         timeout_s=section.span("timeout", default.timeout_s, least_s=SHORTEST_S, most_s=HOUR_S),
@@ -303,7 +305,7 @@ def health(section: Section) -> Health:
         failures=section.whole("failures", default.failures, 1, 1000),
     )
     for key, needed_by in (("url", "http"), ("port", "tcp"), ("command", "exec")):
-        if kind == needed_by and not section.has(key):
+        if kind == needed_by and section.lacks(key):
             section.missing(key, f'a probe of type "{kind}" needs it')
     if kind in PROBES_NOT_YET:
         return value  # refused already; its own keys come with it
@@ -320,7 +322,7 @@ def _expected_json(section: Section) -> dict[str, str]:
     for name, value in section.mapping("json").items():
         if isinstance(value, str):
             expected[name] = value
-        elif isinstance(value, bool | int | float):
+        elif isinstance(value, bool | float) or (isinstance(value, int) and abs(value) < 2**63):
             expected[name] = json.dumps(value)
         else:
             section.say(

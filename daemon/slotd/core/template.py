@@ -10,6 +10,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 
 COMMAND_WORDS = ("slot", "artifact", "version", "previous", "data")
+PROBE_WORDS = ("slot", "version")
 ASSET_WORDS = ("version", "tag", "arch", "os")
 CHECKSUMS_WORDS = ("asset", *ASSET_WORDS)
 SIGNATURE_WORDS = ("checksums", *CHECKSUMS_WORDS)

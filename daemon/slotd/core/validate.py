@@ -22,6 +22,7 @@ Check = Callable[[str], str]
 _TEXT_LIMIT = 4096
 _SHOWN = 80
 _DEPTH_LIMIT = 16
+_HUGE = 10**30
 
 
 class Report:
@@ -29,6 +30,7 @@ class Report:
 
     def __init__(self, origins: Mapping[Path, str], main: str) -> None:
         self.problems: list[str] = []
+        self._blamed: set[Path] = set()
         self._origins = origins
         self._main = main
 
@@ -39,8 +41,13 @@ class Report:
                 return self._origins[path[:length]]
         return self._main
 
+    def blames(self, *path: str) -> bool:
+        """True if a problem was found there already: what follows from it need not be said too."""
+        return path in self._blamed
+
     def add(self, path: Path, sentence: str) -> None:
         """`sentence` has the key in its place and no full stop at its end."""
+        self._blamed.add(path)
         file = self.file_of(path)
         line = f"{file}: {sentence}." if file else f"{sentence}."
         if line not in self.problems:
@@ -83,6 +90,10 @@ class Section:
     def has(self, key: str) -> bool:
         return key in self._values
 
+    def lacks(self, key: str) -> bool:
+        """True if nothing stands there: no value, or an empty text or list."""
+        return self._values.get(key) in (None, "", [])
+
     def problem(self, key: str, why: str) -> None:
         """What was found at `key` cannot be; `why` says so and what is allowed."""
         self._report.add((*self._path, key), f"{self.label(key)} is {found(self._values.get(key))}: {why}")
@@ -116,7 +127,7 @@ class Section:
             self._report.add(
                 (*self._path, key),
                 f"{self.label(key)} is not a known key{did_you_mean(key, self._known)}; "
-                f"known in {place} are {', '.join(sorted(self._known))}",
+                f"known in {place} are {', '.join(sorted(set(self._known)))}",
             )
 
     # -- values -----------------------------------------------------------------------------------
@@ -142,7 +153,7 @@ class Section:
 
     def text(self, key: str, default: str = "", check: Check | None = None) -> str:
         value = self._take(key, str, "a text")
-        if value is None:
+        if value is None or value == default == "":  # a drop-in may empty what may be left out
             return default
         return self._checked(key, lambda: _text(value, check), default)
 
@@ -176,6 +187,8 @@ class Section:
         value = self._take(key, (int, float), "a number")
         if value is None:
             return default
+        if isinstance(value, int):
+            value = max(-_HUGE, min(_HUGE, value))  # TOML has integers that no float can hold
         if not isfinite(value) or not least <= value <= most:
             limits = f" from {least:g} to {most:g}" if isfinite(least) and isfinite(most) else ", not infinite,"
             self.problem(key, f"a number{limits} is needed")
@@ -237,16 +250,17 @@ class Section:
     def commands(self, key: str, check: Check) -> tuple[tuple[str, ...], ...]:
         """A list of commands, each a list of its words: no shell reads them."""
         value = self._take(key, list, 'a list of commands like [["uv", "sync"]]')
+        if value and all(isinstance(item, str) for item in value):  # the inner brackets were forgotten
+            words = value if len(value) > 1 else value[0].split()
+            written = ", ".join(f'"{word}"' for word in words)
+            self.problem(key, f"it holds commands, each a list of its words; write [[{shown(written)}]]")
+            return ()
         result = []
         for number, item in enumerate(value or (), 1):
-            if isinstance(item, str):
-                self._item_problem(
-                    key, item, f'a command is a list of its words, like [["{shown(item.split(" ")[0])}"]]'
-                )
-            elif not isinstance(item, list):
-                self._item_problem(key, item, "a command is a list of its words")
-            else:
+            if isinstance(item, list):
                 result.append(self._words(key, item, f"command no. {number} of {self.label(key)}", check))
+            else:
+                self._item_problem(key, item, 'a command is a list of its words, like ["uv", "sync"]')
         return tuple(result)
 
     def command(self, key: str, check: Check) -> tuple[str, ...]:
@@ -313,7 +327,7 @@ def found(value: object) -> str:
     if isinstance(value, str):
         return f'"{shown(value)}"'
     if isinstance(value, int | float):
-        return shown(repr(value)) if not isinstance(value, int) or abs(value) < 10**30 else "a huge number"
+        return shown(repr(value)) if not isinstance(value, int) or abs(value) < _HUGE else "a huge number"
     if isinstance(value, Mapping):
         return "a table"
     if isinstance(value, list | tuple):
@@ -321,10 +335,10 @@ def found(value: object) -> str:
     return "a date or time"
 
 
-def shown(text: str) -> str:
-    """Foreign text made safe for a terminal and short enough for a sentence."""
-    clean = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text[: _SHOWN + 1])
-    return clean if len(text) <= _SHOWN else f"{clean[:_SHOWN]}…"
+def shown(text: str, limit: int = _SHOWN) -> str:
+    """Foreign text made safe for a terminal and the bus, and short enough for a sentence."""
+    clean = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text[:limit])
+    return clean if len(text) <= limit else f"{clean}…"
 
 
 def listed(words: Sequence[str]) -> str:

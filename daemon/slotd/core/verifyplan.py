@@ -19,7 +19,6 @@ SUMS = "sums"
 _DEFAULT_SIGNATURE = next(f.default for f in fields(Verify) if f.name == "signature")
 # What a verifier's signature files are called, where the template was not written for it
 _SUFFIX = {"openpgp": ".asc", "minisign": ".minisig"}
-CLEAR_SIGNED = b"-----BEGIN PGP SIGNED MESSAGE-----"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,15 +1,15 @@
 """What a copy looks like on disk.
 
-    dest/            0700
-        tree.json    what the copy covers: kind, paths, patterns, and who owned the directories that hold them
-        data/N/      place N as it was (a file is `data/N` itself; nothing there = the place did not exist)
-        index        one line per file: how it looked in the live tree before it was read, and its digest
-        unfinished   while a pass runs: what is here is not one state
-        manifest     one line per entry: type mode uid gid mtime_ns size digest-or-target attributes path
-        header.json  written last, when all the rest is on disk. With it, this is a backup
-        tmp/         files being copied
-        found/       what turned up at a place after it had been set aside (quarantine only)
-        restore.json how far a restore has come that set its data aside here (quarantine only)
+dest/            0700
+    tree.json    what the copy covers: kind, paths, patterns, and who owned the directories that hold them
+    data/N/      place N as it was (a file is `data/N` itself; nothing there = the place did not exist)
+    index        one line per file: how it looked in the live tree before it was read, and its digest
+    unfinished   while a pass runs: what is here is not one state
+    manifest     one line per entry: type mode uid gid mtime_ns size digest-or-target attributes path
+    header.json  written last, when all the rest is on disk. With it, this is a backup
+    tmp/         files being copied
+    found/       what turned up at a place after it had been set aside (quarantine only)
+    restore.json how far a restore has come that set its data aside here (quarantine only)
 """
 
 from __future__ import annotations

@@ -18,63 +18,21 @@ import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from slotd import errors
 from slotd.data import CopyStats, DataSpec
 from slotd.data.databases import backup, quiet_state
+from slotd.data.entries import VANISHED, At, Vanished, kind_of, outside_of, state_of
 from slotd.data.layout import Layout, Seen
-from slotd.data.places import (
-    DEPTH,
-    SHARED_MEMORY,
-    SIDECARS,
-    Place,
-    matcher,
-    places,
-    refuse_link,
-    spot,
-    stat_at,
-)
+from slotd.data.places import DEPTH, SHARED_MEMORY, SIDECARS, Place, matcher, places, refuse_link, spot, stat_at
 from slotd.host import copy, files
 from slotd.host.failpoint import hit
 
 SETTLE_NS = 2_000_000_000  # coarser than the time stamps of any file system in use
 NAMES_TOLD = 200
-VANISHED = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE)
 _COPYING = "copying"
-
-
-class Vanished(Exception):
-    """The app took the entry away, or made it something else, between two looks."""
-
-
-@dataclass(frozen=True, slots=True)
-class At:
-    """One entry of the walk: where it is, where its copy goes, where the base has it. `rel` is "" for the place."""
-
-    place: Place
-    rel: str
-    src: int
-    name: str
-    dst: int
-    dst_name: str
-    base: int | None
-    base_name: str
-    depth: int = 0
-
-    @property
-    def key(self) -> str:
-        return f"{self.place.number}/{self.rel}" if self.rel else str(self.place.number)
-
-    @property
-    def live(self) -> Path:
-        return self.place.path / self.rel if self.rel else self.place.path
-
-    @property
-    def matched(self) -> str:
-        """What patterns are held against."""
-        return self.rel or self.place.path.name
 
 
 class Pass:
@@ -177,7 +135,7 @@ class Pass:
                     return self._regular(at)
                 if stat.S_ISLNK(found.st_mode):
                     return self._link(at)
-            self._tell(self.skipped, f"{files.shown(at.live)} ({_kind(found.st_mode)})")
+            self._tell(self.skipped, f"{files.shown(at.live)} ({kind_of(found.st_mode)})")
         except Vanished:
             if not self.app_runs:
                 self._tell(self.notes, f"{files.shown(at.live)} vanished while it was copied")
@@ -296,17 +254,29 @@ class Pass:
             first = self.links.get((found.st_dev, found.st_ino))
             if first is not None and self._same_name_again(at, first):
                 return
-            old = self.old.get(at.key)
-            if old and not old.derived and old.is_still(found) and self._has(at, found):
-                self._count(at, found, old, copied=False)
-            elif not self._from_base(at, fd, found):
+            if not (self._unchanged(at, fd, found) or self._from_base(at, fd, found)):
                 self._copy(at, fd, found)
         finally:
             os.close(fd)
 
-    def _has(self, at: At, found: os.stat_result) -> bool:
-        there = stat_at(at.dst_name, at.dst)
-        return there is not None and stat.S_ISREG(there.st_mode) and there.st_size == found.st_size
+    def _unchanged(self, at: At, fd: int, found: os.stat_result) -> bool:
+        """Keep the copy of the last pass if it is still right. Where times cannot tell, the contents must."""
+        old = self.old.get(at.key)
+        if old is None or old.derived or old[:4] != state_of(found):
+            return False
+        try:
+            mine = copy.open_regular(at.dst, at.dst_name)
+        except OSError:
+            return False
+        try:
+            if outside_of(os.fstat(mine)) != outside_of(found):
+                return False
+            if not old.settled and (files.hash_fd(fd) != old.digest or not copy.same_attributes(fd, mine)):
+                return False
+        finally:
+            os.close(mine)
+        self._count(at, found, old._replace(settled=self._is_settled(found)), copied=False)
+        return True
 
     def _same_name_again(self, at: At, first: str) -> bool:
         """Another name of a file that was copied already: a hard link in the copy too."""
@@ -335,7 +305,7 @@ class Pass:
         try:
             theirs = os.fstat(base_fd)
             live = (found.st_dev, found.st_ino)
-            if _outside(theirs) != _outside(found) or self.shared.get(theirs.st_ino, live) != live:
+            if outside_of(theirs) != outside_of(found) or self.shared.get(theirs.st_ino, live) != live:
                 return False
             if not copy.same_attributes(fd, base_fd):
                 return False
@@ -344,8 +314,8 @@ class Pass:
                 digest = known.digest
             else:  # the same size and time are not proof: another file may have been moved there
                 digest = files.hash_fd(fd)
-                theirs_digest = known.digest if known and not known.derived else files.hash_fd(base_fd)
-                if digest != theirs_digest or _state(os.fstat(fd)) != _state(found):
+                same = digest == (known.digest if known else files.hash_fd(base_fd))
+                if not same or state_of(os.fstat(fd)) != state_of(found):
                     return False
         finally:
             os.close(base_fd)
@@ -383,8 +353,10 @@ class Pass:
         self._count(at, found, self._seen(found, digest, derived=derived), copied=True)
 
     def _seen(self, found: os.stat_result, digest: str, *, derived: bool = False) -> Seen:
-        settled = found.st_ctime_ns < self.synced.get(found.st_dev, 0) - SETTLE_NS
-        return Seen(found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns, settled, derived, digest)
+        return Seen(*state_of(found), self._is_settled(found), derived, digest)
+
+    def _is_settled(self, found: os.stat_result) -> bool:
+        return found.st_ctime_ns < self.synced.get(found.st_dev, 0) - SETTLE_NS
 
     def _count(self, at: At, found: os.stat_result, seen: Seen, *, copied: bool) -> None:
         self.index[at.key] = seen
@@ -416,19 +388,3 @@ class Pass:
             told.append(text)
         elif len(told) == NAMES_TOLD:
             told.append("… and more")
-
-
-def _state(found: os.stat_result) -> tuple[int, ...]:
-    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
-
-
-def _outside(found: os.stat_result) -> tuple[int, ...]:
-    return found.st_size, found.st_mtime_ns, found.st_mode, found.st_uid, found.st_gid
-
-
-def _kind(mode: int) -> str:
-    if stat.S_ISSOCK(mode):
-        return "a socket"
-    if stat.S_ISFIFO(mode):
-        return "a fifo"
-    return "a device"

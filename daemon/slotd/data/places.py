@@ -3,7 +3,7 @@
 **Places.** Each of `DataSpec.paths` is a place: a directory, a file, or nothing yet. A path that is itself an SQLite
 file by `DataSpec.sqlite` brings the files that SQLite keeps beside it.
 
-**Patterns** (`exclude`, `sqlite`) are relative to each place. `*`, `?` and `[…]` match within one name, `**/` any number
+**Patterns** (`exclude`, `sqlite`) are relative to each place. `*`, `?`, `[…]` match within one name, `**/` any number
 of directories. A pattern matches the whole relative path, so `temp` and `*.tmp` mean the top of the place, `a/b` that
 one, and `**/*.tmp` any depth. What is excluded is excluded with all below it.
 
@@ -54,7 +54,7 @@ class Spot:
 
 
 def places(spec: DataSpec) -> tuple[Place, ...]:
-    """The places of `spec`, in a fixed order."""
+    """The places of `spec`, in the order of their paths, so that what holds another place comes before it."""
     is_sqlite = matcher(spec.sqlite)
     wanted: dict[Path, bool] = {}
     for path in spec.paths:
@@ -62,7 +62,7 @@ def places(spec: DataSpec) -> tuple[Place, ...]:
         if is_sqlite(path.name):
             for suffix in (*SIDECARS, SHARED_MEMORY):
                 wanted.setdefault(path.with_name(path.name + suffix), suffix == SHARED_MEMORY)
-    return tuple(Place(number, path, volatile) for number, (path, volatile) in enumerate(wanted.items()))
+    return tuple(Place(number, path, volatile) for number, (path, volatile) in enumerate(sorted(wanted.items())))
 
 
 def matcher(patterns: Sequence[str]) -> Callable[[str], bool]:
@@ -92,8 +92,8 @@ def _translate(pattern: str) -> str:
 
 
 def beside(name: str, purpose: str) -> str:
-    """The hidden name next to `name` that slotd works under."""
-    full = f".{name}.slotd-{purpose}"
+    """The hidden name next to `name` (or, with "", in a directory) that slotd works under."""
+    full = f".{name}.slotd-{purpose}" if name else f".slotd-{purpose}"
     if len(os.fsencode(full)) <= NAME_BYTES:
         return full
     return f".slotd-{purpose[:60]}-{hashlib.sha256(os.fsencode(full)).hexdigest()[:32]}"
@@ -177,7 +177,7 @@ def _swap(old: int, new: int) -> int:
 
 
 def _is_ours(dir_fd: int, link: os.stat_result) -> bool:
-    """Whether only root (or we) can change this link: it and its directory are ours, and no one else may write there."""
+    """Whether only root (or we) can change this link: it and its directory are ours, and no one else writes there."""
     holder = os.fstat(dir_fd)
     trusted = (0, os.geteuid())
     closed = not holder.st_mode & 0o022 or holder.st_mode & stat.S_ISVTX

@@ -1,8 +1,8 @@
 """Slots as two directories, `a` and `b`, and a symlink `current` that is replaced in one rename.
 
-    ROOT/a  ROOT/b        one version each, at their final path from the first byte on
-    ROOT/current -> a     the switch
-    ROOT/a/.slotd/        slot.json (what is in here) and manifest (every file's digest)
+ROOT/a  ROOT/b        one version each, at their final path from the first byte on
+ROOT/current -> a     the switch
+ROOT/a/.slotd/        slot.json (what is in here) and manifest (every file's digest)
 """
 
 from __future__ import annotations
@@ -97,11 +97,10 @@ class DirectoryEngine:
 
     def settle(self, slot: SlotName) -> None:
         with _opened(self.path(slot)) as descriptor:
-            self._take(descriptor, system_links=False)
-            if self.app.slots.links:
-                tree.copy_links(descriptor, self.app.slots.links)
+            self._take(descriptor, self.path(slot), system_links=False)
+            tree.copy_links(descriptor, self.app.slots.links)
 
-    def _take(self, descriptor: int, *, system_links: bool) -> None:
+    def _take(self, descriptor: int, path: Path, *, system_links: bool) -> None:
         slots = self.app.slots
         uid, gid = (0, 0) if not self._user_mode and os.geteuid() == 0 else (os.geteuid(), os.getegid())
         if slots.writable and system_links and self.app.service.user and not self._user_mode and os.geteuid() == 0:
@@ -114,9 +113,10 @@ class DirectoryEngine:
             max_size=slots.max_size,
             max_files=slots.max_files,
             path_depth=self._limits.path_depth,
-            allowed_links=slots.links,
+            allowed_links={"/".join(p for p in k.split("/") if p not in ("", ".")): v for k, v in slots.links.items()},
             writable=slots.writable,
             system_links=system_links,
+            slot_path=str(path),
         )
 
     def lend(self, slot: SlotName) -> None:
@@ -126,13 +126,13 @@ class DirectoryEngine:
         name = self.app.service.user if self.app.service.user not in ("", "root") else UNPACK_USER
         entry = self._user(name)
         with _opened(self.path(slot)) as descriptor:
-            tree.lend(descriptor, uid=entry.pw_uid, gid=entry.pw_gid)
+            _lend(descriptor, entry.pw_uid, entry.pw_gid)
 
     def finish(self, slot: SlotName, record: Slot) -> Slot:
         self._require_inactive(slot)
         path = self.path(slot)
         with _opened(path) as descriptor:
-            self._take(descriptor, system_links=True)
+            self._take(descriptor, path, system_links=True)
             manifest = tree.manifest(descriptor, str(path))
             os.fchmod(descriptor, 0o755)
             whole = dataclasses.replace(
@@ -172,6 +172,14 @@ class DirectoryEngine:
         while not path.exists():
             path = path.parent
         return files.free_bytes(path)
+
+
+def _lend(descriptor: int, uid: int, gid: int) -> None:
+    """Give a checked tree, in which nobody else writes, to a user. Links themselves, never what they point at."""
+    for _, directories, names, at in os.fwalk(".", dir_fd=descriptor, follow_symlinks=False):
+        for name in (*directories, *names):
+            os.chown(name, uid, gid, dir_fd=at, follow_symlinks=False)
+    os.fchown(descriptor, uid, gid)
 
 
 class _opened:

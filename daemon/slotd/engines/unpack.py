@@ -134,7 +134,8 @@ def _one_part(target: str, artifact: str) -> str:
 
 def _too_big(name: str, bounds: Bounds) -> VerificationFailed:
     return VerificationFailed(
-        f"cannot unpack {name}: it holds more than {bounds.max_size} bytes.", hint="If it is right, raise slots.max_size."
+        f"cannot unpack {name}: it holds more than {bounds.max_size} bytes.",
+        hint="If it is right, raise slots.max_size.",
     )
 
 
@@ -151,8 +152,9 @@ class _Unpacking:
         self._total = os.fstat(artifact).st_size
         self._consumed: Callable[[], int] = lambda: 0
         self._bytes = self._files = 0
+        self._above: tuple[bytes, list[str]] | None = None  # the last name's directory
         self._seen: dict[str, Kind] = {}
-        self._links: dict[str, str] = {}
+        self._links: dict[str, tuple[str, int]] = {}
         self._directories: dict[str, tuple[int, int]] = {}  # mode and mtime, set when all is inside
         self._open: OrderedDict[str, int] = OrderedDict()
         self._root = -1
@@ -224,31 +226,40 @@ class _Unpacking:
         """A name's components, checked and stripped; empty for the top itself and for what `strip` drops."""
         if not raw:
             self._refuse(raw, "has no name that can be read")
+        above, slash, last = raw.rpartition(b"/")
+        if last not in (b"", b".") and self._above is not None and self._above[0] == above + slash:
+            parts = [*self._above[1], *self._checked(raw, last)]  # beside the one before, as most are
+        else:
+            parts = self._checked(raw, raw)
+            if last not in (b"", b".", b".."):
+                self._above = above + slash, parts[:-1]
         if len(raw) > self._bounds.path_bytes:
             raise VerificationFailed(
                 f"cannot unpack {self._name}: a name is longer than {self._bounds.path_bytes} bytes.",
                 hint="If it is right, raise limits.path_bytes.",
             )
-        try:
-            name = raw.decode("utf-8")
-        except UnicodeDecodeError:
-            self._refuse(raw, "has a name that is not UTF-8")
-        if name.startswith("/"):
-            self._refuse(raw, "has an absolute name")
-        if _ODD.search(name):
-            self._refuse(raw, "has control characters in its name")
-        parts = [part for part in name.split("/") if part not in ("", ".")]
-        if ".." in parts:
-            self._refuse(raw, "leads out of the slot")
-        if not name.isascii() or len(name) > NAME_BYTES:
-            if any(len(part.encode()) > NAME_BYTES for part in parts):
-                self._refuse(raw, f"has a part longer than {NAME_BYTES} bytes")
-        parts = parts[self._strip or 0 :]
+        parts = parts[self._strip :] if self._strip else parts
         if len(parts) > self._bounds.path_depth:
             raise VerificationFailed(
                 f"cannot unpack {self._name}: directories are nested deeper than {self._bounds.path_depth}.",
                 hint="If it is right, raise limits.path_depth.",
             )
+        return parts
+
+    def _checked(self, raw: bytes, piece: bytes) -> list[str]:
+        try:
+            text = piece.decode("utf-8")
+        except UnicodeDecodeError:
+            self._refuse(raw, "has a name that is not UTF-8")
+        if text.startswith("/"):
+            self._refuse(raw, "has an absolute name")
+        if _ODD.search(text):
+            self._refuse(raw, "has control characters in its name")
+        parts = [part for part in text.split("/") if part not in ("", ".")]
+        if ".." in parts:
+            self._refuse(raw, "leads out of the slot")
+        if len(piece) > NAME_BYTES and any(len(part.encode()) > NAME_BYTES for part in parts):
+            self._refuse(raw, f"has a part longer than {NAME_BYTES} bytes")
         return parts
 
     def _claim(self, path: str, kind: Kind) -> bool:
@@ -272,7 +283,9 @@ class _Unpacking:
     def _take(self, entry: Entry, reader: Reader) -> None:
         parts = self._parts(entry.name)
         if entry.encrypted:
-            raise VerificationFailed(f"cannot unpack {self._name}: it is encrypted.", hint="slotd has no password for it.")
+            raise VerificationFailed(
+                f"cannot unpack {self._name}: it is encrypted.", hint="slotd has no password for it."
+            )
         if entry.kind is Kind.OTHER:
             self._refuse(entry.name, "is neither a file, a directory nor a link")
         if entry.mode & (stat.S_ISUID | stat.S_ISGID) and entry.kind is not Kind.DIRECTORY:
@@ -293,7 +306,7 @@ class _Unpacking:
             self._hard_link(path, parts[-1], directory, entry)
         else:
             self._claim(path, Kind.SYMLINK)
-            self._links[path] = self._text(entry)
+            self._links[path] = self._text(entry), _clamp(entry.mtime_ns)
 
     def _text(self, entry: Entry) -> str:
         try:
@@ -319,7 +332,7 @@ class _Unpacking:
         budget = self._bounds.max_size - self._bytes
         if size > budget:
             raise _too_big(self._name, self._bounds)
-        length = reader.write_data(fd, budget, self._tick) if size else 0
+        length = reader.write_data(fd, budget, self._tick)
         if max(length, size) > budget:
             raise _too_big(self._name, self._bounds)
         if length < size:
@@ -387,14 +400,16 @@ class _Unpacking:
         return 1 if len(tops) == 1 and self._seen[top] is Kind.DIRECTORY else 0
 
     def _make_links(self, strip: int) -> None:
-        for path, target in self._links.items():
+        for path, (target, mtime_ns) in self._links.items():
             parts = path.split("/")
             top = parts[:strip]
             if not is_inside(
                 parts[strip:-1], target, lambda p, top=top: self._seen.get("/".join(top + p)) is Kind.DIRECTORY
             ):
                 self._refuse(path, f"is a link to {target[:200]!r}, outside the slot")
-            os.symlink(target, parts[-1], dir_fd=self._enter(parts[:-1]))
+            directory = self._enter(parts[:-1])
+            os.symlink(target, parts[-1], dir_fd=directory)
+            os.utime(parts[-1], ns=(mtime_ns, mtime_ns), dir_fd=directory, follow_symlinks=False)
 
     def _finish_directories(self) -> None:
         for path, (mode, mtime_ns) in reversed(self._directories.items()):

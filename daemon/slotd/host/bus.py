@@ -20,9 +20,9 @@ from dbus_fast.aio.message_bus import MessageBus
 
 from slotd.errors import BUS_PREFIX, Failed, SlotdError, from_name
 from slotd.host.bus_signals import DBUS, DBUS_PATH, Heard, SignalCallback, Signals, Unsubscribe, Wanted
-from slotd.host.bus_wire import INTERACTIVE, NO_REPLY, GuardedSocket, Outbox, WireLimits, close_fds
+from slotd.host.bus_wire import INTERACTIVE, NO_REPLY, GuardedSocket, Outbox, WireLimits, close_fds, wire_text
 
-__all__ = ["Bus", "BusFailed", "Call", "Variant", "current_sender", "unwrap"]
+__all__ = ["Bus", "BusFailed", "Call", "Variant", "current_sender", "outgoing", "unwrap"]
 
 LIMITS_EXCEEDED = DBUS + ".Error.LimitsExceeded"
 
@@ -55,6 +55,20 @@ def unwrap(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: unwrap(item) for key, item in value.items()}
     return bytes(value) if isinstance(value, bytearray) else value
+
+
+def outgoing(value: Any) -> Any:
+    """`value` with every text in it made such that the library writes it as the bus wants it."""
+    if isinstance(value, str):
+        return wire_text(value)
+    if isinstance(value, Variant):
+        inner = outgoing(value.value)
+        return value if inner is value.value else Variant(value.signature, inner)
+    if isinstance(value, list | tuple):
+        return [outgoing(item) for item in value]
+    if isinstance(value, dict):
+        return {outgoing(key): outgoing(item) for key, item in value.items()}
+    return value
 
 
 @dataclass(slots=True)
@@ -185,7 +199,7 @@ class Bus:
                 interface=interface,
                 member=member,
                 signature=signature,
-                body=list(body),
+                body=outgoing(body),
                 unix_fds=list(fds),
                 serial=self._raw.next_serial(),
                 flags=MessageFlag.ALLOW_INTERACTIVE_AUTHORIZATION if interactive else MessageFlag.NONE,
@@ -245,7 +259,7 @@ class Bus:
 
     def emit(self, path: str, interface: str, member: str, signature: str = "", body: Sequence[Any] = ()) -> None:
         """Send a signal to whoever listens."""
-        self._send(Message.new_signal(path, interface, member, signature, list(body)))
+        self._send(Message.new_signal(path, interface, member, signature, outgoing(body)))
 
     async def request_name(self, name: str) -> None:
         """Own a name; raises BusFailed if another process does, or the bus's policy forbids it."""
@@ -308,7 +322,7 @@ class Bus:
                 reply_serial=call.serial,
                 destination=call.sender,
                 signature=signature,
-                body=list(body),
+                body=outgoing(body),
             )
         )
 
@@ -323,7 +337,7 @@ class Bus:
                 destination=call.sender,
                 error_name=name,
                 signature="s",
-                body=[text],
+                body=outgoing([text]),
             )
         )
 

@@ -2,8 +2,9 @@
 
 The library (read and run: 1.84 of Debian 12, 2.44 of Debian 13, 5.2) closes the connection, and so ends the service,
 when the socket's buffer is full (EAGAIN), when a message carries two flags at once, and when its type is unknown. It
-parses whatever length it is told, reads without letting the loop breathe, and 1.84 sends a backlog in reverse. All of
-that any local user can bring about, so it is put right here, below the library, with nothing in it changed.
+parses whatever length it is told and reads without letting the loop breathe. 1.84 sends a backlog in reverse, and
+counts characters where bytes belong, so that the bus hangs up on the first text that is not ASCII. Most of that any
+local user can bring about, so it is put right here, below the library, with nothing in it changed.
 """
 
 from __future__ import annotations
@@ -35,6 +36,22 @@ class WireLimits:
     call_bytes: int = 256 * 1024
     signal_bytes: int = 1024**2
     turn_messages: int = 64
+
+
+class _Utf8(str):
+    """A text whose length is that of its bytes, which is what 1.84 writes down as such."""
+
+    __slots__ = ()
+
+    def __len__(self) -> int:
+        return len(self.encode())
+
+
+def wire_text(text: str) -> str:
+    """Text that the bus takes: one NUL or lone surrogate in a message would end the whole connection."""
+    if text.isascii():
+        return text.replace("\0", "?")
+    return _Utf8(text.encode("utf-8", "replace").decode("utf-8").replace("\0", "?"))
 
 
 def close_fds(fds: Iterable[int]) -> None:

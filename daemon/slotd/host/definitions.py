@@ -1,32 +1,25 @@
-"""Reading definitions: which files make an app, which of them may be trusted, what they say.
+"""Reading definitions: which files make an app, what they say, and which of it cannot be used.
 
-Search order: for one file name the last directory of `Paths.config` wins; an empty file or a link to /dev/null there
-masks it. `NAME.toml.d/*.toml` of all directories are laid over `NAME.toml`, ordered by file name. A file counts only if
-it belongs to root (or to the user slotd runs as) and nobody else can change it: whoever writes a definition runs
-commands. One bad file breaks its own app and no other.
+`NAME.toml` of the last directory of `Paths.config` that has one, with `NAME.toml.d/*.toml` of all of them laid over it
+in the order of their file names. One bad file breaks its own app and no other.
 """
 
 from __future__ import annotations
 
-import os
-import stat
-import tomllib
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from slotd.core import consistency
 from slotd.core.config import Document, misconfigured, parse_app, parse_settings
 from slotd.core.schema import App, Settings
 from slotd.core.validate import shown
 from slotd.errors import Misconfigured
+from slotd.host.confdir import Unusable, read_toml, read_trusted, search, written
 from slotd.host.paths import Paths
 
-FILE_LIMIT = 1024**2  # bytes of one file
-FILES_LIMIT = 1000  # files of one directory
 _SUFFIX = ".toml"
+_NAME_SHOWN = 255
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,35 +35,30 @@ class Definitions:
     warnings: tuple[str, ...] = ()
 
 
-class _Unusable(Exception):
-    """A file that cannot be used; the text is a clause with the file as its subject."""
+class _Masked(Exception):
+    """The file says that there is no such app."""
 
 
 def load(paths: Paths) -> Definitions:
     """Read everything. Raises nothing for a bad file: it shows in the result."""
     settings, settings_problems = _settings(paths)
-    found: dict[str, App] = {}
+    places = [directory / "apps.d" for directory in paths.config]
+    mains, warnings = search(places)
+    warnings += _drop_ins_of_nothing(places, mains)
+    apps: dict[str, App] = {}
     broken: dict[str, Misconfigured] = {}
-    mains, unreadable = _search([directory / "apps.d" for directory in paths.config], "apps.d")
-    warnings = [*unreadable, *_lonely_drop_ins(paths, mains)]
     for file_name, file in sorted(mains.items()):
-        name = shown(file_name.removesuffix(_SUFFIX))
+        name = _app_name(file_name)
         try:
-            app = _load_app(name, file, [directory / "apps.d" for directory in paths.config], settings, paths)
-        except _Masked:
-            continue
+            apps[name] = _load(name, file, places, settings, paths)
         except Misconfigured as error:
             broken[name] = error
+        except _Masked:
             continue
-        missing = _missing_keys(paths, app)
-        if missing:
-            broken[name] = misconfigured(name, missing)
-        else:
-            found[name] = app
-    for name, problems in consistency.conflicts(found, str(paths.state)).items():
+    for name, problems in consistency.conflicts(apps, str(paths.state)).items():
         broken[name] = misconfigured(name, problems)
-        del found[name]
-    return Definitions(found, broken, settings, settings_problems, tuple(warnings))
+        del apps[name]
+    return Definitions(apps, broken, settings, settings_problems, tuple(warnings))
 
 
 def load_file(path: Path, paths: Paths | None = None) -> App:
@@ -78,53 +66,36 @@ def load_file(path: Path, paths: Paths | None = None) -> App:
 
     Raises `Misconfigured`.
     """
-    name = shown(path.name.removesuffix(_SUFFIX))
+    name = _app_name(path.name)
     if not path.name.endswith(_SUFFIX):
-        raise misconfigured(name, [f'{shown(str(path))}: a definition is a file whose name ends in "{_SUFFIX}".'])
+        raise misconfigured(name, [f'{written(path)}: a definition is a file whose name ends in "{_SUFFIX}".'])
     settings = _settings(paths)[0] if paths else Settings()
     try:
-        app = _load_app(name, path, [path.parent], settings, paths or Paths())
+        return _load(name, path, [path.parent], settings, paths or Paths(), with_keys=paths is not None)
     except _Masked:
-        raise misconfigured(name, [f"{shown(str(path))}: the file is empty, which means that there is no such app."]) from None
-    missing = _missing_keys(paths, app) if paths else []
-    if missing:
-        raise misconfigured(name, missing)
-    return app
+        raise misconfigured(name, [f"{written(path)}: is empty, which says that there is no such app."]) from None
 
 
 def read_keys(paths: Paths, names: Iterable[str]) -> dict[str, bytes]:
     """Name -> content of files in `keys.d`. Raises `Misconfigured` if one is missing or may be changed by others."""
-    keys: dict[str, bytes] = {}
-    problems: list[str] = []
-    for name in names:
-        try:
-            keys[name] = _read_key(paths, name)
-        except _Unusable as error:
-            problems.append(str(error))
+    keys, problems = _keys(paths, names)
     if problems:
         raise Misconfigured(
             f"cannot use the publisher's keys: {problems[0]}",
-            hint="Put the key there and see that only root may change it.",
+            hint="Keys are files in keys.d beside apps.d that only root may change.",
             problems=tuple(problems),
         )
     return keys
 
 
-class _Masked(Exception):
-    """The file says that there is no such app."""
+def _app_name(file_name: str) -> str:
+    return shown(file_name.removesuffix(_SUFFIX), _NAME_SHOWN)
 
 
 def _settings(paths: Paths) -> tuple[Settings, tuple[str, ...]]:
-    problems: list[str] = []
-    documents: list[Document] = []
-    mains, _ = _search(paths.config, only="slotd.toml")
-    drop_ins, unreadable = _search([directory / "slotd.toml.d" for directory in paths.config])
-    problems += unreadable
-    for file in [*mains.values(), *(drop_ins[name] for name in sorted(drop_ins))]:
-        try:
-            documents += [(str(file), said) for said in _documents(file)]
-        except _Unusable as error:
-            problems.append(str(error))
+    mains, _ = search(paths.config)
+    main = [mains["slotd.toml"]] if "slotd.toml" in mains else []
+    documents, problems = _documents([*main, *_drop_ins(paths.config, "slotd.toml")])
     if not problems:
         try:
             return parse_settings(documents), ()
@@ -133,24 +104,68 @@ def _settings(paths: Paths) -> tuple[Settings, tuple[str, ...]]:
     return Settings(), tuple(problems)
 
 
-def _load_app(name: str, main: Path, places: list[Path], settings: Settings, paths: Paths) -> App:
+def _load(
+    name: str, main: Path, places: Sequence[Path], settings: Settings, paths: Paths, *, with_keys: bool = True
+) -> App:
     """`places` are the directories in which drop-ins are looked for. Raises `Misconfigured` and `_Masked`."""
-    problems: list[str] = []
-    documents: list[Document] = []
-    try:
-        said = _documents(main)
-        if not said:
-            raise _Masked
-        documents.append((str(main), said[0]))
-    except _Unusable as error:
-        problems.append(str(error))
-    drop_ins, unreadable = _search([place / f"{main.name}.d" for place in places])
-    problems += unreadable
-    for _, file in sorted(drop_ins.items()):
-        try:
-            documents += [(str(file), said) for said in _documents(file)]
-        except _Unusable as error:
-            problems.append(str(error))
-    if problems:
+    of_main, problems = _documents([main])
+    if not of_main and not problems:
+        raise _Masked
+    drop_ins, more_problems = _documents(_drop_ins(places, main.name))
+    problems += more_problems
+    if problems:  # what is missing then would only be said once more, as a missing key
         raise misconfigured(name, problems)
-    return parse_app(name, documents, settings=settings, state=str(paths.state), cache=str(paths.cache))
+    app = parse_app(name, [*of_main, *drop_ins], settings=settings, state=str(paths.state), cache=str(paths.cache))
+    _, missing = _keys(paths, app.verify.keys if with_keys else ())
+    if missing:
+        raise misconfigured(name, [f"{written(main)}: verify.keys cannot be used: {problem}" for problem in missing])
+    return app
+
+
+def _drop_ins(places: Sequence[Path], main: str) -> list[Path]:
+    found, _ = search([place / f"{main}.d" for place in places])
+    return [file for _, file in sorted(found.items())]
+
+
+def _documents(files: Iterable[Path]) -> tuple[list[Document], list[str]]:
+    """What the files say, masked ones left out, and a sentence for each that cannot be used."""
+    documents: list[Document] = []
+    problems: list[str] = []
+    for file in files:
+        try:
+            said = read_toml(file)
+        except Unusable as error:
+            problems.append(str(error))
+            continue
+        if said is not None:
+            documents.append((written(file), said))
+    return documents, problems
+
+
+def _drop_ins_of_nothing(places: Sequence[Path], mains: Mapping[str, Path]) -> list[str]:
+    found, _ = search(places, f"{_SUFFIX}.d")
+    return [
+        f"{written(path)}: has no effect, there is no {shown(name.removesuffix('.d'), _NAME_SHOWN)}."
+        for name, path in sorted(found.items())
+        if name.removesuffix(".d") not in mains
+    ]
+
+
+def _keys(paths: Paths, names: Iterable[str]) -> tuple[dict[str, bytes], list[str]]:
+    found, problems = search([directory / "keys.d" for directory in paths.config], suffix="")
+    keys: dict[str, bytes] = {}
+    for name in names:
+        if name not in found:
+            where = written(paths.config[-1] / "keys.d" / name)
+            problems.append(f"{where}: there is no such key, here or in the directories below.")
+            continue
+        try:
+            content = read_trusted(found[name])
+        except Unusable as error:
+            problems.append(str(error))
+            continue
+        if content is None:
+            problems.append(f"{written(found[name])}: the key is empty.")
+        else:
+            keys[name] = content
+    return keys, problems

@@ -25,7 +25,7 @@ from slotd import __version__
 from slotd.core.answer import refusal, shown
 from slotd.core.schema import Limits
 from slotd.errors import Misconfigured, SourceFailed
-from slotd.host.deadline import Watchdog
+from slotd.host.wire import Watchdog, cause
 
 if TYPE_CHECKING:
     import httpx
@@ -182,8 +182,7 @@ class Session:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with contextlib.suppress(Exception):
-            self._transport.close()
+        self._transport.close()
         self._dog.close()
 
     def left_s(self) -> float:
@@ -250,7 +249,12 @@ class Session:
             "read": patience_s,
             "write": patience_s,
         }
-        request = httpx.Request("GET", _bare(url), headers=sent, extensions={"timeout": waits, "trace": self._trace})
+        request = httpx.Request(
+            "GET",
+            url.copy_with(userinfo=b"", fragment=None),
+            headers=sent,
+            extensions={"timeout": waits, "trace": self._trace},
+        )
         self._dog.allow(min(self._end, time.monotonic() + self.pace.answer_s))
         with self.translated(str(url)):
             return self._transport.handle_request(request), is_secret
@@ -288,29 +292,39 @@ async def probe_get(url: str, *, timeout_s: float, limit_bytes: int) -> tuple[in
     """Status and body of one GET, for health probes: no redirects, no proxies, a connection of its own. Raises
     `SourceFailed` if there is no whole answer of at most `limit_bytes` within `timeout_s`.
     """
+    # A task of its own: the HTTP library's own cancel scopes and `asyncio.timeout` do not mix.
+    asking = asyncio.create_task(_probe(url, limit_bytes))
+    try:
+        done, _ = await asyncio.wait({asking}, timeout=timeout_s)
+    finally:
+        if not asking.done():
+            asking.cancel()
+            await asyncio.wait({asking})
+    if not done:
+        raise SourceFailed(f"GET {shown(url)} gave no answer within {timeout_s:g} s")
+    return asking.result()
+
+
+async def _probe(url: str, limit_bytes: int) -> tuple[int, bytes]:
     httpx: Any = await asyncio.to_thread(importlib.import_module, "httpx")
     parsed = _parse(url)
-    start = f"GET {shown(url)}"
     # TLS needs the certificates read, which blocks; plain http must not pay for it at every probe.
     verify: Any = await asyncio.to_thread(tls_context) if parsed.scheme == "https" else False
     sent, _ = _headers(parsed, {"Connection": "close"}, _own_secret(parsed))
     body = bytearray()
     try:
-        async with asyncio.timeout(timeout_s):
-            async with httpx.AsyncHTTPTransport(verify=verify, trust_env=False) as transport:
-                response = await transport.handle_async_request(httpx.Request("GET", _bare(parsed), headers=sent))
-                try:
-                    async for chunk in response.aiter_raw():
-                        body += chunk
-                        if len(body) > limit_bytes:
-                            raise SourceFailed(f"{start} gave more than {limit_bytes} bytes")
-                finally:
-                    await response.aclose()
+        async with httpx.AsyncHTTPTransport(verify=verify, trust_env=False) as transport:
+            response = await transport.handle_async_request(
+                httpx.Request("GET", parsed.copy_with(userinfo=b"", fragment=None), headers=sent)
+            )
+            async with contextlib.aclosing(response):
+                async for chunk in response.aiter_raw():
+                    body += chunk
+                    if len(body) > limit_bytes:
+                        raise SourceFailed(f"GET {shown(url)} gave more than {limit_bytes} bytes")
                 return response.status_code, bytes(body)
-    except TimeoutError:
-        raise SourceFailed(f"{start} gave no answer within {timeout_s:g} s") from None
     except (httpx.TransportError, OSError) as error:
-        raise SourceFailed(f"{start} failed: {_why(error)}") from None
+        raise SourceFailed(f"GET {shown(url)} failed: {_why(error)}") from None
 
 
 def _basic(pair: str) -> str:
@@ -338,10 +352,6 @@ def _origin(url: httpx.URL) -> Origin:
     return Origin(url.scheme, url.raw_host.decode("ascii").lower(), port)
 
 
-def _bare(url: httpx.URL) -> httpx.URL:
-    return url.copy_with(userinfo=b"", fragment=None)
-
-
 def _own_secret(url: httpx.URL) -> Credential | None:
     """The user and password in an address that the administrator wrote (`https://user:password@host/…`)."""
     return Credential(_basic(unquote(url.userinfo.decode("ascii"))), _origin(url)) if url.userinfo else None
@@ -357,7 +367,7 @@ def _headers(url: httpx.URL, more: Mapping[str, str], secret: Credential | None)
 def _follow(url: httpx.URL, location: str) -> httpx.URL:
     if not location:
         raise SourceFailed(f"cannot read {shown(str(url))}: it redirects to nowhere")
-    if not location.isascii() or not location.isprintable() or " " in location:
+    if not location.isascii() or not location.isprintable() or " " in location or "\\" in location:
         raise SourceFailed(f"cannot read {shown(str(url))}: it redirects to something that is not an address")
     import httpx
 
@@ -375,23 +385,16 @@ def _follow(url: httpx.URL, location: str) -> httpx.URL:
 
 
 def _why(error: Exception) -> str:
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            return f"its certificate is not valid here ({cause.verify_message})"
-        if isinstance(cause, ssl.SSLError):
-            return f"the TLS connection failed ({cause.reason or 'broken off'})"
-        if isinstance(cause, OSError) and cause.strerror:
-            return cause.strerror[:1].lower() + cause.strerror[1:]
-        cause = cause.__cause__ or cause.__context__
     import httpx
 
     if isinstance(error, httpx.ConnectTimeout):
         return "the server does not answer"
-    return "the server broke off" if isinstance(error, httpx.ProtocolError) else "the connection broke"
+    return cause(error) or (
+        "the server broke off" if isinstance(error, httpx.ProtocolError) else "the connection broke"
+    )
 
 
 def _hint(error: Exception) -> str:
-    if "certificate" in _why(error):
-        return "If the server has a certificate of your own authority, add that to the system's certificates."
-    return "Is the server reachable from this host?"
+    is_untrusted = "certificate" in _why(error)
+    own = "If the server has a certificate of your own authority, add that to the system's certificates."
+    return own if is_untrusted else "Is the server reachable from this host?"

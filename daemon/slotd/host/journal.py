@@ -12,7 +12,10 @@ _log = logging.getLogger("slotd")
 
 
 def send(kind: EventKind, message: str, *, fields: Mapping[str, str], units: Sequence[str] = ()) -> None:
-    """Write one entry per unit, so that it shows in `journalctl -u UNIT`. A journal that is away harms nothing (promise 7)."""
+    """Write one entry per unit, so that it shows in `journalctl -u UNIT`.
+
+    A journal that is away harms nothing (promise 7).
+    """
     record = {"SYSLOG_IDENTIFIER": "slotd", "PRIORITY": str(kind.priority), "SLOTD_EVENT": kind.name}
     record |= {key: value for key, value in fields.items() if value}
     try:
@@ -24,11 +27,11 @@ def send(kind: EventKind, message: str, *, fields: Mapping[str, str], units: Seq
                 journal.send(message, MESSAGE_ID=kind.id, OBJECT_SYSTEMD_UNIT=unit, **record)
         else:
             journal.send(message, MESSAGE_ID=kind.id, **record)
-    except Exception as error:  # noqa: BLE001 - whatever the log does, the app and the job go on
+    except Exception as error:
         sys.stderr.write(f"{message} (journal: {error})\n")
 
 
 def setup_logging(*, debug: bool = False) -> None:
-    """Diagnostics of the daemon itself go to stderr, which systemd reads; the story of an update goes through `send`."""
-    logging.basicConfig(stream=sys.stderr, level=logging.DEBUG if debug else logging.INFO, format="%(levelname)s %(message)s")
+    """Diagnostics of the daemon itself go to stderr, which systemd reads; the story of an update goes by `send`."""
+    logging.basicConfig(stream=sys.stderr, level=logging.DEBUG if debug else logging.INFO, format="%(message)s")
     _log.debug("logging is set up")

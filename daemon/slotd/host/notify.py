@@ -36,5 +36,3 @@ class Notifier:
         while True:
             self.send("WATCHDOG=1")
             await asyncio.sleep(pause)
-
-

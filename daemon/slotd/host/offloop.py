@@ -11,7 +11,10 @@ T = TypeVar("T")
 
 
 async def off_loop(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Run `work` in a thread. Cancellation is passed on only after the thread has ended: nothing writes behind the caller's back."""
+    """Run `work` in a thread.
+
+    Cancellation is passed on only after the thread has ended: nothing writes behind the caller's back.
+    """
     task = asyncio.ensure_future(asyncio.to_thread(work, *args, **kwargs))
     try:
         return await asyncio.shield(task)

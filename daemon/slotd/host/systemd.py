@@ -64,7 +64,9 @@ class BusSystemd:
         self._bus = bus
         self._own_jobs: set[str] = set()
 
-    async def _call(self, member: str, signature: str = "", *body: Any, path: str = _ROOT, interface: str = _MANAGER) -> Any:
+    async def _call(
+        self, member: str, signature: str = "", *body: Any, path: str = _ROOT, interface: str = _MANAGER
+    ) -> Any:
         answer = await self._bus.call(_DESTINATION, path, interface, member, signature, list(body))
         return answer[0] if answer else None
 
@@ -148,7 +150,9 @@ class BusSystemd:
         names = {str(name) for key in _DEPENDENTS for name in own.get(key, [])}
         # Targets and slices are groupings, not programs.
         services = sorted(n for n in names if not n.endswith((".target", ".slice", ".device", ".swap")))
-        return [name for name in services if (await self.show(name)).active_state in ("active", "activating", "reloading")]
+        return [
+            name for name in services if (await self.show(name)).active_state in ("active", "activating", "reloading")
+        ]
 
     async def reload(self) -> None:
         await self._call("Reload")
@@ -195,7 +199,10 @@ class CommandSystemd:
         return done.status, done.output
 
     async def show(self, unit: str) -> UnitStatus:
-        keys = "LoadState,ActiveState,SubState,InvocationID,Result,NRestarts,ExecMainCode,ExecMainStatus,ExecMainPID,StatusText"
+        keys = (
+            "LoadState,ActiveState,SubState,InvocationID,Result,NRestarts,"
+            "ExecMainCode,ExecMainStatus,ExecMainPID,StatusText"
+        )
         _, text = await self._run("show", f"--property={keys}", "--", unit)
         said = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
 

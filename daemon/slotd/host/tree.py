@@ -96,7 +96,8 @@ def check_and_own(
         count += 1
         if count > max_files:
             raise VerificationFailed(
-                f"cannot accept the slot: it holds more than {max_files} files.", hint="If it is right, raise slots.max_files."
+                f"cannot accept the slot: it holds more than {max_files} files.",
+                hint="If it is right, raise slots.max_files.",
             )
         kind = stat.S_IFMT(st.st_mode)
         if kind == stat.S_IFLNK:
@@ -177,9 +178,7 @@ def _own_directory(fd: int, st: os.stat_result, uid: int, gid: int) -> None:
         os.fchmod(fd, mode)
 
 
-def _own_file(
-    directory: int, parts: Parts, name: str, st: os.stat_result, uid: int, gid: int, writable: bool
-) -> None:
+def _own_file(directory: int, parts: Parts, name: str, st: os.stat_result, uid: int, gid: int, writable: bool) -> None:
     owner = (st.st_mode & 0o700) | 0o600
     mode = owner | (owner & 0o500) >> 3 | (st.st_mode & 0o005)
     fd = os.open(name, _FILE_FLAGS, dir_fd=directory)

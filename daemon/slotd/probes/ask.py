@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Coroutine
+from typing import Any
 
 from slotd.probes import Outcome, Target
 
 _DETAIL_CHARS = 300
 
 
-async def within(timeout_s: float, what: str, asked: Awaitable[Outcome]) -> Outcome:
-    """The outcome, or that it took too long. The detail becomes one printable line: some of it is foreign."""
+async def within(timeout_s: float, what: str, asked: Coroutine[Any, Any, Outcome]) -> Outcome:
+    """The outcome, or that it took too long. The detail becomes one printable line: some of it is foreign.
+
+    The question is a task of its own: libraries that cancel at their own deadlines (httpx's do, through anyio) would
+    leave a cancellation behind in the task that watches the trial.
+    """
+    task = asyncio.create_task(asked)
     try:
-        async with asyncio.timeout(timeout_s):
-            outcome = await asked
-    except TimeoutError:
+        await asyncio.wait({task}, timeout=timeout_s)
+    finally:
+        if not task.done():
+            task.cancel()
+            await asyncio.wait({task})
+    if task.cancelled():
         return Outcome(False, f"{what}: no answer within {timeout_s:g} s")
+    outcome = task.result()
     return Outcome(outcome.healthy, one_line(outcome.detail))
 
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from slotd.core.answer import shown
 from slotd.core.schema import Health
 from slotd.errors import SlotdError
 from slotd.host import fetch
@@ -20,25 +21,24 @@ class HttpProbe:
 
     async def check(self, health: Health, target: Target) -> Outcome:
         url = expand(health.url, target)
-        return await within(health.timeout_s, f"GET {url}", self._ask(url, health, target))
+        return await within(health.timeout_s, f"GET {shown(url)}", self._ask(url, health, target))
 
     async def _ask(self, url: str, health: Health, target: Target) -> Outcome:
+        get = f"GET {shown(url)}"
         try:
             status, body = await fetch.probe_get(url, timeout_s=health.timeout_s, limit_bytes=_BODY_BYTES)
         except SlotdError as error:
-            return Outcome(False, f"GET {url}: {error.message}")
-        except OSError as error:
-            return Outcome(False, f"GET {url}: {error.strerror or error}")
+            return Outcome(False, error.message)
         if status != health.status:
-            return Outcome(False, f"GET {url} gave {status}, wanted {health.status}")
+            return Outcome(False, f"{get} gave {status}, wanted {health.status}")
         wanted = expand(health.body, target)
         if wanted and wanted.encode() not in body:
-            return Outcome(False, f"GET {url} gave a body without {wanted!r}")
+            return Outcome(False, f"{get} gave a body without {wanted!r}")
         if health.json:
             wrong = _compare({path: expand(value, target) for path, value in health.json.items()}, body, target.version)
             if wrong:
-                return Outcome(False, f"GET {url} {wrong}")
-        return Outcome(True, f"GET {url} gave {status}")
+                return Outcome(False, f"{get} {wrong}")
+        return Outcome(True, f"{get} gave {status}")
 
 
 def _compare(wanted: Mapping[str, str], body: bytes, version: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 
 from slotd.core.schema import Health
 from slotd.probes import Outcome, Target
@@ -22,6 +23,8 @@ class TcpProbe:
         try:
             _, writer = await asyncio.open_connection(host, port)
         except OSError as error:
-            return Outcome(False, f"cannot connect to {host}:{port}: {error.strerror or error}")
+            # asyncio puts words of its own into strerror; name resolution has errors below zero, and good words
+            why = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error.strerror or error)
+            return Outcome(False, f"cannot connect to {host}:{port}: {why[:1].lower()}{why[1:]}")
         writer.close()
         return Outcome(True, f"{host}:{port} accepts connections")

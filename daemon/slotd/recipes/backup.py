@@ -34,7 +34,9 @@ async def make_backup(work: Work) -> Result:
     finally:
         if running:
             await preserve.start_all(work)
-    await work.tell("backup-made", f"backup {sealed.id} of {sealed.version or 'the data'} was made ({sealed.bytes} bytes)")
+    await work.tell(
+        "backup-made", f"backup {sealed.id} of {sealed.version or 'the data'} was made ({sealed.bytes} bytes)"
+    )
     return Result.DONE
 
 
@@ -72,6 +74,8 @@ async def restore(work: Work, *, first: str = "") -> Result:
         await work.tell("rollback-failed", f"the restore stopped in {stopped.step}: {error}")
         await work.finish(Result.FAILED, error)
         return Result.FAILED
-    await work.tell("restored", f"backup {work.plan.backup} was restored; what was there is kept as {work.plan.quarantine}")
+    await work.tell(
+        "restored", f"backup {work.plan.backup} was restored; what was there is kept as {work.plan.quarantine}"
+    )
     await work.finish(Result.DONE)
     return Result.DONE

@@ -1,9 +1,11 @@
-"""What the source offers: asked in a worker, its answer checked, the choice made by pure rules. Changes nothing of the app."""
+"""What the source offers: asked in a worker, its answer checked, the choice made by pure rules.
+
+Changes nothing of the app.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -14,7 +16,7 @@ from slotd.core.schema import App
 from slotd.errors import Misconfigured, SlotdError, SourceFailed
 from slotd.host import files
 from slotd.host.offloop import off_loop
-from slotd.model import Release, Result
+from slotd.model import Result
 from slotd.recipes.context import Work
 from slotd.recipes.run import Step
 
@@ -81,10 +83,6 @@ async def look(work: Work, *, wanted: str = "", force: bool = False) -> policy.C
         changes["available"] = choice.release.version if choice.release else ""
     await off_loop(lambda: store.change_app(app.name, **changes))
     return choice
-
-
-def asset_words(release: Release) -> Mapping[str, str]:
-    return policy.asset_words(release)
 
 
 def credential(app: App) -> tuple[str | None, str]:

@@ -212,7 +212,7 @@ class Work:
         }
 
     async def tell(self, kind: str, message: str, **extra: str) -> None:
-        """One event: a history row and a journal entry beside the app's own. The sentence starts with the app's name."""
+        """One event: a history row, and a journal entry beside the app's own that starts with the app's name."""
         event = Event(
             id=0,
             app=self.app.name,

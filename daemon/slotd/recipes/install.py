@@ -109,9 +109,10 @@ async def prepare(work: Work) -> None:
             environment={"SLOTD_APP": work.app.name, "SLOTD_VERSION": work.plan.version, "SLOTD_SLOT": str(path)},
         )
         if done.status != 0:
+            how = "took too long" if done.timed_out else f"ended with status {done.status}"
             raise Failed(
-                f"cannot prepare {work.app.name} {work.plan.version}: `{shlex.join(argv)}` "
-                f"{'took too long' if done.timed_out else f'ended with status {done.status}'}. {_last_line(done.output)}",
+                f"cannot prepare {work.app.name} {work.plan.version}: `{shlex.join(argv)}` {how}."
+                f" {_last_line(done.output)}",
                 hint=f"Run it by hand as {user}, or see `journalctl -u slotd`.",
             )
         work.progress(0.4 + 0.5 * (number + 1) / len(slots.prepare))

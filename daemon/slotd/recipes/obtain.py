@@ -1,8 +1,12 @@
-"""`resolve`, `delay`, `fetch`, `verify`: a release is chosen, waited for, downloaded and proven. The app runs untouched."""
+"""`resolve`, `delay`, `fetch`, `verify`: a release is chosen, waited for, downloaded and proven.
+
+The app runs untouched all the while.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import dataclasses
 import hashlib
 import json
@@ -11,14 +15,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from slotd.core import trust, verifyplan
+from slotd.core import policy, trust, verifyplan
 from slotd.core.plain import to_plain
-from slotd.errors import NoSuchVersion, NothingToDo, SourceFailed, VerificationFailed
+from slotd.errors import SourceFailed, VerificationFailed
 from slotd.host import failpoint, files
 from slotd.host.definitions import read_keys
 from slotd.host.offloop import off_loop
 from slotd.model import Blocked, Result, SlotName
-from slotd.recipes.check import asset_words, credential, look, worker_properties
+from slotd.recipes.check import credential, look, worker_properties
 from slotd.recipes.context import Artifact, Work
 
 
@@ -33,23 +37,12 @@ async def choose_release(work: Work) -> Result | None:
     slots = await off_loop(work.host.store.slots, work.app.name)
     old = slots[active] if active else None
     choice = await look(work, wanted=work.plan.wanted, force=work.plan.force)
-    for version, why in choice.skipped:
-        if version == work.plan.wanted:
-            raise NoSuchVersion(f"cannot update {work.app.name} to {version}: {why}.", hint="Add --force if you mean it.")
     release = choice.release
-    if release is None and work.plan.wanted:
-        raise NoSuchVersion(
-            f"cannot update {work.app.name} to {work.plan.wanted}: the source does not offer it.",
-            hint=f"See `slotctl check {work.app.name}`.",
-        )
     if release is None:
+        for version, why in choice.skipped[:5]:
+            await work.tell("release-skipped", f"{version} was passed over: {why}")
         return Result.UP_TO_DATE
-    artifacts = tuple(
-        Artifact(name=a.name, url=a.url, size=a.size, source_digest=a.digest)
-        for a in choice.assets
-    )
-    if not artifacts:
-        raise NothingToDo(f"cannot update {work.app.name}: {release.version} has no file for this host.")
+    artifacts = tuple(Artifact(a.name, a.url, a.size, a.digest) for a in choice.assets)
     work.show(version=release.version, previous=old.version if old else "")
     await work.remember(
         release=release,
@@ -142,17 +135,19 @@ async def _download_one(work: Work, cache: Path, artifact: Artifact) -> str:
 def _read_note(note: Path) -> dict[str, Any]:
     try:
         value = json.loads(files.read_bounded(note, 64 * 1024))
-    except Exception:  # noqa: BLE001 - a lost note only costs the partial download
+    except Exception:
         return {}
     return value if isinstance(value, dict) else {}
 
 
 def _take_over(partial: Path, note: Path, cache: Path, artifact: Artifact, claim: Mapping[str, Any], size: int) -> str:
-    """From the worker's hands into root's: nobody may have the file open for writing, and the digest is measured anew."""
+    """From the worker's hands into root's: nobody may have it open for writing, and the digest is measured anew."""
     descriptor = os.open(partial, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
         if files.has_writers(descriptor):
-            raise VerificationFailed(f"cannot use the download of {artifact.name}: someone still has it open for writing.")
+            raise VerificationFailed(
+                f"cannot use the download of {artifact.name}: someone still has it open for writing."
+            )
         measured = files.hash_fd(descriptor, "sha256")
         if claim.get("bytes") != size or claim.get("sha256") != measured:
             partial.unlink(missing_ok=True)
@@ -184,7 +179,9 @@ async def check_signatures(work: Work) -> None:
 
 async def _verify_one(work: Work, artifact: Artifact) -> trust.Trusted:
     verify, release = work.app.verify, work.plan.release
-    wanted = verifyplan.plan(verify, artifact.name, release.version, release, asset_words(release))
+    wanted = verifyplan.plan(
+        verify, artifact.name, release.version, release, policy.asset_words(release, work.app.source)
+    )
     bodies = {asset.name: await _small(work, asset.url) for asset in verifyplan.names(wanted)}
     keys = await off_loop(read_keys, work.host.paths, verify.keys)
     path = cached_path(work.host.cache(work.app.name), artifact.sha256)
@@ -211,8 +208,6 @@ async def _verify_one(work: Work, artifact: Artifact) -> trust.Trusted:
 
 async def _small(work: Work, url: str) -> bytes:
     """A sums file or a signature."""
-    import base64
-
     limits = work.host.settings.limits
     secret, host = credential(work.app)
     request = {
@@ -243,7 +238,3 @@ async def _reject(work: Work, artifact: Artifact, error: VerificationFailed) -> 
         )
         await off_loop(work.host.store.save, blocked)
     await work.tell("verification-failed", f"{work.plan.version} was not accepted: {error}")
-
-
-async def drop_download(work: Work) -> None:
-    """Undo of `verify`: a file that was not accepted is gone already; one that was is kept for the next try."""

@@ -1,4 +1,4 @@
-"""`preserve`, `stop`, `snapshot`: the data are copied hot, the app is stopped, the copy is brought up to date and sealed."""
+"""`preserve`, `stop`, `snapshot`: the data are copied hot, the app is stopped, the copy is completed and sealed."""
 
 from __future__ import annotations
 
@@ -118,13 +118,15 @@ async def start_old(work: Work) -> None:
 
 
 async def start_all(work: Work) -> None:
-    """Start first to last, then those that were stopped along with them. Raises `Failed` for the first that does not."""
+    """Start first to last, then what was stopped along with them. Raises `Failed` for the first that does not."""
     systemd = work.host.systemd
     for unit in work.app.service.units:
         await systemd.reset_failed(unit)
         result = await systemd.start(unit, timeout_s=work.app.service.start_timeout_s)
         if result not in ("done", "skipped"):
-            raise Failed(f"cannot start {unit}: its start job ended as {result!r}.", hint=f"See `journalctl -u {unit}`.")
+            raise Failed(
+                f"cannot start {unit}: its start job ended as {result!r}.", hint=f"See `journalctl -u {unit}`."
+            )
     await start_dependents(work)
 
 
@@ -171,7 +173,8 @@ async def run_hooks(work: Work, templates: tuple[tuple[str, ...], ...], when: st
         copy = work.host.copy_path("backups", work.app.name, work.plan.backup)
         argv = list(
             expand_command(
-                template, {"version": work.plan.old_version, "data": next(iter(work.app.data.paths), ""), "slot": current}
+                template,
+                {"version": work.plan.old_version, "data": next(iter(work.app.data.paths), ""), "slot": current},
             )
         )
         done = await work.host.workers.command(

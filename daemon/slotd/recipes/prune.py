@@ -16,16 +16,11 @@ async def prune_app(work: Work) -> None:
     store, app = work.host.store, work.app
     copies = await off_loop(store.backups, app.name)
     protected = await _in_use(work)
-    for kind in ("backup", "quarantine"):
-        expired = retention.expired(
-            [c for c in copies if c.kind == kind and c.sealed],
-            retention_s=app.backup.retention_s,
-            keep=app.backup.keep,
-            now=work.host.clock.now(),
-            protected=protected,
-        )
-        for copy in (*expired, *(c for c in copies if c.kind == kind and not c.sealed and c.id not in protected)):
-            await remove_copy(work, copy)
+    expired = retention.expired(
+        copies, retention_s=app.backup.retention_s, keep=app.backup.keep, now=work.host.clock.now(), protected=protected
+    )
+    for copy in expired:
+        await remove_copy(work, copy)
     await off_loop(_prune_cache, work)
     await off_loop(store.prune)
 

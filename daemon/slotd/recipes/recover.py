@@ -9,7 +9,7 @@ from slotd.core.machine import OnCrash, OnError
 from slotd.errors import Failed
 from slotd.host.offloop import off_loop
 from slotd.model import JobKind, Result
-from slotd.recipes import backup, rollback
+from slotd.recipes import backup, preserve, rollback
 from slotd.recipes.context import Work
 from slotd.recipes.run import Stopped, undo
 from slotd.recipes.update import STEPS, give_up, update
@@ -54,8 +54,10 @@ async def _end_single(work: Work, step: str) -> Result:
     if work.job.kind is JobKind.BACKUP and step:
         await undo(work, backup.BACKUP_STEPS, last=step)
         if work.plan.stopped_at:
-            await backup.preserve.start_all(work)
-    await work.finish(Result.FAILED, Failed(f"slotd was interrupted in step {step or work.job.kind}; nothing was changed."))
+            await preserve.start_all(work)
+    await work.finish(
+        Result.FAILED, Failed(f"slotd was interrupted in step {step or work.job.kind}; nothing was changed.")
+    )
     return Result.FAILED
 
 

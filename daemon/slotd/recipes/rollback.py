@@ -101,11 +101,14 @@ STEPS: tuple[Step, ...] = (
     Step("rb-verify", ask_probes),
 )
 
-assert tuple(step.name for step in STEPS) == tuple(rule.name for rule in machine.ROLLBACK)  # noqa: S101
+assert tuple(step.name for step in STEPS) == tuple(rule.name for rule in machine.ROLLBACK)
 
 
 async def close(work: Work) -> None:
-    """One transaction: the trial is closed, the version is remembered as bad (promise 6). Then an absent app's slot goes."""
+    """One transaction: the trial is closed, the version remembered as bad (promise 6).
+
+    Where nothing was installed before, the slot is emptied after it.
+    """
     plan = work.plan
 
     def commit(job: Job) -> None:
@@ -124,11 +127,15 @@ async def close(work: Work) -> None:
             if not plan.version:
                 return
             store.save(
-                Blocked(app=job.app, version=plan.version, digest=plan.digest, reason=plan.reason, at=work.host.clock.now())
+                Blocked(
+                    app=job.app, version=plan.version, digest=plan.digest, reason=plan.reason, at=work.host.clock.now()
+                )
             )
             if plan.slot is not None:
                 slot = store.slots(job.app)[plan.slot]
-                store.save(dataclasses.replace(slot, state=SlotState.BAD) if plan.old_version else Slot(job.app, plan.slot))
+                store.save(
+                    dataclasses.replace(slot, state=SlotState.BAD) if plan.old_version else Slot(job.app, plan.slot)
+                )
 
     await off_loop(commit, work.job)
     if not plan.old_version and plan.slot is not None:
@@ -137,11 +144,13 @@ async def close(work: Work) -> None:
 
 async def report_failed_rollback(work: Work, stopped: Stopped) -> Result:
     """The last resort: hold the app, say where its data are, change nothing more."""
-    where = str(work.host.copy_path("backups", work.app.name, work.plan.backup)) if work.plan.backup else "none was made"
+    where = (
+        str(work.host.copy_path("backups", work.app.name, work.plan.backup)) if work.plan.backup else "none was made"
+    )
     error = Failed(
         f"cannot go back to {work.plan.old_version} after {work.plan.version} failed ({work.plan.reason}):"
         f" {stopped.step}: {stopped.error} The backup of its data: {where}.",
-        hint=f"Mend the cause, then `slotctl rollback {work.app.name} --data=restore` and `slotctl unhold {work.app.name}`.",
+        hint=f"Mend the cause, then `slotctl rollback {work.app.name} --data=restore`, and unhold it.",
     )
     await hold(work, str(error))
     await work.tell("rollback-failed", str(error))

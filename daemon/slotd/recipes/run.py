@@ -51,7 +51,7 @@ async def perform(work: Work, steps: Sequence[Step], *, first: str = "") -> Resu
                 raise  # the daemon is going down: the job is resumed by the next one
             _forgive_cancellation()
             raise Stopped(step.name, OnError.UNDO, Cancelled("cancelled on request")) from None
-        except Exception as error:  # noqa: BLE001 - whatever a step meets, the table decides what follows
+        except Exception as error:
             known = as_slotd_error(error, step.name)
             if rule.error is OnError.WARN:
                 await work.tell("warning", f"{step.name} did not finish: {known}")
@@ -72,8 +72,10 @@ async def undo(work: Work, steps: Sequence[Step], *, last: str) -> None:
             continue
         try:
             await step.undo(work)
-        except Exception as error:  # noqa: BLE001 - every other undo still has to run
-            await work.tell("warning", f"cleaning up after {step.name} did not finish: {as_slotd_error(error, step.name)}")
+        except Exception as error:
+            await work.tell(
+                "warning", f"cleaning up after {step.name} did not finish: {as_slotd_error(error, step.name)}"
+            )
 
 
 def as_slotd_error(error: Exception, step: str) -> SlotdError:
@@ -84,7 +86,9 @@ def as_slotd_error(error: Exception, step: str) -> SlotdError:
         where = f" {error.filename}" if error.filename else ""
         return Failed(f"cannot finish step {step}:{where} {error.strerror}.")
     _log.error("step %s met an unexpected error", step, exc_info=error)
-    return Failed(f"cannot finish step {step}: internal error ({type(error).__name__}).", hint="See `journalctl -u slotd`.")
+    return Failed(
+        f"cannot finish step {step}: internal error ({type(error).__name__}).", hint="See `journalctl -u slotd`."
+    )
 
 
 def _forgive_cancellation() -> None:

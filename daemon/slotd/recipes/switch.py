@@ -77,7 +77,9 @@ async def start_on_trial(work: Work) -> None:
         why = await _start(work)
         if not why:
             break
-        await work.tell("start-failed", f"{work.plan.version} did not start ({trial.attempts_left} attempts left): {why}")
+        await work.tell(
+            "start-failed", f"{work.plan.version} did not start ({trial.attempts_left} attempts left): {why}"
+        )
     await start_dependents(work)
     now = work.host.clock.now()
     await work.remember(started_at=now, seen=await look_at_units(work))

@@ -144,11 +144,11 @@ async def look_after_units(work: Work, probes: Watch, by_hand: set[str]) -> bool
 
     Raises `Failed` when the attempts are spent.
     """
-    touched = set(by_hand)
-    by_hand.clear()
     looks = {unit: await work.host.systemd.show(unit) for unit in work.app.service.units}
     seen = {unit: rules.seen(status) for unit, status in looks.items()}
-    starts = {u: rules.count_starts(work.plan.seen.get(u, UnitSeen()), s) for u, s in seen.items() if u in work.plan.seen}
+    starts = {
+        u: rules.count_starts(work.plan.seen.get(u, UnitSeen()), s) for u, s in seen.items() if u in work.plan.seen
+    }
     if seen != dict(work.plan.seen):
         await work.remember(seen=seen)
         if any(rules.count_starts(UnitSeen(), s) or starts.get(u) for u, s in seen.items()):
@@ -157,32 +157,34 @@ async def look_after_units(work: Work, probes: Watch, by_hand: set[str]) -> bool
         for _ in range(count):
             await use_attempt(work, looks[unit])
     down = [status for status in looks.values() if status.active_state in ("failed", "inactive")]
-    crashed = [status for status in down if gave_up(status, touched)]
+    by_hand.difference_update(status.name for status in looks.values() if rules.is_up(status))
+    crashed = [status for status in down if gave_up(status, by_hand)]
     if crashed:
         await work.tell("start-failed", f"{rules.describe_failure(crashed[0])} during its trial; starting it again")
         await start_on_trial(work)
+        by_hand.clear()  # those jobs were slotd's own
         probes.begin_anew()
         return False
     return not down
 
 
-def gave_up(status: UnitStatus, touched: set[str]) -> bool:
-    """Whether a unit that is down ended by itself. A clean end that someone asked systemd for is theirs: the trial waits."""
+def gave_up(status: UnitStatus, by_hand: set[str]) -> bool:
+    """Whether a unit that is down ended by itself.
+
+    A clean end that someone asked systemd for is theirs: the trial waits until they start it again.
+    """
     if status.active_state == "failed":
         return True
-    return status.name not in touched and status.name.endswith(".service") and not stopped_by_hand(status)
-
-
-def stopped_by_hand(status: UnitStatus) -> bool:
-    """systemctl stop ends in SIGTERM, or in an exit that the unit calls a success; who asked is known from the jobs alone."""
-    return status.exec_main_code == 2 and status.exec_main_status == 15
+    return status.name not in by_hand and status.name.endswith(".service")
 
 
 async def use_attempt(work: Work, status: UnitStatus) -> None:
     trial = await open_trial(work)
     why = rules.describe_failure(status)
     if trial.attempts_left <= 0:
-        raise Failed(f"{work.plan.version} keeps crashing: {why}, and its {work.app.policy.attempts} attempts are spent")
+        raise Failed(
+            f"{work.plan.version} keeps crashing: {why}, and its {work.app.policy.attempts} attempts are spent"
+        )
     trial = dataclasses.replace(trial, attempts_left=trial.attempts_left - 1)
     await off_loop(work.host.store.save, trial)
     await work.tell("start-failed", f"{why}; systemd started it again ({trial.attempts_left} attempts left)")

@@ -1,7 +1,7 @@
 """The update: what slotd is for, one row a step. Read it beside the table in `slotd.core.machine`.
 
-    undo       what an error or a crash in this step or a later one (up to `snapshot`) calls for
-    roll back  from `switch` on, an error brings the old version and its data back
+undo       what an error or a crash in this step or a later one (up to `snapshot`) calls for
+roll back  from `switch` on, an error brings the old version and its data back
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ STEPS: tuple[Step, ...] = (
     Step("cleanup", prune.prune_app),
 )
 
-assert tuple(step.name for step in STEPS) == tuple(rule.name for rule in machine.UPDATE)  # noqa: S101
+assert tuple(step.name for step in STEPS) == tuple(rule.name for rule in machine.UPDATE)
 
 
 async def update(work: Work, *, first: str = "") -> Result:
@@ -56,7 +56,9 @@ async def give_up(work: Work, stopped: Stopped) -> Result:
     """Undo what was done; the old version runs on, or runs again."""
     await undo(work, STEPS, last=stopped.step)
     if isinstance(stopped.error, Cancelled):
-        await work.tell("cancelled", f"the update to {work.job.version or 'a new version'} was cancelled; nothing was changed")
+        await work.tell(
+            "cancelled", f"the update to {work.job.version or 'a new version'} was cancelled; nothing was changed"
+        )
         await work.finish(Result.CANCELLED, stopped.error)
         return Result.CANCELLED
     await work.tell("update-failed", f"not updated: {stopped.error}")

@@ -9,7 +9,7 @@ import asyncio
 import dataclasses
 import logging
 import uuid
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any
 
 from slotd import __version__, engines
@@ -17,7 +17,7 @@ from slotd.core.events import BY_NAME
 from slotd.core.plain import to_plain
 from slotd.core.schema import App
 from slotd.data import STORES, DataStore
-from slotd.errors import Held, Misconfigured, NoSuchApp, NothingToDo, NoSuchVersion, SlotdError
+from slotd.errors import Held, Misconfigured, NoSuchApp, NoSuchVersion, NothingToDo, SlotdError
 from slotd.host import definitions, journal
 from slotd.host.offloop import off_loop
 from slotd.model import AppView, Event, Job, JobKind, Mode
@@ -28,6 +28,7 @@ from slotd.recipes.context import Host, Plan, Work
 from slotd.recipes.rollback import roll_back
 from slotd.service import requests, views
 from slotd.service.api import Listener
+from slotd.service.board import Board
 from slotd.service.jobs import Jobs, Recipe
 
 _log = logging.getLogger(__name__)
@@ -51,10 +52,7 @@ class Daemon:
         self.store = host.store
         self.jobs_ = Jobs(self, parallel=host.settings.max_parallel)
         self._definitions = definitions.Definitions()
-        self._views: dict[str, AppView] = {}
-        self._listeners: list[Listener] = []
-        self._dirty: set[str] = set()
-        self._refreshing: asyncio.Task[None] | None = None
+        self._board = Board(self._build_view)
         self._followups: set[asyncio.Task[Any]] = set()
 
     # -- life -------------------------------------------------------------------------------------
@@ -64,8 +62,8 @@ class Daemon:
         await self.reload()
         for app in self._definitions.apps.values():
             await off_loop(requests.reconcile, self.store, self._engine(app), self.host)
-        for name in list(self._views):
-            await self._refresh(name)
+        for name in self._board.names():
+            await self._board.refresh(name)
         await off_loop(journal.send, BY_NAME["daemon-started"], f"slotd {__version__} is up", fields={}, units=())
         for job in await off_loop(self.store.unfinished_jobs):
             await self._resume(job)
@@ -82,7 +80,7 @@ class Daemon:
         if not work.app.name:
             work.app = self._definitions.apps.get(job.app, App(name=job.app))
         self.jobs_.start(work, recover.resume)
-        await self._refresh(job.app)
+        await self._board.refresh(job.app)
 
     async def end(self) -> None:
         await self.jobs_.stop()
@@ -96,18 +94,13 @@ class Daemon:
     # -- reads ------------------------------------------------------------------------------------
 
     def subscribe(self, listener: Listener) -> None:
-        self._listeners.append(listener)
+        self._board.listeners.append(listener)
 
     def apps(self) -> Sequence[AppView]:
-        return [self._views[name] for name in sorted(self._views)]
+        return self._board.all()
 
     def app(self, name: str) -> AppView:
-        try:
-            return self._views[name]
-        except KeyError:
-            raise NoSuchApp(
-                f"cannot find an app named {name!r}.", hint="`slotctl list` shows those there are; `slotctl verify` a definition."
-            ) from None
+        return self._board.app(name)
 
     def jobs(self, *, finished: bool = False) -> Sequence[Job]:
         known = {job.id: job for job in self.jobs_.known()}
@@ -134,7 +127,9 @@ class Daemon:
         if name in self._definitions.broken:
             broken = self._definitions.broken[name]
             raise Misconfigured(
-                f"cannot work on {name}: {broken.message}", hint=f"Run `slotctl verify {name}`.", problems=broken.problems
+                f"cannot work on {name}: {broken.message}",
+                hint=f"Run `slotctl verify {name}`.",
+                problems=broken.problems,
             )
         return self._definitions.apps[name]
 
@@ -162,7 +157,7 @@ class Daemon:
             self.jobs_.unreserve(name)
             raise
         self.jobs_.start(work, recipe)
-        await self._refresh(name)
+        await self._board.refresh(name)
         return job.id
 
     async def start_check(self, app: str) -> int:
@@ -203,7 +198,11 @@ class Daemon:
             raise
         reason = f"asked for by an administrator, data: {data or 'none'}"
         return await self._start(
-            JobKind.ROLLBACK, plan, lambda work: roll_back(work, reason), version=plan.old_version, previous=plan.version
+            JobKind.ROLLBACK,
+            plan,
+            lambda work: roll_back(work, reason),
+            version=plan.old_version,
+            previous=plan.version,
         )
 
     async def start_backup(self, app: str) -> int:
@@ -263,7 +262,7 @@ class Daemon:
     async def _change(self, app: str, kind: str, message: str, **changes: Any) -> None:
         await off_loop(lambda: self.store.change_app(app, **changes))
         await self._tell(app, kind, message)
-        await self._refresh(app)
+        await self._board.refresh(app)
 
     async def mark_good(self, app: str) -> None:
         self._on_trial(app).decide("good", "an administrator")
@@ -286,7 +285,9 @@ class Daemon:
                 if work is not None:
                     work.woken.set()
                 else:
-                    await self._tell(app.name, "warning", f"{unit} failed and systemd gave up on it; no version is on trial")
+                    await self._tell(
+                        app.name, "warning", f"{unit} failed and systemd gave up on it; no version is on trial"
+                    )
                 return
         raise NoSuchApp(f"cannot find an app with the unit {unit!r}.")
 
@@ -295,7 +296,7 @@ class Daemon:
 
     async def reload(self) -> None:
         """Read the definitions again. A broken one disables its app only."""
-        before = set(self._views)
+        before = set(self._board.names())
         self._definitions = await off_loop(definitions.load, self.host.paths)
         self.host.settings = self._definitions.settings
         for name, broken in self._definitions.broken.items():
@@ -306,16 +307,14 @@ class Daemon:
             _log.error("%s", problem)
         names = {*self._definitions.apps, *self._definitions.broken, *self.jobs_.apps()}
         for name in sorted(names):
-            await self._refresh(name)
+            await self._board.refresh(name)
         for name in sorted(before - names):
-            del self._views[name]
-            for listener in self._listeners:
-                listener.app_removed(name)
+            self._board.remove(name)
 
     # -- telling ----------------------------------------------------------------------------------
 
     async def _tell(self, app: str, kind: str, message: str) -> None:
-        view = self._views.get(app)
+        view = self._board.find(app)
         version = view.version if view else ""
         event = Event(id=0, app=app, at=self.host.clock.now(), kind=kind, message=message, version=version)
         await off_loop(self.store.add_event, event)
@@ -324,31 +323,30 @@ class Daemon:
         await off_loop(journal.send, BY_NAME[kind], f"{app}: {message}", fields=fields, units=units)
 
     def job_new(self, job: Job) -> None:
-        for listener in self._listeners:
+        for listener in self._board.listeners:
             listener.job_new(job)
 
     def job_changed(self, job: Job) -> None:
-        for listener in self._listeners:
+        for listener in self._board.listeners:
             listener.job_changed(job)
-        view = self._views.get(job.app)
-        if view is not None:
-            self._refresh_soon(job.app)
+        if self._board.find(job.app) is not None:
+            self._board.refresh_soon(job.app)
 
     async def job_ended(self, work: Work, details: Mapping[str, Any]) -> None:
-        await self._refresh(work.app.name)
-        for listener in self._listeners:
+        await self._board.refresh(work.app.name)
+        for listener in self._board.listeners:
             listener.job_changed(work.job)
             listener.job_removed(work.job, details)
         if work.job.kind is JobKind.CHECK:
             self._follow_up(work.app)
 
     def job_forgotten(self, job_id: int) -> None:
-        for listener in self._listeners:
+        for listener in self._board.listeners:
             listener.job_forgotten(job_id)
 
     def _follow_up(self, app: App) -> None:
         """`apply = "check"`: what may be applied by itself is, right after the check that found it."""
-        view = self._views.get(app.name)
+        view = self._board.find(app.name)
         if view is None or app.policy.apply != "check" or not requests.may_apply_by_itself(view):
             return
         self._own(self.start_update(app.name, version=requests.version_to_apply(view), automatic=True))
@@ -364,33 +362,9 @@ class Daemon:
 
         task.add_done_callback(ended)
 
-    def _refresh_soon(self, app: str) -> None:
-        self._dirty.add(app)
-        if self._refreshing is None or self._refreshing.done():
-            self._refreshing = asyncio.ensure_future(self._refresh_dirty())
-
-    async def _refresh_dirty(self) -> None:
-        while self._dirty:
-            await self._refresh(self._dirty.pop())
-
-    async def _refresh(self, name: str) -> None:
-        """Put an app's view together anew, and tell if it changed."""
-        app = self._definitions.apps.get(name)
-        broken = self._definitions.broken.get(name)
+    def _build_view(self, name: str) -> AppView:
+        app, broken = self._definitions.apps.get(name), self._definitions.broken.get(name)
         work = self.jobs_.of_app(name)
-        build: Callable[[], AppView] = lambda: self._build_view(name, app, broken, work)  # noqa: E731
-        view = await off_loop(build)
-        before = self._views.get(name)
-        if view == before:
-            return
-        self._views[name] = view
-        for listener in self._listeners:
-            if before is None:
-                listener.app_added(view)
-            else:
-                listener.app_changed(view)
-
-    def _build_view(self, name: str, app: App | None, broken: Misconfigured | None, work: Work | None) -> AppView:
         active = None
         problems = list(broken.problems) if broken else []
         if app is not None:
@@ -398,7 +372,7 @@ class Daemon:
                 active = self._engine(app).active()
             except SlotdError as error:
                 problems.append(str(error))
-        finished = [job for job in self.store.jobs(app=name, limit=20) if job.is_finished and job.kind is not JobKind.CHECK]
+        finished = [j for j in self.store.jobs(app=name, limit=20) if j.is_finished and j.kind is not JobKind.CHECK]
         return views.view(
             name,
             app,
@@ -411,5 +385,3 @@ class Daemon:
             backups=self.store.backups(name),
             problems=problems,
         )
-
-

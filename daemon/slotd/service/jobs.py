@@ -73,7 +73,9 @@ class Jobs:
             return
         job = self._works[job_id].job if job_id in self._works else None
         what = f"{job.kind} (job {job.id}, step {job.step or 'waiting'})" if job else "a job"
-        raise Busy(f"cannot start another job on {app}: {what} is running.", hint=f"Follow it with `slotctl status {app}`.")
+        raise Busy(
+            f"cannot start another job on {app}: {what} is running.", hint=f"Follow it with `slotctl status {app}`."
+        )
 
     def reserve(self, app: str) -> None:
         """Take the app before the first await, so that two callers at once cannot both have it."""
@@ -108,12 +110,12 @@ class Jobs:
             if not work.cancel_asked:
                 raise
             await work.finish(Result.CANCELLED)  # before its first step
-        except Exception as error:  # noqa: BLE001 - the last line of defence: the job ends, the daemon lives
+        except Exception as error:
             _log.exception("job %d ended unexpectedly", job_id)
             reference = f"cannot go on with job {job_id}: internal error ({type(error).__name__})."
             try:
                 await work.finish(Result.FAILED, Failed(reference, hint="See `journalctl -u slotd`."))
-            except Exception:  # noqa: BLE001 - a store that cannot be written; the next start resumes the job
+            except Exception:
                 _log.exception("the end of job %d could not be written", job_id)
         finally:
             if held_room and work.on_trial is not None:
@@ -129,7 +131,12 @@ class Jobs:
         if self._mutating.get(job.app) == job.id:
             del self._mutating[job.app]
         self._recent[job.id] = job
-        details = {"version": job.version, "previous": job.previous_version, "step": job.step, "error": job.error_message}
+        details = {
+            "version": job.version,
+            "previous": job.previous_version,
+            "step": job.step,
+            "error": job.error_message,
+        }
         await self._told.job_ended(work, details)
         self._timers = {t for t in self._timers if not t.cancelled() and t.when() > asyncio.get_running_loop().time()}
         self._timers.add(asyncio.get_running_loop().call_later(FINISHED_S, self._forget, job.id))
@@ -161,4 +168,3 @@ class Jobs:
         await asyncio.gather(*tasks, return_exceptions=True)
         for timer in self._timers:
             timer.cancel()
-

@@ -43,7 +43,9 @@ def rollback_plan(host: Host, app: App, engine: Engine, *, data: str, to: str) -
         )
     backup = newest_backup_of(host.store, app.name, there.version)
     if app.data.paths and data not in DATA_CHOICES:
-        raise DataChoiceRequired(_choice_text(host, app, there.version, backup, data), hint="Say --data=keep or --data=restore.")
+        raise DataChoiceRequired(
+            _choice_text(host, app, there.version, backup, data), hint="Say --data=keep or --data=restore."
+        )
     if data == "restore" and backup is None:
         raise NoSuchBackup(
             f"cannot restore the data of {app.name} {there.version}: there is no backup of that version.",
@@ -80,15 +82,18 @@ def _choice_text(host: Host, app: App, version: str, backup: Backup | None, data
     age = f"{hours:.1f} hours" if hours < 48 else f"{hours / 24:.0f} days"
     return (
         f"cannot roll back {app.name} to {version} without knowing what happens to its data{found}: the backup"
-        f" {backup.id} is {age} old. restore sets what was written since aside as quarantine, keep hands it to {version}."
+        f" {backup.id} is {age} old. restore sets what was written since aside"
+        f" as quarantine, keep hands it to {version}."
     )
 
 
 def may_apply_by_itself(view: AppView) -> bool:
     """Whether an update needs no more word of a person: mode auto, or approve and approved. An absent app never."""
-    if view.held or view.state in (AppState.MISCONFIGURED, AppState.ABSENT) or not view.available:
+    if view.held or view.state in (AppState.MISCONFIGURED, AppState.ABSENT):
         return False
-    return view.mode is Mode.AUTO or (view.mode is Mode.APPROVE and view.approved == view.available)
+    if view.mode is Mode.APPROVE:
+        return bool(view.approved) and view.approved != view.version
+    return view.mode is Mode.AUTO and bool(view.available)
 
 
 def version_to_apply(view: AppView) -> str:

@@ -4,8 +4,8 @@
 - files side by side, whose names fit one of the definition's `asset` templates and so tell their version. A file that
   fits none belongs to the release whose version its name holds (`app-1.2.tar.gz.asc`), or else to all (`SHA256SUMS`).
 
-Hidden and unfinished files (`.name`, `name.part`, `name.tmp`) are not seen: whoever copies into the folder renames last.
-A symbolic link counts only if it leads to something in the folder.
+Hidden and unfinished files (`.name`, `name.part`, `name.tmp`) are not seen: whoever copies into the folder renames
+last. A symbolic link counts only if it leads to something in the folder.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def _flat(files: list[_File], source: Source) -> Iterator[Release]:
 
 
 def _pattern(template: str) -> re.Pattern[str]:
-    """A template of a file name as a pattern. {arch} and {os} fit whatever stands there: who picks the file knows them."""
+    """A template of a file name as a pattern. {arch} and {os} fit any word: whoever picks the file knows them."""
     pieces = []
     seen: set[str] = set()
     for piece in re.split(r"(\{[a-z]+\})", template):

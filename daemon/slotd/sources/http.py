@@ -29,7 +29,7 @@ class HttpIndex:
     """Source type `http`."""
 
     def list_releases(self, source: Source, get: Getter, state: Mapping[str, Any], limits: Limits) -> Listing:
-        """See `SourceType`. In the order of the index. Keys that are not known are ignored: the index may serve others."""
+        """See `SourceType`. In the order of the index, whose other keys are ignored: it may serve others too."""
         if not source.url:
             raise Misconfigured("cannot list releases: [source] has no url", hint="Give the address of the index.")
         answer = get.get(source.url, headers={"Accept": "application/json"})
@@ -50,8 +50,8 @@ def _release(entry: Foreign, source: Source, base: str, limits: Limits, warnings
         warnings.append(f"The release {tag[:60]!r} was left out: that cannot be a version.")
         return None
     if entry["assets"].is_absent:
-        named = [(expand_name(each, {"version": version, "tag": tag}), None) for each in source.asset]
-        assets = [Asset(name, urljoin(base, quote(name))) for name, _ in named if form.is_file_name(name)]
+        names = dict.fromkeys(expand_name(template, {"version": version, "tag": tag}) for template in source.asset)
+        assets = [Asset(name, urljoin(base, quote(name))) for name in names if form.is_file_name(name)]
     else:
         assets = list(_assets(entry["assets"], base, tag, warnings))
     notes = entry["notes"].prose(limits.notes_bytes, "")

@@ -13,7 +13,8 @@ from typing import Any
 
 from slotd.core.verifyplan import SUMS
 from slotd.errors import Misconfigured, VerificationFailed
-from slotd.verify import KeyFile, Material, SignatureFile, packets, tools
+from slotd.host import tool
+from slotd.verify import KeyFile, Material, SignatureFile, packets
 
 KIND = "minisign"
 
@@ -43,7 +44,7 @@ class Minisign:
                 hint="The publisher has to sign such a file with `minisign -H`.",
             )
         if signature.covers == SUMS:
-            with tools.memory(material.sums or b"") as covered:
+            with tool.memory(material.sums or b"") as covered:
                 good = _minisign(keys[key_id], signature.data, covered)
         else:
             good = _minisign(keys[key_id], signature.data, material.artifact)
@@ -51,10 +52,10 @@ class Minisign:
 
 
 def _minisign(key: bytes, signature: bytes, covered: int) -> bool:
-    with tools.memory(key) as public, tools.memory(signature) as file, tools.memory() as text:
+    with tool.memory(key) as public, tool.memory(signature) as file, tool.memory() as text:
         # minisign has no way to read standard input: it opens the descriptor again, never the artifact's path.
-        argv = ["minisign", "-V", "-p", tools.path(public), "-x", tools.path(file), "-m", tools.path(covered)]
-        return tools.run(argv, package="minisign", stdout=text, fds=[public, file, covered]) == 0
+        argv = ["minisign", "-V", "-p", tool.path(public), "-x", tool.path(file), "-m", tool.path(covered)]
+        return tool.run(argv, package="minisign", stdout=text, fds=[public, file, covered]) == 0
 
 
 def public_key(key: KeyFile) -> tuple[str, bytes]:

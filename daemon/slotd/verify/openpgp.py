@@ -13,7 +13,8 @@ from typing import Any
 
 from slotd.core.verifyplan import SUMS
 from slotd.errors import Misconfigured, VerificationFailed
-from slotd.verify import KeyFile, Material, SignatureFile, packets, tools
+from slotd.host import tool
+from slotd.verify import KeyFile, Material, SignatureFile, packets
 
 KIND = "openpgp"
 
@@ -40,7 +41,7 @@ class OpenPGP:
         except ValueError as error:
             raise VerificationFailed(f"cannot use the signature {signature.name}: {error}") from None
         if signature.covers == SUMS:
-            with tools.memory(material.sums or b"") as covered:
+            with tool.memory(material.sums or b"") as covered:
                 return _gpgv(ring, data, covered)
         os.lseek(material.artifact, 0, os.SEEK_SET)
         return _gpgv(ring, data, material.artifact)
@@ -56,9 +57,9 @@ def read_clear_signed(data: bytes, ring: bytes) -> tuple[bytes, list[str]]:
         packets.check_clear_signed(data)
     except ValueError as error:
         raise VerificationFailed(f"cannot use the signed checksums: {error}") from None
-    with tools.memory(ring) as keys, tools.memory(data) as message, tools.memory() as status, tools.memory() as text:
-        _run(["--output", "-", "--", tools.path(message)], keys, status, stdout=text, fds=[message])
-        return tools.content(text), _lines(tools.content(status))
+    with tool.memory(ring) as keys, tool.memory(data) as message, tool.memory() as status, tool.memory() as text:
+        _run(["--output", "-", "--", tool.path(message)], keys, status, stdout=text, fds=[message])
+        return tool.content(text), _lines(tool.content(status))
 
 
 def keyring(keys: Sequence[KeyFile]) -> bytes:
@@ -77,17 +78,17 @@ def public_keys(key: KeyFile) -> bytes:
 
 
 def _gpgv(ring: bytes, signature: bytes, covered: int) -> list[str]:
-    with tools.memory(ring) as keys, tools.memory(signature) as file, tools.memory() as status, tools.memory() as text:
-        _run(["--", tools.path(file), "-"], keys, status, stdin=covered, stdout=text, fds=[file])
-        return _lines(tools.content(status))
+    with tool.memory(ring) as keys, tool.memory(signature) as file, tool.memory() as status, tool.memory() as text:
+        _run(["--", tool.path(file), "-"], keys, status, stdin=covered, stdout=text, fds=[file])
+        return _lines(tool.content(status))
 
 
 def _run(
     arguments: list[str], keys: int, status: int, *, stdout: int, fds: list[int], stdin: int | None = None
 ) -> None:
-    argv = ["gpgv", "--homedir", "/nonexistent", "--keyring", tools.path(keys)]
+    argv = ["gpgv", "--homedir", "/nonexistent", "--keyring", tool.path(keys)]
     argv += ["--status-fd", str(status), "--weak-digest", "SHA1", *arguments]
-    ended = tools.run(argv, package="gpgv", stdin=stdin, stdout=stdout, fds=[keys, status, *fds])
+    ended = tool.run(argv, package="gpgv", stdin=stdin, stdout=stdout, fds=[keys, status, *fds])
     if ended not in (
         0,
         1,

@@ -1,9 +1,10 @@
-"""The watchdog of a connection: its time ends, whatever a library is doing with it."""
+"""The wire below HTTP: its time ends whatever a library is doing with it, and why it broke is said in words."""
 
 from __future__ import annotations
 
 import contextlib
 import socket
+import ssl
 import threading
 import time
 
@@ -65,3 +66,17 @@ class Watchdog:
         if self._socket is not None:
             self._socket.close()
             self._socket = None
+
+
+def cause(error: BaseException) -> str:
+    """What the system or TLS said deep in a library's error, in words; empty if it is neither."""
+    inner: BaseException | None = error
+    while inner is not None:
+        if isinstance(inner, ssl.SSLCertVerificationError):
+            return f"its certificate is not valid here ({inner.verify_message})"
+        if isinstance(inner, ssl.SSLError):
+            return f"the TLS connection failed ({inner.reason or 'broken off'})"
+        if isinstance(inner, OSError) and inner.strerror:
+            return inner.strerror[:1].lower() + inner.strerror[1:]
+        inner = inner.__cause__ or inner.__context__
+    return ""

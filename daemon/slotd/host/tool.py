@@ -1,4 +1,4 @@
-"""Running a verifier's program: by its full path, on descriptors, in an empty environment, within bounds."""
+"""The door to programs that look at a file: by full path, on descriptors, in an empty environment, within bounds."""
 
 from __future__ import annotations
 
@@ -37,9 +37,7 @@ def content(fd: int) -> bytes:
     """What a program wrote into such a file."""
     size = os.fstat(fd).st_size
     if size > _MAX_OUTPUT:
-        raise VerificationFailed(
-            f"cannot use what the verifier says: {size} bytes are more than any real signature needs"
-        )
+        raise VerificationFailed(f"cannot use what the program says: {size} bytes are more than it can need")
     return os.pread(fd, size, 0) if size else b""
 
 

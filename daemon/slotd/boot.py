@@ -1,0 +1,206 @@
+"""The ways back that need neither network, nor bus, nor the daemon (promise 10), and small errands of the units.
+
+`slotd boot` runs before the apps at every boot: it counts the boots of an open trial and finishes the data part of a
+rollback that a crash cut short, so that no app ever starts on half-restored data. What is left - starting the old
+version, asking its probes - is done by the daemon, which finds the job in step `rb-start`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import sys
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+
+from slotd import enable as enabling
+from slotd import engines
+from slotd.core.health import UnitStatus
+from slotd.core.plain import from_plain
+from slotd.errors import Failed, SlotdError
+from slotd.host import definitions
+from slotd.host.offloop import off_loop
+from slotd.host.paths import Paths
+from slotd.host.systemd import CommandSystemd, Systemd
+from slotd.model import Job, JobKind, Trial
+from slotd.recipes import prune as pruning
+from slotd.recipes import recover as recovering
+from slotd.recipes import rollback
+from slotd.recipes.context import Host, Plan, Work
+from slotd.recipes.run import Stopped, perform
+from slotd.service.daemon import make_data_store
+from slotd.service.wiring import make_host
+
+_log = logging.getLogger(__name__)
+
+_DATA_STEPS = ("rb-quarantine", "rb-restore", "rb-switch")
+
+
+class NothingRuns:
+    """systemd at early boot, before any app: nothing runs, and nothing is to be started yet."""
+
+    async def show(self, unit: str) -> UnitStatus:
+        return UnitStatus(name=unit)
+
+    async def start(self, unit: str, *, timeout_s: float) -> str:
+        return "done"
+
+    async def stop(self, unit: str, *, timeout_s: float) -> str:
+        return "done"
+
+    async def kill(self, unit: str) -> None: ...
+
+    async def reset_failed(self, unit: str) -> None: ...
+
+    async def active_dependents(self, unit: str) -> list[str]:
+        return []
+
+    async def reload(self) -> None: ...
+
+    @asynccontextmanager
+    async def watch(self, units: Sequence[str], told: Callable[[str, bool], None]) -> AsyncIterator[None]:
+        yield
+
+
+def _host(systemd: Systemd, *, user_mode: bool) -> Host:
+    return make_host(Paths.from_environment(user_mode, os.environ), systemd, user_mode=user_mode)
+
+
+def _work(host: Host, job: Job) -> Work:
+    app = from_plain(Plan, job.plan).definition
+    engine = engines.create(app, host.root(app), host.settings.limits, user_mode=host.user_mode)
+    return Work(host, app, job, engine, make_data_store(), lambda _job: None)
+
+
+async def boot(*, user_mode: bool) -> int:
+    """Count this boot of every open trial; do the data part of every rollback that is due. 0 unless one failed."""
+    host = await off_loop(lambda: _host(NothingRuns(), user_mode=user_mode))
+    failed = False
+    for job in await off_loop(host.store.unfinished_jobs):
+        try:
+            await _at_boot(_work(host, job))
+        except (SlotdError, OSError, Stopped) as error:
+            _log.error("%s: %s", job.app, error)
+            failed = True
+    return 1 if failed else 0
+
+
+async def _at_boot(work: Work) -> None:
+    step = work.job.step
+    if step in ("rb-stop", *_DATA_STEPS):
+        await finish_data_part(work, first="rb-quarantine" if step == "rb-stop" else step)
+        return
+    trial = await off_loop(work.host.store.trial, work.app.name)
+    if trial is None or trial.job != work.job.id or await off_loop(work.engine.active) != trial.slot:
+        return  # the old version is the active one: the daemon undoes the rest
+    if step == "migrate":
+        await go_back(work, "the host went down while its migrations ran")
+        return
+    trial = await count_boot(work, trial)
+    if trial.attempts_left <= 0:
+        await go_back(work, f"the host booted {trial.boots} times during its trial")
+
+
+async def count_boot(work: Work, trial: Trial) -> Trial:
+    """Once per boot: the boot id says whether this one was counted already."""
+    if trial.boot_id == work.host.boot_id:
+        return trial
+    counted = dataclasses.replace(
+        trial, boots=trial.boots + 1, attempts_left=trial.attempts_left - 1, boot_id=work.host.boot_id
+    )
+    await off_loop(work.host.store.save, counted)
+    await work.tell(
+        "boot-counted", f"boot {counted.boots} during the trial of {trial.version}, {counted.attempts_left} left"
+    )
+    return counted
+
+
+async def go_back(work: Work, reason: str) -> None:
+    """Data and symlink back, before the app starts."""
+    from slotd.recipes.preserve import new_copy_id
+
+    await work.remember(reason=reason, quarantine=work.plan.quarantine or new_copy_id(work))
+    await work.tell("rollback-started", f"going back to {work.plan.old_version or 'nothing'} at boot: {reason}")
+    await finish_data_part(work, first="rb-quarantine")
+
+
+async def finish_data_part(work: Work, *, first: str) -> None:
+    steps = [step for step in rollback.STEPS if step.name in (*_DATA_STEPS, "rb-start")]
+    until_start = [step for step in steps if step.name != "rb-start"]
+    await perform(work, until_start, first=first)
+    if work.job.kind is JobKind.RESTORE:
+        _log.info("%s: the restore was finished before the app's start", work.app.name)
+    # The daemon goes on from here: start, and ask the probes.
+    work.job = dataclasses.replace(work.job, step="rb-start")
+    await off_loop(work.host.store.save, work.job)
+
+
+async def recover(*, user_mode: bool) -> int:
+    """The daemon does not start: end its interrupted jobs, and the trials of apps that do not run. Needs no bus."""
+    host = await off_loop(lambda: _host(CommandSystemd(user_manager=user_mode), user_mode=user_mode))
+    failed = False
+    for job in await off_loop(host.store.unfinished_jobs):
+        work = _work(host, job)
+        try:
+            if job.step == "trial" and await _runs(work):
+                continue  # it is up: nothing healthy is rolled back because of slotd's own trouble
+            if job.step in ("trial", "start"):
+                await rollback.roll_back(work, "it did not run, and slotd itself could not be started to watch it")
+            else:
+                await recovering.resume(work)
+        except Exception as error:
+            _log.error("%s: %s", job.app, error)
+            failed = True
+    return 1 if failed else 0
+
+
+async def _runs(work: Work) -> bool:
+    states = [(await work.host.systemd.show(unit)).active_state for unit in work.app.service.units]
+    return all(state in ("active", "reloading") for state in states)
+
+
+async def prune(*, user_mode: bool) -> int:
+    """Retention for every app that has no job running."""
+    host = await off_loop(lambda: _host(NothingRuns(), user_mode=user_mode))
+    loaded = await off_loop(definitions.load, host.paths)
+    busy = {job.app for job in await off_loop(host.store.unfinished_jobs)}
+    for app in loaded.apps.values():
+        if app.name in busy:
+            continue
+        engine = engines.create(app, host.root(app), host.settings.limits, user_mode=user_mode)
+        job = Job(id=0, app=app.name, kind=JobKind.CHECK)
+        await pruning.prune_app(Work(host, app, job, engine, make_data_store(), lambda _job: None))
+    return 0
+
+
+async def report_failed(unit: str, *, user_mode: bool) -> int:
+    """Hand a unit's failure to the daemon; a unit that belongs to no app is not worth an error."""
+    from slotd.host.bus import Bus
+
+    bus = await Bus.connect("session" if user_mode else "system")
+    try:
+        await bus.call("org.slotd1", "/org/slotd1", "org.slotd1.Manager", "ReportFailure", "sa{sv}", [unit, {}])
+    except Failed as error:
+        sys.stderr.write(f"slotd: {error.message}\n")
+    finally:
+        await bus.close()
+    return 0
+
+
+def enable(name: str, *, on: bool, user_mode: bool) -> int:
+    """Write or remove the drop-ins of an app's units."""
+    paths = Paths.from_environment(user_mode, os.environ)
+    loaded = definitions.load(paths)
+    if name in loaded.broken:
+        raise loaded.broken[name]
+    if name not in loaded.apps:
+        from slotd.errors import NoSuchApp
+
+        raise NoSuchApp(
+            f"cannot find a definition named {name!r}.", hint=f"Write {paths.config[-1]}/apps.d/{name}.toml."
+        )
+    act = enabling.enable if on else enabling.disable
+    for line in act(loaded.apps[name], user=user_mode):
+        sys.stdout.write(line + "\n")
+    return 0

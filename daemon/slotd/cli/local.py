@@ -1,0 +1,176 @@
+"""`enable`, `disable`, `verify`: what needs no daemon. They read the definitions themselves."""
+
+from __future__ import annotations
+
+import os
+from argparse import Namespace
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from slotd.cli.out import DONE, FAILED, Out
+from slotd.cli.tables import escape
+from slotd.errors import Misconfigured, NoSuchApp, NotAuthorized, SlotdError
+
+if TYPE_CHECKING:
+    from slotd.core.schema import App
+    from slotd.host.definitions import Definitions
+    from slotd.host.paths import Paths
+
+
+def _paths(args: Namespace) -> Paths:
+    from slotd.host.paths import Paths
+
+    return Paths.from_environment(args.user, os.environ)
+
+
+def _nowhere(name: str, loaded: Definitions, paths: Paths) -> NoSuchApp:
+    from difflib import get_close_matches
+
+    close = get_close_matches(name, sorted({*loaded.apps, *loaded.broken}), n=1)
+    hint = f"Did you mean {close[0]}?" if close else f"Write {paths.config[-1]}/apps.d/{name}.toml."
+    return NoSuchApp(f"cannot find a definition named {name}.", hint=hint)
+
+
+# -- enable, disable -------------------------------------------------------------------------------
+
+
+def enable(args: Namespace, out: Out) -> int:
+    from slotd.enable import enable as act
+
+    return _care(args, out, act, enabled=True)
+
+
+def disable(args: Namespace, out: Out) -> int:
+    from slotd.enable import disable as act
+
+    return _care(args, out, act, enabled=False)
+
+
+def _care(args: Namespace, out: Out, act: Callable[..., Iterable[str]], *, enabled: bool) -> int:
+    verb = "enable" if enabled else "disable"
+    if not args.user and os.geteuid() != 0:
+        raise NotAuthorized(
+            f"cannot {verb} {args.app}: it writes below /etc/systemd/system, which only root may.",
+            hint=f"Run `sudo slotctl {verb} {args.app}`.",
+        )
+    from slotd.core.schema import App
+    from slotd.host import definitions
+
+    paths = _paths(args)
+    loaded = definitions.load(paths)
+    app = loaded.apps.get(args.app)
+    if app is None and enabled:
+        raise loaded.broken.get(args.app) or _nowhere(args.app, loaded, paths)
+    # An app is taken out of slotd's care also when its definition is broken or gone already.
+    lines = list(act(app or App(args.app), user=args.user))
+    if app is None and not lines and args.app not in loaded.broken:
+        raise _nowhere(args.app, loaded, paths)
+    out.document({"app": args.app, "enabled": enabled, "changes": lines})
+    for line in lines or [f"{args.app}: nothing was to be changed"]:
+        out.line(escape(line))
+    return DONE
+
+
+# -- verify ----------------------------------------------------------------------------------------
+
+
+def verify(args: Namespace, out: Out) -> int:
+    """Every problem of one definition, of a file, or of all that is configured."""
+    from slotd.host import definitions
+
+    paths = _paths(args)
+    if args.what and _is_file(args.what):
+        findings = [_of_file(Path(args.what), paths)]
+        general: list[str] = []
+        warnings: list[str] = []
+    else:
+        loaded = definitions.load(paths)
+        names = sorted({*loaded.apps, *loaded.broken})
+        if args.what and args.what not in names:
+            raise _nowhere(args.what, loaded, paths)
+        findings = [_of_app(name, loaded, paths) for name in ([args.what] if args.what else names)]
+        general = list(loaded.settings_problems)
+        warnings = [] if args.what else list(loaded.warnings)
+    out.document({"apps": findings, "settings_problems": general, "warnings": warnings})
+    for finding in findings:
+        _tell(finding, out)
+    if general:
+        out.line(out.look.paint(f"slotd.toml: {_count(general)}", "red"))
+        _list(general, out)
+    for warning in warnings:
+        out.line(out.look.paint("warning: ", "yellow") + escape(warning))
+    if not findings and not general:
+        out.line(f"There is no definition in {', '.join(escape(str(p / 'apps.d')) for p in paths.config)}.")
+    return FAILED if general or any(f["problems"] for f in findings) else DONE
+
+
+def _is_file(what: str) -> bool:
+    return "/" in what or what.endswith(".toml")
+
+
+def _of_file(path: Path, paths: Paths) -> dict[str, Any]:
+    from slotd.host import definitions
+
+    try:
+        return _finding(definitions.load_file(path, paths), paths)
+    except Misconfigured as error:
+        return _bad(path.name.removesuffix(".toml"), error)
+
+
+def _of_app(name: str, loaded: Definitions, paths: Paths) -> dict[str, Any]:
+    if name in loaded.broken:
+        return _bad(name, loaded.broken[name])
+    return _finding(loaded.apps[name], paths)
+
+
+def _bad(name: str, error: Misconfigured) -> dict[str, Any]:
+    return {"app": name, "files": [], "keys": [], "problems": list(error.problems)}
+
+
+def _finding(app: App, paths: Paths) -> dict[str, Any]:
+    """A definition that parses; its keys are read and parsed too, each on its own so that every bad one is named."""
+    from slotd.host.definitions import read_keys
+    from slotd.verify import KeyFile
+    from slotd.verify.work import describe_keys
+
+    keys: list[dict[str, str]] = []
+    problems: list[str] = []
+    for name in app.verify.keys:
+        try:
+            content = read_keys(paths, [name])[name]
+            described = describe_keys([KeyFile(name, content)])
+        except Misconfigured as error:
+            problems += error.problems
+            continue
+        except SlotdError as error:
+            problems.append(str(error))
+            continue
+        keys += [{"file": file, "kind": kind, "id": number, "owner": owner} for file, kind, number, owner in described]
+        if not described:
+            problems.append(f"cannot use the key file {name}: there is no public key in it.")
+    return {"app": app.name, "files": list(app.files), "keys": keys, "problems": problems}
+
+
+def _tell(finding: dict[str, Any], out: Out) -> None:
+    name = escape(finding["app"])
+    if finding["problems"]:
+        out.line(f"{name}: {out.look.paint(_count(finding['problems']), 'red')}")
+        _list(finding["problems"], out)
+    else:
+        out.line(f"{name}: {out.look.paint('good', 'green')} ({', '.join(escape(f) for f in finding['files'])})")
+    for key in finding["keys"]:
+        owner = f" {escape(key['owner'])}" if key["owner"] else ""
+        out.line(f"  key {escape(key['file'])}: {key['kind']} {escape(key['id'])}{owner}")
+
+
+def _list(problems: Iterable[str], out: Out) -> None:
+    for problem in problems:
+        first, *more = problem.splitlines() or [""]
+        out.line(f"  - {escape(first)}")
+        for line in more:
+            out.line(f"    {escape(line)}")
+
+
+def _count(problems: list[str]) -> str:
+    return "1 problem" if len(problems) == 1 else f"{len(problems)} problems"

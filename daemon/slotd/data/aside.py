@@ -1,0 +1,192 @@
+"""Setting data aside: a failed version's data leave their place and become a quarantine, whole (promise 3).
+
+Each unit - a place, or what lies in a mount point, which cannot be renamed itself - moves by one rename. Where the
+quarantine is on another file system, the unit is first renamed into `.slotd-aside-ID` beside it, which settles by one
+act what is being set aside; then it is copied, put on disk, and only then removed. A kill at any point leaves every
+file in at least one of these, and the next call goes on from there. What turns up at the place later goes to `found/`.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from slotd import errors
+from slotd.data import DataSpec
+from slotd.data.copytree import TreeCopy
+from slotd.data.entries import VANISHED
+from slotd.data.layout import Layout
+from slotd.data.manifest import Manifest, unknown
+from slotd.data.places import Spot, beside, places, spot, stat_at
+from slotd.host import copy, files
+from slotd.host.failpoint import hit
+
+COPY_ATTEMPTS = 3  # a stray process of the app may still change what is copied
+_COPY = "aside"
+
+
+class Aside:
+    """Moves data into the quarantine `dest`."""
+
+    def __init__(self, spec: DataSpec, dest: Path) -> None:
+        self.spec = spec
+        self.layout = Layout(dest)
+        self.first = beside("", f"aside-{dest.name}")
+        self.later = beside("", f"found-{dest.name}")
+
+    def run(self) -> int:
+        """Set all places aside and seal; the bytes. Nothing to do if it is sealed."""
+        if sealed := self.layout.sealed():
+            return int(sealed["bytes"])
+        self.layout.make()
+        scope = self.layout.scope() or self.layout.begin("quarantine", self.spec)
+        if scope.kind != "quarantine":
+            raise errors.Failed(f"cannot set data aside in {self.layout.dest}: a backup is there")
+        for place in places(self.spec):
+            number = scope.number_of(place.path)
+            if number is None:
+                raise errors.Failed(
+                    f"cannot go on setting data aside in {self.layout.dest}: {place.path} was not a data path then",
+                    hint="Bring [data] paths back to what they were until the rollback is done.",
+                )
+            with files.explaining(f"cannot set {place.path} aside in {self.layout.dest}"):
+                with spot(place.path) as at:
+                    if at:
+                        self._place(at, number)
+        found = Manifest(unknown).walk(self.layout)
+        hit("data.quarantine.seal")
+        self.layout.write_seal(found.lines.values(), found.bytes, len(found.lines), {})
+        return found.bytes
+
+    def _place(self, at: Spot, number: int) -> None:
+        fixed = pinned(at.real)
+        with files.opened(self.layout.data, files.DIRECTORY) as data:
+            if fixed:
+                self._around_mounts(at.parent, at.name, data, str(number), "", fixed, number)
+            else:
+                self._unit(at.parent, at.name, data, str(number), number)
+
+    def _around_mounts(
+        self, parent: int, name: str, dst_dir: int, dst: str, rel: str, fixed: set[str], number: int
+    ) -> None:
+        """Set aside what is in a directory that must stay, because it or something below it is a mount point."""
+        with suppress(FileExistsError):
+            os.mkdir(dst, 0o700, dir_fd=dst_dir)
+        with (
+            files.opened(name, files.DIRECTORY, dir_fd=parent) as live,
+            files.opened(dst, files.DIRECTORY, dir_fd=dst_dir) as kept,
+        ):
+            names = set(os.listdir(live)) - {self.first, self.later}
+            names |= _names(live, self.first) | _names(live, self.later)
+            for child in sorted(names):
+                below = f"{rel}/{child}" if rel else child
+                if below in fixed:
+                    self._around_mounts(live, child, kept, child, below, fixed, number)
+                else:
+                    self._unit(live, child, kept, child, number)
+            copy.copy_attributes(live, kept, os.fstat(live))
+
+    def _unit(self, parent: int, name: str, dst_dir: int, dst: str, number: int) -> None:
+        if not files.exists_at(dst, dst_dir):
+            self._move(parent, name, self.first, dst_dir, dst)
+        _drop(parent, self.first, name)
+        self.take_found(parent, name, number)
+
+    def take_found(self, parent: int, name: str, number: int) -> None:
+        """Move what is at the place although it was set aside before to `found/`."""
+        while files.exists_at(name, parent) or name in _names(parent, self.later):
+            with files.explaining(f"cannot make {self.layout.found}"):
+                self.layout.found.mkdir(mode=0o700, exist_ok=True)
+            with files.opened(self.layout.found, files.DIRECTORY) as found:
+                free = next(n for n in map(f"{number}-{{}}".format, range(1, 1 << 20)) if not files.exists_at(n, found))
+                self._move(parent, name, self.later, found, free)
+            _drop(parent, self.later, name)
+
+    def _move(self, parent: int, name: str, holder_name: str, dst_dir: int, dst: str) -> None:
+        """Move `name`, or what a killed call left in the holder, to `dst`, which is not there yet."""
+        if name not in _names(parent, holder_name):
+            if not files.exists_at(name, parent):
+                return
+            hit("data.quarantine.rename")
+            try:
+                files.rename_new(name, dst, src_dir_fd=parent, dst_dir_fd=dst_dir)
+            except OSError as error:
+                if error.errno != errno.EXDEV:
+                    raise
+            else:
+                hit("data.quarantine.renamed")
+                os.fsync(dst_dir)
+                os.fsync(parent)
+                return
+            with suppress(FileExistsError):
+                os.mkdir(holder_name, 0o700, dir_fd=parent)
+            with _holder(parent, holder_name) as holder:
+                files.rename_new(name, name, src_dir_fd=parent, dst_dir_fd=holder)
+                os.fsync(holder)
+            os.fsync(parent)
+        hit("data.quarantine.held")
+        with _holder(parent, holder_name) as holder, files.opened(self.layout.tmp, files.DIRECTORY) as tmp:
+            self._copy(holder, name, tmp)
+            files.syncfs(self.layout.dest)
+            if files.exists_at(_COPY, tmp):  # a socket or the like leaves no copy
+                files.rename_new(_COPY, dst, src_dir_fd=tmp, dst_dir_fd=dst_dir)
+                os.fsync(dst_dir)
+        hit("data.quarantine.copied")
+
+    def _copy(self, holder: int, name: str, tmp: int) -> None:
+        for attempt in range(1, COPY_ATTEMPTS + 1):
+            files.remove_at(tmp, _COPY)
+            try:
+                TreeCopy().run(holder, name, tmp, _COPY)
+            except OSError as error:
+                if error.errno not in VANISHED or attempt == COPY_ATTEMPTS:
+                    raise
+            else:
+                return
+
+
+def pinned(real: Path) -> set[str]:
+    """The directories at and below `real` that cannot be renamed, by relative path: mount points and what holds them.
+
+    Empty for an ordinary tree; "" is `real` itself.
+    """
+    found: set[str] = set()
+    for point in files.mounts_below(real):
+        rel = point.relative_to(real)
+        found.add("" if rel == Path() else str(rel))
+        found.update("" if above == Path() else str(above) for above in rel.parents)
+    return found
+
+
+@contextmanager
+def _holder(parent: int, name: str) -> Iterator[int]:
+    """The directory where a unit waits while it is copied; it must be ours, since its contents are removed after."""
+    with files.opened(name, files.DIRECTORY, dir_fd=parent) as fd:
+        found = os.fstat(fd)
+        if found.st_uid != os.geteuid() or found.st_mode & 0o022:
+            raise errors.Failed(
+                f"cannot set data aside: {name} beside them is not slotd's own directory",
+                hint="Move it away, then try again.",
+            )
+        yield fd
+
+
+def _names(parent: int, holder_name: str) -> set[str]:
+    """What waits in a holder; nothing if there is none."""
+    if stat_at(holder_name, parent) is None:
+        return set()
+    with _holder(parent, holder_name) as holder:
+        return set(os.listdir(holder))
+
+
+def _drop(parent: int, holder_name: str, name: str) -> None:
+    """Remove what was copied from a holder, and the holder when it is empty."""
+    if stat_at(holder_name, parent) is None:
+        return
+    with _holder(parent, holder_name) as holder:
+        files.remove_at(holder, name)
+    with suppress(OSError):
+        os.rmdir(holder_name, dir_fd=parent)

@@ -1,0 +1,95 @@
+"""A plain copy of one entry and all below it, both ends by directory descriptor: for restoring, and for setting aside
+where a rename cannot reach.
+
+It is strict: unlike a hot pass, nothing may vanish, since what is not copied here may be removed next.
+Nobody else can get into what is being built: directories are ours with mode 0700 until all in them is done, and only
+then are they given their owner and mode.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from slotd import errors
+from slotd.data.entries import kind_of
+from slotd.data.places import DEPTH
+from slotd.host import copy, files
+from slotd.host.failpoint import hit
+
+
+def nothing(_rel: str) -> bool:
+    """Leaves nothing out."""
+    return False
+
+
+@dataclass(slots=True)
+class TreeCopy:
+    """Copies trees, leaving out what `left_out` says of an entry's relative path. `skipped`: sockets and the like."""
+
+    left_out: Callable[[str], bool] = nothing
+    skipped: list[str] = field(default_factory=list)
+    _links: dict[tuple[int, int], str] = field(default_factory=dict)  # from the source's inode to its first copy
+    _top: int = -1
+
+    def run(self, src_dir: int, src: str, dst_dir: int, dst: str, rel: str = "") -> bool:
+        """Copy `src` to `dst`, which must not exist. False if there was nothing to copy. Raises plain OSErrors.
+
+        `rel` is the relative path of `src` in its place, "" for the place itself.
+        """
+        self._links, self._top = {}, dst_dir
+        return self._entry(src_dir, src, dst_dir, dst, rel, dst)
+
+    def _entry(self, src_dir: int, src: str, dst_dir: int, dst: str, rel: str, path: str) -> bool:
+        """`path` is the path of the copy from the top on."""
+        hit("data.copytree.entry")
+        found = os.stat(src, dir_fd=src_dir, follow_symlinks=False)
+        if stat.S_ISLNK(found.st_mode):
+            copy.copy_symlink(os.readlink(src, dir_fd=src_dir), found, dst_dir, dst)
+            return True
+        if stat.S_ISREG(found.st_mode):
+            fd = copy.open_regular(src_dir, src)
+        elif stat.S_ISDIR(found.st_mode):
+            fd = os.open(src, files.DIRECTORY, dir_fd=src_dir)
+        else:
+            self.skipped.append(f"{files.shown(rel or src)} ({kind_of(found.st_mode)})")
+            return False
+        try:
+            found = os.fstat(fd)
+            if stat.S_ISREG(found.st_mode):
+                self._regular(fd, found, dst_dir, dst, path)
+            else:
+                self._directory(fd, found, dst_dir, dst, rel, path)
+        finally:
+            os.close(fd)
+        return True
+
+    def _directory(self, fd: int, found: os.stat_result, dst_dir: int, dst: str, rel: str, path: str) -> None:
+        if path.count("/") >= DEPTH:
+            raise errors.Failed(f"cannot copy {files.shown(rel)}: more than {DEPTH} directories deep")
+        os.mkdir(dst, 0o700, dir_fd=dst_dir)
+        with files.opened(dst, files.DIRECTORY, dir_fd=dst_dir) as made:
+            for name in sorted(os.listdir(fd)):
+                below = f"{rel}/{name}" if rel else name
+                if not self.left_out(below):
+                    self._entry(fd, name, made, name, below, f"{path}/{name}")
+            copy.copy_attributes(fd, made, found)
+
+    def _regular(self, fd: int, found: os.stat_result, dst_dir: int, dst: str, path: str) -> None:
+        first = self._links.get((found.st_dev, found.st_ino))
+        if first is not None:
+            try:
+                os.link(first, dst, src_dir_fd=self._top, dst_dir_fd=dst_dir, follow_symlinks=False)
+            except OSError as error:
+                if error.errno not in (errno.EMLINK, errno.ENAMETOOLONG):
+                    raise
+            else:
+                return
+        if found.st_nlink > 1:
+            self._links[(found.st_dev, found.st_ino)] = path
+        with files.opened(dst, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, dir_fd=dst_dir) as made:
+            copy.copy_file(fd, made, found.st_size)
+            copy.copy_attributes(fd, made, found)

@@ -1,0 +1,263 @@
+"""Bringing a backup, or a quarantine, back to where the data live.
+
+The present data are set aside first, by the structure of the call: a restore without a sealed quarantine makes it.
+Each unit is built beside its place as `.NAME.slotd-restore`, put on disk, written down in `restore.json` by its inode,
+and renamed into place, so that a call after a kill knows what is already there. Then comes back from the quarantine
+what the copy never covered: what `exclude` names, now or when the backup was made, and places that are newer than it.
+The copy itself is only read.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+from slotd import errors
+from slotd.data import DataSpec
+from slotd.data.aside import Aside, pinned
+from slotd.data.copytree import TreeCopy
+from slotd.data.layout import Layout, Scope, read_json
+from slotd.data.places import DEPTH, Place, Spot, beside, matcher, places, spot, stat_at
+from slotd.host import copy, files
+from slotd.host.failpoint import hit
+
+PLACE_ATTEMPTS = 3  # someone else may put something at the place between two looks
+_PURPOSE = "restore"
+
+
+class Restore:
+    """One restore of the copy `src`, the present data set aside in `aside`."""
+
+    def __init__(self, spec: DataSpec, src: Path, aside: Path) -> None:
+        self.spec = spec
+        self.src = Layout(src)
+        self.aside = Layout(aside)
+        self.mover = Aside(spec, aside)
+        self.state_path = aside / "restore.json"
+        self.done: dict[str, int] = {}  # unit to the inode that was put there
+
+    def run(self) -> None:
+        scope = self.src.scope() if self.src.sealed() else None
+        if scope is None:
+            raise errors.Failed(
+                f"cannot restore from {self.src.dest}: it is not a whole backup", hint="Choose another: slotctl backups"
+            )
+        self.mover.run()
+        aside_scope = self.aside.scope()
+        if aside_scope is None:
+            raise errors.Failed(f"cannot restore: the quarantine {self.aside.dest} has lost its tree.json")
+        self.is_excluded = matcher((*self.spec.exclude, *scope.exclude))
+        if self._finished_before(aside_scope):
+            return
+        for place in places(self.spec):
+            if not place.volatile:
+                with files.explaining(f"cannot restore {place.path} from {self.src.dest}"):
+                    self._place(place, scope, aside_scope)
+        files.syncfs(self.aside.dest)
+        hit("data.restore.finish")
+        self._write_state(finished=True)
+
+    # -- how far it has come -----------------------------------------------------------------------------------------
+
+    def _finished_before(self, aside_scope: Scope) -> bool:
+        try:
+            state = read_json(self.state_path)
+            done = {str(key): int(inode) for key, inode in state["done"].items()}
+        except (FileNotFoundError, ValueError, KeyError, AttributeError, TypeError):
+            return False
+        if state.get("src") == str(self.src.dest):
+            self.done = done
+            return bool(state.get("finished"))
+        self.done = done  # another copy was being restored: what came back from the quarantine goes there again
+        for place in places(self.spec):
+            number = aside_scope.number_of(place.path)
+            with files.explaining(f"cannot restore {place.path}"), spot(place.path) as at:
+                if at is None or at.found is None or number is None:
+                    continue
+                if self._is_there(at.parent, at.name, str(number)) or pinned(at.real):
+                    with files.opened(self.aside.data, files.DIRECTORY) as kept:
+                        _carry(at.parent, at.name, kept, str(number), self.is_excluded)
+        self.done = {}
+        self._write_state(finished=False)
+        return False
+
+    def _write_state(self, *, finished: bool) -> None:
+        raw = {"src": str(self.src.dest), "done": self.done, "finished": finished}
+        files.write_atomic(self.state_path, json.dumps(raw).encode(), 0o600)
+
+    def _is_there(self, parent: int, name: str, key: str) -> bool:
+        try:
+            return key in self.done and os.stat(name, dir_fd=parent, follow_symlinks=False).st_ino == self.done[key]
+        except FileNotFoundError:
+            return False
+
+    # -- places ------------------------------------------------------------------------------------------------------
+
+    def _place(self, place: Place, scope: Scope, aside_scope: Scope) -> None:
+        number = scope.number_of(place.path)
+        kept = aside_scope.number_of(place.path)
+        if kept is None:
+            raise errors.Failed(f"cannot restore {place.path}: it was not set aside in {self.aside.dest}")
+        with (
+            files.opened(self.src.data, files.DIRECTORY) as data,
+            files.opened(self.aside.data, files.DIRECTORY) as aside,
+        ):
+            has_copy = number is not None and files.exists_at(str(number), data)
+            comes_back = number is None and files.exists_at(str(kept), aside)
+            holder = scope.places[number].holder if number is not None else aside_scope.places[kept].holder
+            create = (holder or (0o755, os.geteuid(), os.getegid())) if has_copy or comes_back else None
+            with spot(place.path, create=create) as at:
+                if at is None:
+                    return
+                is_nested = any(path in place.path.parents for path in self.spec.paths)
+                with _times_kept(at.parent) if is_nested else nullcontext():
+                    if has_copy:
+                        self._bring(at, data, str(number), str(kept), kept)
+                        _carry(aside, str(kept), at.parent, at.name, self.is_excluded)
+                    elif comes_back:
+                        _move(aside, str(kept), at.parent, at.name)
+                    else:
+                        self.mover.take_found(at.parent, at.name, kept)
+                files.syncfs_fd(at.parent)
+
+    def _bring(self, at: Spot, data: int, name: str, key: str, number: int) -> None:
+        fixed = pinned(at.real)
+        if fixed:
+            self._around_mounts(data, name, at.parent, at.name, key, "", fixed, number)
+        else:
+            self._unit(data, name, at.parent, at.name, key, "", number)
+
+    def _around_mounts(
+        self, src_dir: int, src: str, parent: int, name: str, key: str, rel: str, fixed: set[str], number: int
+    ) -> None:
+        """Restore what is in a directory that stays, because it or something below it is a mount point."""
+        with (
+            files.opened(src, files.DIRECTORY, dir_fd=src_dir) as copied,
+            files.opened(name, files.DIRECTORY, dir_fd=parent) as live,
+        ):
+            wanted = set(os.listdir(copied))
+            for child in sorted(wanted | set(os.listdir(live))):
+                below = f"{rel}/{child}" if rel else child
+                if self.is_excluded(below):
+                    continue
+                if below in fixed:
+                    if child in wanted:
+                        self._around_mounts(copied, child, live, child, f"{key}/{child}", below, fixed, number)
+                elif child in wanted:
+                    self._unit(copied, child, live, child, f"{key}/{child}", below, number)
+                elif child not in (self.mover.first, self.mover.later):
+                    self.mover.take_found(live, child, number)
+            copy.copy_attributes(copied, live, os.fstat(copied))
+
+    def _unit(self, src_dir: int, src: str, parent: int, name: str, key: str, rel: str, number: int) -> None:
+        """Build one unit beside its place and rename it there; what is in the way goes to the quarantine's found/."""
+        if self._is_there(parent, name, key):
+            return
+        building = beside(name, _PURPOSE)
+        self.mover.take_found(parent, name, number)
+        files.remove_at(parent, building)
+        if not TreeCopy(self.is_excluded).run(src_dir, src, parent, building, rel):
+            return
+        hit("data.restore.built")
+        files.syncfs_fd(parent)
+        self.done[key] = os.stat(building, dir_fd=parent, follow_symlinks=False).st_ino
+        self._write_state(finished=False)
+        hit("data.restore.place")
+        for attempt in range(1, PLACE_ATTEMPTS + 1):
+            try:
+                files.rename_new(building, name, src_dir_fd=parent, dst_dir_fd=parent)
+                break
+            except FileExistsError:
+                if attempt == PLACE_ATTEMPTS:
+                    raise
+                self.mover.take_found(parent, name, number)
+        os.fsync(parent)
+        hit("data.restore.placed")
+
+
+# -- what a copy never covered ---------------------------------------------------------------------------------------
+
+
+def _carry(src_dir: int, src: str, dst_dir: int, dst: str, is_carried: Callable[[str], bool]) -> None:
+    """Move the entries below `src` whose relative path `is_carried` to the same path below `dst`.
+
+    What is already at `dst` stays, and its counterpart where it is. Directories missing on the way are made like
+    those of `src`.
+    """
+    if not (_is_directory(src_dir, src) and _is_directory(dst_dir, dst)):
+        return
+    with (
+        files.opened(src, files.DIRECTORY, dir_fd=src_dir) as here,
+        files.opened(dst, files.DIRECTORY, dir_fd=dst_dir) as there,
+    ):
+        for rel in _matching(here, "", is_carried, 0):
+            _carry_one(here, there, rel.split("/"))
+
+
+def _is_directory(dir_fd: int, name: str) -> bool:
+    found = stat_at(name, dir_fd)
+    return found is not None and stat.S_ISDIR(found.st_mode)
+
+
+def _matching(fd: int, rel: str, is_carried: Callable[[str], bool], depth: int) -> list[str]:
+    found = []
+    for name in sorted(os.listdir(fd)):
+        below = f"{rel}/{name}" if rel else name
+        if is_carried(below):
+            found.append(below)
+        elif depth < DEPTH and _is_directory(fd, name):
+            with files.opened(name, files.DIRECTORY, dir_fd=fd) as child:
+                found += _matching(child, below, is_carried, depth + 1)
+    return found
+
+
+def _carry_one(here: int, there: int, parts: list[str]) -> None:
+    """One entry by its path; the directories that it leaves and enters keep their times."""
+    name = parts[0]
+    if len(parts) == 1:
+        with _times_kept(here), _times_kept(there):
+            _move(here, name, there, name)
+        return
+    with files.opened(name, files.DIRECTORY, dir_fd=here) as inner:
+        if stat_at(name, there) is None:
+            with _times_kept(there):
+                os.mkdir(name, 0o700, dir_fd=there)
+            with files.opened(name, files.DIRECTORY, dir_fd=there) as made:
+                copy.copy_attributes(inner, made, os.fstat(inner))
+        if _is_directory(there, name):
+            with files.opened(name, files.DIRECTORY, dir_fd=there) as outer:
+                _carry_one(inner, outer, parts[1:])
+
+
+@contextmanager
+def _times_kept(fd: int) -> Iterator[None]:
+    before = os.fstat(fd)
+    yield
+    os.utime(fd, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def _move(src_dir: int, src: str, dst_dir: int, dst: str) -> None:
+    """Move an entry, by a copy where a rename cannot reach; nothing if `dst` is there."""
+    if files.exists_at(dst, dst_dir):
+        return
+    hit("data.restore.carry")
+    try:
+        files.rename_new(src, dst, src_dir_fd=src_dir, dst_dir_fd=dst_dir)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+    else:
+        return
+    building = beside(dst, _PURPOSE)
+    files.remove_at(dst_dir, building)
+    if TreeCopy().run(src_dir, src, dst_dir, building):
+        files.syncfs_fd(dst_dir)
+        files.rename_new(building, dst, src_dir_fd=dst_dir, dst_dir_fd=dst_dir)
+        os.fsync(dst_dir)
+        hit("data.restore.carried")
+        files.remove_at(src_dir, src)

@@ -1,0 +1,95 @@
+"""The store for data that are ordinary files: a copy of each tree, shared with the one before where nothing changed.
+
+`layout` says what a copy looks like, `places` what patterns and paths mean, `passes` how it is made, `aside` and
+`restore` how it comes back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from slotd import errors
+from slotd.data import CopyStats, DataSpec
+from slotd.data.aside import Aside
+from slotd.data.layout import LIST_LIMIT, Layout
+from slotd.data.manifest import Manifest, differences, indexed, read, unknown
+from slotd.data.needs import needs
+from slotd.data.passes import Pass
+from slotd.data.places import beside
+from slotd.data.restore import Restore
+from slotd.host import files
+from slotd.host.failpoint import hit
+
+
+class TreeStore:
+    """Implements `slotd.data.DataStore`."""
+
+    def needs(self, spec: DataSpec, base: Path | None) -> int:
+        return needs(spec, base)
+
+    def hot(self, spec: DataSpec, dest: Path, base: Path | None, cancelled: Callable[[], bool]) -> CopyStats:
+        return Pass(spec, dest, base, app_runs=True, cancelled=cancelled).run()
+
+    def cold(self, spec: DataSpec, dest: Path) -> CopyStats:
+        return Pass(spec, dest, None, app_runs=False, cancelled=lambda: False).run()
+
+    def seal(self, dest: Path, header: Mapping[str, Any]) -> int:
+        layout = Layout(dest)
+        scope = layout.scope()
+        if scope is None or layout.unfinished.exists():
+            raise errors.Failed(f"cannot seal {dest}: its last copy was not finished")
+        layout.unseal()
+        hit("data.seal.manifest")
+        digest_of = unknown if scope.kind == "quarantine" else indexed(layout.index())
+        found = Manifest(digest_of).walk(layout)
+        with files.explaining(f"cannot seal {dest}"):
+            hit("data.seal.header")
+            layout.write_seal(found.lines.values(), found.bytes, len(found.lines), header)
+        return found.bytes
+
+    def is_sealed(self, dest: Path) -> bool:
+        return Layout(dest).sealed() is not None
+
+    def header(self, dest: Path) -> dict[str, Any]:
+        """What `seal` was given for a sealed copy. Raises Failed for any other."""
+        sealed = Layout(dest).sealed()
+        if sealed is None:
+            raise errors.Failed(f"cannot read the backup in {dest}: it is not whole")
+        return dict(sealed["header"])
+
+    def verify(self, dest: Path) -> list[str]:
+        layout = Layout(dest)
+        if layout.sealed() is None:
+            return [f"{dest} is not a sealed backup"]
+        written = files.read_bounded(layout.manifest, LIST_LIMIT).decode("ascii", "replace")
+        return sorted(differences(written, Manifest(read).walk(layout).lines))
+
+    def quarantine(self, spec: DataSpec, dest: Path) -> int:
+        return Aside(spec, dest).run()
+
+    def restore(self, spec: DataSpec, src: Path, aside: Path) -> None:
+        Restore(spec, src, aside).run()
+
+    def remove(self, dest: Path) -> None:
+        """Remove a copy, also a half-made one; but not a half-made quarantine: it may be all there is of the data."""
+        going = dest.with_name(beside(dest.name, "removing"))
+        if dest.exists():
+            layout = Layout(dest)
+            if not layout.header.exists() and _may_be_the_only_copy(layout):
+                raise errors.Failed(
+                    f"cannot remove {dest}: data were being set aside there, and it may hold the only copy",
+                    hint="Finish the rollback first, or move the data out by hand.",
+                )
+            files.remove_tree(going)
+            with files.explaining(f"cannot remove {dest}"):
+                dest.rename(going)  # from now on it is no backup, however far the removal comes
+            files.fsync_dir(dest.parent)
+        hit("data.remove.begun")
+        files.remove_tree(going)
+
+
+def _may_be_the_only_copy(layout: Layout) -> bool:
+    scope = layout.scope()
+    return scope is not None and scope.kind == "quarantine" and layout.data.exists() and any(layout.data.iterdir())

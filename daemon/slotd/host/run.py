@@ -1,0 +1,499 @@
+"""The door to other programs: trusted tools, workers on foreign bytes, and the commands of a definition.
+
+Workers and commands are transient units (`systemd-run --pipe --wait`), so that the sandbox, the limits and the end of
+all their processes are systemd's business. A worker's answer is checked for its form here, for its truth by the caller.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import math
+import os
+import pwd
+import re
+import shlex
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from slotd import errors
+from slotd.core.schema import Limits
+from slotd.errors import Failed, SlotdError, SourceFailed, VerificationFailed
+from slotd.host import frames, sandbox
+from slotd.host.sandbox import Profile
+
+log = logging.getLogger(__name__)
+
+UNIT_PREFIX: Final = "slotd-worker-"
+PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+START_S: Final = 30.0  # for systemd to start a unit, and to end it
+SAID_BYTES: Final = 16 * 1024  # what is kept of a worker's own words
+MESSAGE_CHARS: Final = 4000
+PACE_S: Final = 0.01  # a worker that floods progress is read no faster than this
+_ERRORS: Final = ("VerificationFailed", "SourceFailed", "NoSpace", "Misconfigured", "Failed")
+_RESULT = re.compile(r"Finished with result: (\S+)")
+_STATUS = re.compile(r"terminated with: code=\S+[/,]\s*status=(\d+)(?:/(\w+))?")
+_SETUP: Final = range(200, 246)  # systemd's exit statuses for what goes wrong before the program (systemd.exec(5))
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+T = TypeVar("T")
+OnProgress = Callable[[Mapping[str, Any]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """How a program ended. `status` 128 + n for signal n; `output` is the tail; `command_line` can be pasted."""
+
+    status: int
+    output: str
+    timed_out: bool
+    command_line: str
+
+
+async def run(
+    argv: Sequence[str], *, input: bytes | None = None, timeout_s: float, env: Mapping[str, str] | None = None
+) -> Completed:
+    """Runs a trusted tool. `output` is its standard output, and what it said on stderr if it failed.
+
+    Raises `Failed` if it is not there. A tool that takes longer than `timeout_s` is killed.
+    """
+    line = shlex.join(argv)
+    pipe = asyncio.subprocess.PIPE
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *argv, stdin=asyncio.subprocess.DEVNULL if input is None else pipe, stdout=pipe, stderr=pipe, env=env
+        )
+    except OSError as error:
+        raise Failed(f"cannot run `{line}`: {error.strerror}.", hint=f"Install {argv[0]}.") from error
+    timed_out = False
+    talk = asyncio.ensure_future(process.communicate(input))
+    try:
+        async with asyncio.timeout(timeout_s):
+            out, err = await asyncio.shield(talk)
+    except TimeoutError:
+        timed_out = True
+        process.kill()
+        out, err = await talk
+    except asyncio.CancelledError:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await _to_its_end(talk)
+        raise
+    status = _status_of(process.returncode)
+    text = (out + err if status else out).decode("utf-8", "replace")
+    log.log(logging.INFO if status else logging.DEBUG, "command ended with %d: %s", status, line)
+    return Completed(status, text, timed_out, line)
+
+
+def unit_name(app: str, job: int, verb: str) -> str:
+    """The name of a worker's unit, without its suffix."""
+    return _escape(f"{UNIT_PREFIX}{app}-{job}-{verb}")
+
+
+class Workers:
+    """Starts workers and commands. `sandbox=False`, for machines without systemd, runs them as plain processes.
+
+    `package_root` is the directory that holds the package `slotd`; by default, where this file lies.
+    """
+
+    def __init__(
+        self,
+        *,
+        user_manager: bool = False,
+        limits: Limits,
+        sandbox: bool = True,
+        package_root: Path | None = None,
+    ) -> None:
+        self._user_manager, self._limits, self._sandbox = user_manager, limits, sandbox
+        root = package_root or Path(__file__).resolve().parents[2]
+        self._root = None if root.name == "dist-packages" else root
+        self._numbers = itertools.count(1)
+        self._manager = ["--user"] if user_manager else []
+
+    async def call(
+        self,
+        verb: str,
+        request: Mapping[str, Any],
+        fds: Sequence[int] = (),
+        *,
+        unit: str,
+        timeout_s: float,
+        on_progress: OnProgress | None = None,
+        properties: Sequence[str] = (),
+    ) -> dict[str, Any]:
+        """Has a worker do `verb` and gives what it claims. The descriptors stay the caller's.
+
+        Raises the worker's own error (one of those a worker may raise), `SourceFailed` if a worker on the network
+        took too long, `Failed` if it died or said what cannot be understood. A cancelled call ends the unit, and
+        waits until it is gone, before it raises.
+        """
+        profile = sandbox.PROFILES[verb]
+        name = self._name(unit)
+        wanted = sandbox.worker_properties(
+            profile,
+            limits=self._limits,
+            timeout_s=timeout_s,
+            user_manager=self._user_manager,
+            package_root=self._root,
+        )
+        kept = {key: os.environ[key] for key in sandbox.NETWORK_VARIABLES if key in os.environ}
+        setenv = kept if profile is Profile.NETWORK else {}
+        argv = self._worker_argv(verb)
+        ours, theirs = socket.socketpair()
+        with ours:
+            ours.setblocking(False)
+            with theirs:
+                start = self._start(name, [*wanted, *properties], setenv, argv, stdin=theirs.fileno())
+                unit_of = await self._started(start, name)
+            async with unit_of as running:
+                result = await self._talk(running, ours, request, fds, timeout_s, on_progress)
+                ours.close()  # the worker has nothing more to say
+                await running.ended(START_S)
+        if result is None:
+            raise self._death(verb, profile, running, timeout_s)
+        if "ok" in result and isinstance(result["ok"], dict):
+            return result["ok"]
+        raise _error_of(result.get("error"), verb)
+
+    async def command(
+        self,
+        argv: Sequence[str],
+        *,
+        unit: str,
+        user: str,
+        cwd: Path,
+        writable: Sequence[Path],
+        network: bool,
+        timeout_s: float,
+        environment: Mapping[str, str] = {},
+    ) -> Completed:
+        """Runs a definition's command as `user`, in a system where only `writable` (and a private /tmp) is writable.
+
+        `HOME` is a temporary directory. Raises `Failed` if the unit could not be set up: no such user, no such
+        directory. A command that is not found ends with status 127, as in a shell.
+        """
+        name, line = self._name(unit), shlex.join(argv)
+        with contextlib.ExitStack() as stack:
+            home = "/tmp"
+            if self._user_manager or not self._sandbox:
+                home = stack.enter_context(tempfile.TemporaryDirectory(prefix="slotd-command-"))
+            assigned = {"PATH": PATH, "LANG": "C.UTF-8", "HOME": home, **environment}
+            wanted = sandbox.command_properties(
+                user=user,
+                cwd=cwd,
+                writable=writable,
+                network=network,
+                timeout_s=timeout_s,
+                user_manager=self._user_manager,
+            )
+            # The shell joins the command's two outputs; what systemd-run itself says stays apart.
+            shell = ["/bin/sh", "-c", 'exec "$@" 2>&1', "sh", *argv]
+            start = self._start(name, wanted, assigned, shell, cwd=cwd, user=user)
+            async with await self._started(start, name) as running:
+                late = not await running.ended(timeout_s + START_S)
+                if late:
+                    await running.stop()
+        timed_out = late or running.result == "timeout"
+        if running.is_setup_failure and not timed_out:
+            raise Failed(
+                f"cannot run `{line}`: its unit {name} could not be set up. {running.manager_said}",
+                hint="See `journalctl -u slotd`, and user, data.paths and slots of the definition.",
+            )
+        if running.status or timed_out:
+            log.info("command ended with %s: %s", "timeout" if timed_out else running.status, line)
+        return Completed(running.status or (124 if timed_out else 0), running.output, timed_out, line)
+
+    async def stop_leftovers(self) -> list[str]:
+        """Stops every worker that an earlier daemon left behind; gives their units' names."""
+        if not self._sandbox:
+            return []
+        pattern = f"{UNIT_PREFIX}*.service"
+        found = await run(
+            ["systemctl", *self._manager, "list-units", "--all", "--full", "--plain", "--no-legend", "--", pattern],
+            timeout_s=START_S,
+        )
+        units = [line.split()[0] for line in found.output.splitlines() if line.startswith(UNIT_PREFIX)]
+        if units:
+            await run(["systemctl", *self._manager, "stop", "--", *units], timeout_s=2 * START_S)
+            await run(["systemctl", *self._manager, "reset-failed", "--", *units], timeout_s=START_S)
+        return units
+
+    # ── starting ─────────────────────────────────────────────────────────────────────────────────────
+
+    def _name(self, unit: str) -> str:
+        """A name of its own for every start: the one before may not be unloaded yet."""
+        if not unit.startswith(UNIT_PREFIX):
+            raise ValueError(f"{unit!r} does not begin with {UNIT_PREFIX!r}")
+        return f"{_escape(unit)}-{next(self._numbers)}.service"
+
+    def _worker_argv(self, verb: str) -> list[str]:
+        if self._root is None:
+            return ["/usr/bin/python3", "-I", "-m", "slotd.worker", verb]
+        code = f"import sys; sys.path.insert(0, {str(self._root)!r}); from slotd.worker import main; main()"
+        return ["/usr/bin/python3" if self._sandbox else sys.executable, "-I", "-B", "-c", code, verb]
+
+    async def _start(
+        self,
+        name: str,
+        properties: Sequence[str],
+        environment: Mapping[str, str],
+        argv: Sequence[str],
+        *,
+        stdin: int = asyncio.subprocess.DEVNULL,
+        cwd: Path | None = None,
+        user: str = "",
+    ) -> _Running:
+        pipe = asyncio.subprocess.PIPE
+        line = list(argv)
+        extra: dict[str, Any] = {"env": {**os.environ, "PATH": PATH}}
+        if self._sandbox:
+            line = ["systemd-run", *self._manager, "--pipe", "--wait", "--collect", f"--unit={name}"]
+            line += [f"--description=slotd: {name}", *(f"--property={each}" for each in properties)]
+            line += [f"--setenv={key}={value}" for key, value in environment.items()]
+            # Arguments are for the program alone: systemd would put variables in.
+            line += ["--", argv[0], *(each.replace("$", "$$") for each in argv[1:])]
+        elif cwd is not None:
+            extra = {"env": dict(environment), "cwd": cwd, **_identity(user)}
+        log.debug("starting %s: %s", name, shlex.join(line))
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *line, stdin=stdin, stdout=pipe, stderr=pipe, start_new_session=True, **extra
+            )
+        except OSError as error:
+            raise Failed(
+                f"cannot run `{shlex.join(line[:1])}`: {error.strerror}.",
+                hint="slotd needs systemd to run its workers.",
+            ) from error
+        keep = self._limits.output_bytes if cwd is not None else SAID_BYTES
+        return _Running(name, process, self._manager if self._sandbox else None, keep)
+
+    async def _started(self, start: Awaitable[_Running], name: str) -> contextlib.AbstractAsyncContextManager[_Running]:
+        """The unit, to be entered at once: leaving it by an exception ends it. A cancelled start ends it, too."""
+        task = asyncio.ensure_future(start)
+        try:
+            running = await asyncio.shield(task)
+        except asyncio.CancelledError:
+            with contextlib.suppress(SlotdError):
+                await _to_its_end((await _to_its_end(task)).stop())
+            raise
+        return running.guard()
+
+    # ── talking ──────────────────────────────────────────────────────────────────────────────────────
+
+    async def _talk(
+        self,
+        running: _Running,
+        ours: socket.socket,
+        request: Mapping[str, Any],
+        fds: Sequence[int],
+        timeout_s: float,
+        on_progress: OnProgress | None,
+    ) -> dict[str, Any] | None:
+        """The worker's result frame, None if it died or took too long."""
+        loop = asyncio.get_running_loop()
+        message = frames.encode(request)
+        try:
+            async with asyncio.timeout(timeout_s + START_S):
+                socket.send_fds(ours, [message[: frames.HEAD.size]], list(fds))
+                await loop.sock_sendall(ours, message[frames.HEAD.size :])
+                while True:
+                    body = await _exactly(ours, frames.length(await _exactly(ours, frames.HEAD.size)))
+                    said = frames.decode(body)
+                    if "progress" not in said:
+                        return said
+                    if not isinstance(said["progress"], dict) or len(body) > frames.PROGRESS_BYTES:
+                        raise frames.FrameError("progress of an odd form")
+                    if on_progress is not None:
+                        on_progress(said["progress"])
+                    await asyncio.sleep(PACE_S)  # flow control: what it says in between waits in the socket
+        except TimeoutError:
+            running.is_late = True
+        except (OSError, EOFError):
+            pass
+        except frames.FrameError as error:
+            raise Failed(
+                f"cannot trust the worker {running.name}: {error}.", hint="See `journalctl -u slotd`."
+            ) from error
+        await running.stop() if running.is_late else await running.ended(START_S)
+        return None
+
+    def _death(self, verb: str, profile: Profile, running: _Running, timeout_s: float) -> SlotdError:
+        said = f" It said: {running.output.strip()[-500:]}" if running.output.strip() else ""
+        if running.is_late or running.result == "timeout":
+            message = f"cannot {verb}: the worker {running.name} took longer than {timeout_s:g} s.{said}"
+            kind = SourceFailed if profile is Profile.NETWORK else Failed
+            return kind(message, hint="Try again, or raise the bound in [limits].")
+        if running.result == "oom-kill":
+            return Failed(
+                f"cannot {verb}: the worker {running.name} needed more than {self._limits.worker_memory} bytes of memory.",
+                hint="If the release is right, raise limits.worker_memory.",
+            )
+        how = running.manager_said or f"status {running.status}"
+        return Failed(
+            f"cannot {verb}: the worker {running.name} ended without a result ({how}).{said}",
+            hint=f"See `journalctl -u {running.name}`.",
+        )
+
+
+class _Running:
+    """A started unit (or, without systemd, a process): its output is drained as it comes, the tail is kept."""
+
+    def __init__(self, name: str, process: asyncio.subprocess.Process, manager: list[str] | None, keep: int) -> None:
+        self.name, self._process, self._manager = name, process, manager
+        assert process.stdout is not None and process.stderr is not None
+        self._out, self._err = bytearray(), bytearray()
+        self._tails = asyncio.gather(
+            _drain(process.stdout, self._out, keep), _drain(process.stderr, self._err, SAID_BYTES)
+        )
+        self.is_late = False
+
+    @asynccontextmanager
+    async def guard(self) -> AsyncIterator[_Running]:
+        try:
+            yield self
+        except BaseException:
+            await _to_its_end(self.stop())
+            raise
+
+    async def ended(self, timeout_s: float) -> bool:
+        """Waits for the end of the unit; False if it does not come in time."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await asyncio.shield(self._tails)
+                await self._process.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def stop(self) -> None:
+        """Ends the unit with all its processes and waits until it is gone."""
+        if self._manager is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+        else:
+            stop = ["systemctl", *self._manager, "stop", "--", self.name]
+            stopped = await run(stop, timeout_s=START_S)
+            if stopped.status and self._process.returncode is None:
+                # Not loaded yet: systemd-run must not get to ask for it any more.
+                with contextlib.suppress(ProcessLookupError):
+                    self._process.terminate()
+                await self._process.wait()
+                await run(stop, timeout_s=START_S)
+        if not await self.ended(START_S):
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
+            self._tails.cancel()
+            await self._process.wait()
+
+    @property
+    def output(self) -> str:
+        return self._out.decode("utf-8", "replace")
+
+    @property
+    def _manager_text(self) -> str:
+        return self._err.decode("utf-8", "replace") if self._manager is not None else ""
+
+    @property
+    def result(self) -> str:
+        """systemd's word for how the unit ended: `success exit-code signal timeout oom-kill …`, empty if it never ran."""
+        found = _RESULT.findall(self._manager_text)
+        return found[-1] if found else ""
+
+    @property
+    def status(self) -> int:
+        found = _STATUS.findall(self._manager_text)
+        if self.result == "signal" or (found and found[-1][1].isupper() and self.result != "exit-code"):
+            number = getattr(signal, f"SIG{found[-1][1]}", None) if found else None
+            return 128 + int(number or signal.SIGKILL)
+        return _status_of(self._process.returncode)
+
+    @property
+    def is_setup_failure(self) -> bool:
+        if self._manager is None:
+            return False
+        return not self.result or (self.result == "exit-code" and self._process.returncode in _SETUP)
+
+    @property
+    def manager_said(self) -> str:
+        """The manager's words on the unit's end, in one line."""
+        lines = self._manager_text.strip().splitlines()
+        kept = [line for line in lines if not line.startswith(("Running as unit", "Service runtime", "CPU time"))]
+        return _clean("; ".join(kept))[-500:]
+
+
+def _identity(user: str) -> dict[str, Any]:
+    if os.geteuid() != 0 or not user or user == "root":
+        return {}
+    try:
+        entry = pwd.getpwnam(user)
+    except KeyError:
+        raise Failed(f"cannot run a command as {user!r}: there is no such user.", hint="See [service] user.") from None
+    return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
+
+
+async def _drain(stream: asyncio.StreamReader, kept: bytearray, keep: int) -> None:
+    while piece := await stream.read(64 * 1024):
+        kept += piece
+        del kept[: max(len(kept) - keep, 0)]
+
+
+async def _exactly(sock: socket.socket, count: int) -> bytes:
+    loop = asyncio.get_running_loop()
+    found = bytearray()
+    while len(found) < count:
+        piece = await loop.sock_recv(sock, min(count - len(found), 256 * 1024))
+        if not piece:
+            raise EOFError
+        found += piece
+    return bytes(found)
+
+
+async def _to_its_end(work: Awaitable[T]) -> T:
+    """Waits for `work` whatever happens; a cancellation meanwhile is not forgotten, the caller is in one already."""
+    task = asyncio.ensure_future(work)
+    while not task.done():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.wait({task})
+    return task.result()
+
+
+def _status_of(returncode: int | None) -> int:
+    code = returncode or 0
+    return code if code >= 0 else 128 - code
+
+
+def _escape(name: str) -> str:
+    escaped = re.sub(r"[^A-Za-z0-9:_.\-]", lambda m: "".join(f"\\x{b:02x}" for b in m[0].encode()), name)
+    return escaped[:200]
+
+
+def _clean(text: str) -> str:
+    return _CONTROL.sub(" ", text)
+
+
+def _error_of(said: object, verb: str) -> SlotdError:
+    """The error that a worker reported, bounded and of a kind that a worker may report."""
+    told = said if isinstance(said, dict) else {}
+    name, message, hint = told.get("name"), told.get("message"), told.get("hint")
+    if name not in _ERRORS or not isinstance(message, str) or not message:
+        return Failed(
+            f"cannot {verb}: the worker gave neither a result nor an error.", hint="See `journalctl -u slotd`."
+        )
+    error = errors.from_name(str(name), _clean(message)[:MESSAGE_CHARS])
+    error.hint = _clean(hint)[:MESSAGE_CHARS] if isinstance(hint, str) else ""
+    if isinstance(error, VerificationFailed):
+        error.forged = told.get("forged") is True
+    retry_at = told.get("retry_at")
+    if isinstance(error, SourceFailed) and isinstance(retry_at, int | float) and not isinstance(retry_at, bool):
+        error.retry_at = float(retry_at) if math.isfinite(retry_at) and retry_at > 0 else 0.0
+    return error

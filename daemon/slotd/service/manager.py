@@ -1,0 +1,143 @@
+"""`org.slotd1.Manager`, the object at `/org/slotd1`."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Mapping, Sequence
+from typing import Any
+
+from slotd.errors import Failed
+from slotd.host.bus import Call
+from slotd.service.api import Core
+from slotd.service.interface import ROOT, Answer, Arg, Interface, Method, Property, Signal, app_path, job_path
+from slotd.service.polkit import Authority
+from slotd.service.verbs import (
+    BY_NAME,
+    HISTORY_LIMIT,
+    HISTORY_ROWS_OUT,
+    JOB,
+    OPTIONS,
+    VERBS,
+    do,
+    history,
+    options_of,
+    text_of,
+)
+
+_JOBS = Arg("jobs", "ao")
+_ALL_APPS = {"app": "all applications", "version": ""}
+
+JOB_NEW = Signal("JobNew", (Arg("id", "t"), JOB, Arg("app", "s"), Arg("kind", "s")))
+JOB_REMOVED = Signal("JobRemoved", (Arg("id", "t"), JOB, Arg("app", "s"), Arg("result", "s"), Arg("details", "a{sv}")))
+
+INTERFACE = Interface(
+    "org.slotd1.Manager",
+    methods=(
+        Method("ListApps", (), (Arg("apps", "a(ssssso)"),)),
+        Method("GetApp", (Arg("app", "s"),), (Arg("path", "o"),)),
+        *(verb.method(with_app=True) for verb in VERBS),
+        Method("CheckAll", (OPTIONS,), (_JOBS,)),
+        Method("ApplyAll", (OPTIONS,), (_JOBS,)),
+        Method("Import", (Arg("bundle", "h"), OPTIONS), (JOB,)),
+        Method("ReportFailure", (Arg("unit", "s"), OPTIONS)),
+        Method("ListJobs", (OPTIONS,), (Arg("jobs", "a(tssso)"),)),
+        Method("GetJob", (Arg("id", "t"),), (JOB,)),
+        Method("History", (Arg("app", "s"), HISTORY_LIMIT, OPTIONS), (HISTORY_ROWS_OUT,)),
+        Method("Reload"),
+    ),
+    properties=(Property("Version", "s", emits="const"), Property("NJobs", "u")),
+    signals=(JOB_NEW, JOB_REMOVED),
+)
+
+
+class ManagerNode:
+    """The manager, as the bus sees it."""
+
+    path = ROOT
+    interface = INTERFACE
+
+    def __init__(self, core: Core, authority: Authority) -> None:
+        self._core = core
+        self._authority = authority
+
+    def values(self) -> Mapping[str, Any]:
+        """See `Node.values`."""
+        return {"Version": self._core.version, "NJobs": self._core.running()}
+
+    def call(self, method: Method, call: Call) -> Answer:
+        """See `Node.call`."""
+        if method.name in BY_NAME:
+            app, *args = call.body[:-1]
+            return do(self._core, self._authority, call, BY_NAME[method.name], app, args)
+        match method.name:
+            case "ListApps":
+                return self._list_apps()
+            case "GetApp":
+                return [app_path(self._core.app(text_of(call.body[0], "the app's name", "GetApp")).name)]
+            case "ListJobs":
+                return self._list_jobs(call)
+            case "GetJob":
+                return [job_path(self._core.job(call.body[0]).id)]
+            case "History":
+                options_of(call.body[2], {}, "History")
+                return history(self._core, call.body[0], call.body[1])
+            case _:
+                return self._change(method, call)
+
+    def _list_apps(self) -> Sequence[Any]:
+        return [
+            [
+                [
+                    app.name,
+                    app.version,
+                    app.state.value,
+                    app.available,
+                    app.mode.value,
+                    app_path(app.name),
+                ]
+                for app in self._core.apps()
+            ]
+        ]
+
+    def _list_jobs(self, call: Call) -> Sequence[Any]:
+        options = options_of(call.body[0], {"all": "b"}, "ListJobs")
+        jobs = self._core.jobs(finished=options.get("all", False))
+        return [[[job.id, job.app, job.kind.value, job.state.value, job_path(job.id)] for job in jobs]]
+
+    def _change(self, method: Method, call: Call) -> Awaitable[Sequence[Any]]:
+        """What changes something, and is not about one app."""
+        if method.name != "Reload":
+            options_of(call.body[-1], {}, method.name)
+        match method.name:
+            case "CheckAll":
+                return self._check_all(call)
+            case "ApplyAll":
+                return self._apply_all(call)
+            case "ReportFailure":
+                return self._report_failure(call, text_of(call.body[0], "the unit", method.name))
+            case "Import":
+                return self._import(call)
+            case _:
+                return self._reload(call)
+
+    async def _check_all(self, call: Call) -> Sequence[Any]:
+        await self._authority.require(call, "check", _ALL_APPS)
+        return [[job_path(job) for job in await self._core.check_all()]]
+
+    async def _apply_all(self, call: Call) -> Sequence[Any]:
+        await self._authority.require(call, "update", _ALL_APPS)
+        return [[job_path(job) for job in await self._core.apply_all()]]
+
+    async def _report_failure(self, call: Call, unit: str) -> Sequence[Any]:
+        # It can roll an app back, so whoever may do that may say this: slotd-failed@.service does, as root.
+        await self._authority.require(call, "rollback", {"app": unit, "version": ""})
+        await self._core.report_failure(unit)
+        return []
+
+    async def _import(self, call: Call) -> Sequence[Any]:
+        await self._authority.require(call, "import", _ALL_APPS)
+        raise Failed("cannot import a bundle: this is not supported yet.", hint="Use a source of type `directory`.")
+
+    async def _reload(self, call: Call) -> Sequence[Any]:
+        await self._authority.require(call, "set-mode", _ALL_APPS)
+        await self._core.reload()
+        return []

@@ -1,0 +1,281 @@
+"""Calls that come in: found their object, checked, run, answered. The standard interfaces are answered here.
+
+One place maps errors: a `SlotdError` goes out under its own name, everything else as `org.slotd1.Error.Failed` with a
+reference into the journal. No peer can starve others: what it may have running and be sent is bounded (`PeerLimits`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dbus_fast import Variant
+
+from slotd.errors import SlotdError
+from slotd.host.bus import LIMITS_EXCEEDED, Bus, Call
+from slotd.service.interface import ROOT, Arg, Interface, Method, Node, typed
+
+_ERROR = "org.freedesktop.DBus.Error."
+_PROPERTIES = "org.freedesktop.DBus.Properties"
+_OBJECTS = "org.freedesktop.DBus.ObjectManager"
+_INTROSPECTABLE = "org.freedesktop.DBus.Introspectable"
+_PEER = "org.freedesktop.DBus.Peer"
+_SHOWN_CHARS = 120  # of a caller's own words in an error
+
+INTROSPECTABLE = Interface(_INTROSPECTABLE, (Method("Introspect", (), (Arg("xml_data", "s"),)),))
+PEER = Interface(_PEER, (Method("Ping"), Method("GetMachineId", (), (Arg("machine_uuid", "s"),))))
+OBJECTS = Interface(_OBJECTS, (Method("GetManagedObjects", (), (Arg("objects", "a{oa{sa{sv}}}"),)),))
+_NAME = (Arg("interface_name", "s"), Arg("property_name", "s"))
+PROPERTIES = Interface(
+    _PROPERTIES,
+    (
+        Method("Get", _NAME, (Arg("value", "v"),)),
+        Method("Set", (*_NAME, Arg("value", "v"))),
+        Method("GetAll", _NAME[:1], (Arg("properties", "a{sv}"),)),
+    ),
+)
+
+_DOCTYPE = (
+    '<!DOCTYPE node PUBLIC "-//freedesktop//DTD D-BUS Object Introspection 1.0//EN"\n'
+    ' "http://www.freedesktop.org/standards/dbus/1.0/introspect.dtd">\n'
+)
+# Signals of the standard interfaces, which no method above shows.
+_STANDARD_SIGNALS = {
+    _PROPERTIES: '    <signal name="PropertiesChanged">\n      <arg name="interface_name" type="s"/>\n'
+    '      <arg name="changed_properties" type="a{sv}"/>\n      <arg name="invalidated_properties" type="as"/>\n'
+    "    </signal>\n  </interface>",
+    _OBJECTS: '    <signal name="InterfacesAdded">\n      <arg name="object" type="o"/>\n'
+    '      <arg name="interfaces" type="a{sa{sv}}"/>\n    </signal>\n    <signal name="InterfacesRemoved">\n'
+    '      <arg name="object" type="o"/>\n      <arg name="interfaces" type="as"/>\n    </signal>\n  </interface>',
+}
+
+
+@dataclass(frozen=True, slots=True)
+class PeerLimits:
+    """Bounds for each peer: calls being worked on, and bytes of answers (a bucket and how it fills again, per second).
+
+    The bus holds answers that a peer does not read, and stops reading from *us* when it holds too much of ours.
+    """
+
+    running: int = 32
+    reply_bytes: int = 16 * 1024**2
+    reply_bytes_per_s: int = 1024**2
+
+
+class Refused(Exception):
+    """A call that fits nothing here; `name` is the standard error."""
+
+    def __init__(self, name: str, message: str) -> None:
+        super().__init__(message)
+        self.name = name if "." in name else _ERROR + name
+
+
+@dataclass(slots=True)
+class _Peer:
+    running: int = 0
+    credit: float = 0.0
+    at: float = 0.0
+
+
+class Objects:
+    """The tree of objects. `find` gives the node at a path, `nodes` all that are shown below the root."""
+
+    def __init__(
+        self, bus: Bus, find: Callable[[str], Node | None], nodes: Callable[[], Iterable[Node]], limits: PeerLimits
+    ) -> None:
+        self._bus = bus
+        self._find = find
+        self._nodes = nodes
+        self._limits = limits
+        self._peers: dict[str, _Peer] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._loop = asyncio.get_running_loop()
+        self.last_call = self._loop.time()
+
+    @property
+    def in_flight(self) -> int:
+        """Calls that are being worked on."""
+        return len(self._tasks)
+
+    async def drain(self, timeout_s: float) -> None:
+        """Wait until all calls are answered; those that take longer than `timeout_s` are cancelled."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=timeout_s)
+        left = list(self._tasks)
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+
+    def on_call(self, call: Call) -> None:
+        """Answer a call, at once or later."""
+        self.last_call = self._loop.time()
+        peer = self._peer(call.sender)
+        try:
+            if call.refused_bytes:
+                raise Refused(
+                    LIMITS_EXCEEDED, f"cannot take {call.refused_bytes} bytes of arguments: that is too much."
+                )
+            if peer.credit <= 0:
+                raise Refused(LIMITS_EXCEEDED, "cannot send you more answers now: you have had too many of late.")
+            signature, answer = self._run(call, peer)
+        except (Refused, SlotdError) as error:
+            self._refuse(call, error)
+            return
+        if inspect.isawaitable(answer):
+            task = asyncio.ensure_future(self._later(call, peer, signature, answer))
+            peer.running += 1
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        else:
+            peer.credit -= self._bus.reply(call, signature, answer)
+
+    async def _later(self, call: Call, peer: _Peer, signature: str, answer: Awaitable[Sequence[Any]]) -> None:
+        try:
+            peer.credit -= self._bus.reply(call, signature, await answer)
+        except (Refused, SlotdError) as error:
+            self._refuse(call, error)
+        except Exception as error:
+            self._bus.fault(call, error)
+        finally:
+            peer.running -= 1
+
+    def _refuse(self, call: Call, error: Refused | SlotdError) -> None:
+        if isinstance(error, Refused):
+            self._bus.refuse(call, error.name, str(error))
+            return
+        # The hint stands on a line of its own, so that programs can tell it from what happened.
+        text = " ".join(error.message.splitlines()) + (f"\n{error.hint}" if error.hint else "")
+        self._bus.refuse(call, error.bus_name, text)
+
+    def _peer(self, name: str) -> _Peer:
+        now = self._loop.time()
+        peer = self._peers.get(name)
+        if peer is None:
+            if len(self._peers) >= 1024:
+                self._forget_quiet(now)
+            peer = self._peers[name] = _Peer(credit=self._limits.reply_bytes, at=now)
+        filled = peer.credit + (now - peer.at) * self._limits.reply_bytes_per_s
+        peer.credit, peer.at = min(filled, self._limits.reply_bytes), now
+        return peer
+
+    def _forget_quiet(self, now: float) -> None:
+        whole_s = self._limits.reply_bytes / self._limits.reply_bytes_per_s
+        for name in [name for name, peer in self._peers.items() if not peer.running and now - peer.at > whole_s]:
+            del self._peers[name]
+
+    def _run(self, call: Call, peer: _Peer) -> tuple[str, Sequence[Any] | Awaitable[Sequence[Any]]]:
+        """Find the method and run it; gives the reply's signature and its values, or what will give them."""
+        node = self._find(call.path)
+        if node is None and not self._is_above(call.path):
+            raise Refused("UnknownObject", f"there is no object {call.path[:_SHOWN_CHARS]}.")
+        interface, method = self._method(call, node)
+        if call.signature != method.signature:
+            wanted = f'"{method.signature}"' if method.signature else "no arguments"
+            raise Refused(
+                "InvalidArgs",
+                f'{interface.name}.{method.name} takes {wanted}, not "{call.signature[:_SHOWN_CHARS]}".',
+            )
+        if node is not None and interface is node.interface:
+            if peer.running >= self._limits.running:
+                raise Refused(LIMITS_EXCEEDED, f"cannot take more calls: {peer.running} of yours are being worked on.")
+            return method.reply_signature, node.call(method, call)
+        if not call.wants_reply:
+            return "", []  # a read whose answer nobody wants
+        return method.reply_signature, self._standard(call, node, method)
+
+    def _method(self, call: Call, node: Node | None) -> tuple[Interface, Method]:
+        """By interface and name; without an interface, which D-Bus allows, the first that has such a method."""
+        offered = self._interfaces(node)
+        if call.interface:
+            offered = [interface for interface in offered if interface.name == call.interface]
+            if not offered:
+                where = f"the object {call.path[:_SHOWN_CHARS]}"
+                raise Refused("UnknownInterface", f"{where} has no interface {call.interface}.")
+        for interface in offered:
+            method = interface.method(call.member)
+            if method is not None:
+                return interface, method
+        where = call.interface or f"the object {call.path[:_SHOWN_CHARS]}"
+        raise Refused("UnknownMethod", f"{where} has no method {call.member}.")
+
+    @staticmethod
+    def _interfaces(node: Node | None) -> list[Interface]:
+        if node is None:
+            return [INTROSPECTABLE, PEER]
+        own = [node.interface, PROPERTIES, INTROSPECTABLE, PEER]
+        return [*own, OBJECTS] if node.path == ROOT else own
+
+    def _is_above(self, path: str) -> bool:
+        return path == "/" or path in (f"{ROOT}/app", f"{ROOT}/job") or ROOT.startswith(path + "/")
+
+    def _standard(self, call: Call, node: Node | None, method: Method) -> Sequence[Any]:
+        """The standard interfaces."""
+        match method.name:
+            case "Introspect":
+                return [self._introspect(call.path, node)]
+            case "GetMachineId":
+                return [_machine_id()]
+            case "GetManagedObjects":
+                return [self._managed()]
+        if node is None or method.name == "Ping":
+            return []
+        match method.name:
+            case "Get":
+                return [self._get(node, *call.body)]
+            case "GetAll":
+                return [self._get_all(node, call.body[0])]
+            case _:
+                self._get(node, *call.body[:2])
+                raise Refused("PropertyReadOnly", f"the property {call.body[1]} can only be read.")
+
+    def _own(self, node: Node, interface: str) -> bool:
+        """Whether the interface's properties are the node's own; False for the standard ones, which have none."""
+        if interface in ("", node.interface.name):
+            return True
+        if interface in (one.name for one in self._interfaces(node)):
+            return False
+        raise Refused("UnknownInterface", f"the object {node.path} has no interface {interface[:_SHOWN_CHARS]}.")
+
+    def _get(self, node: Node, interface: str, name: str) -> Variant:
+        prop = node.interface.property(name) if self._own(node, interface) else None
+        if prop is None:
+            raise Refused("UnknownProperty", f"there is no property {name[:_SHOWN_CHARS]}.")
+        return Variant(prop.type, node.values()[name])
+
+    def _get_all(self, node: Node, interface: str) -> dict[str, Variant]:
+        return typed(node.values(), node.interface.properties) if self._own(node, interface) else {}
+
+    def _managed(self) -> dict[str, dict[str, dict[str, Variant]]]:
+        found = {}
+        for node in self._nodes():
+            try:
+                found[node.path] = {node.interface.name: typed(node.values(), node.interface.properties)}
+            except SlotdError:
+                continue  # gone between the listing and the look
+        return found
+
+    def _introspect(self, path: str, node: Node | None) -> str:
+        parts = []
+        for interface in self._interfaces(node):
+            xml = interface.xml()
+            if interface.name in _STANDARD_SIGNALS:
+                xml = xml.removesuffix("  </interface>") + _STANDARD_SIGNALS[interface.name]
+            parts.append(xml)
+        below = path.rstrip("/") + "/"
+        shown = [ROOT, f"{ROOT}/app", f"{ROOT}/job", *(one.path for one in self._nodes())]
+        children = {one[len(below) :].split("/", 1)[0] for one in shown if one.startswith(below)}
+        parts += [f'  <node name="{child}"/>' for child in sorted(children)]
+        return _DOCTYPE + "<node>\n" + "\n".join(parts) + "\n</node>\n"
+
+
+def _machine_id() -> str:
+    for place in ("/etc/machine-id", "/var/lib/dbus/machine-id"):
+        try:
+            return Path(place).read_text(encoding="ascii").strip()
+        except (OSError, ValueError):
+            continue
+    raise Refused("Failed", "this host has no machine id.")

@@ -1,0 +1,224 @@
+"""What the `list`, `fetch` and `small` workers do: the requests of the daemon, answered by the sources and the doors.
+
+Run as an unprivileged user beside the network (section 9). What is given back is a claim: the daemon reads it with
+`listing_from_json` and measures the file itself.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import importlib
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from slotd.core import release as form
+from slotd.core.answer import shown
+from slotd.core.schema import Limits, Source
+from slotd.core.template import expand_name
+from slotd.errors import Failed, Misconfigured, SourceFailed
+from slotd.host import download as door
+from slotd.host.fetch import Broken, Credential, Session, credential
+from slotd.host.plainfile import read_plain
+from slotd.model import Release
+from slotd.sources import SOURCES, Answer, Listing, SourceType
+from slotd.sources.github import DEFAULT_URL
+
+Progress = Callable[[dict[str, Any]], None]
+
+LIST_TRIES = 3
+# The names that most publishers use, where the request does not say how the definition's {arch} is to be read.
+_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "armv7", "i686": "386"}
+
+
+class HttpGetter:
+    """A source's door to the network. All its GETs share one deadline."""
+
+    def __init__(self, session: Session, limit_bytes: int) -> None:
+        self.used_https = False
+        self._session = session
+        self._limit_bytes = limit_bytes
+
+    def get(self, url: str, *, headers: Mapping[str, str] | None = None) -> Answer:
+        """See `Getter`. A broken connection is tried again, a server's "no" is not."""
+        self.used_https |= url.lower().startswith("https://")
+        wait_s = self._session.pace.backoff_s
+        for is_last in (*[False] * (LIST_TRIES - 1), True):
+            try:
+                page = self._session.read(url, self._limit_bytes, headers)
+                return Answer(page.status, page.headers, page.body, page.url)
+            except Broken:
+                if is_last:
+                    raise
+                self._session.rest(wait_s)
+                wait_s *= 2
+        raise AssertionError("unreachable")
+
+
+def credential_host(source: Source) -> str:
+    """The address that a source's credential belongs to, for the requests below; empty if the source has none.
+    Raises `Misconfigured` where it cannot be known.
+    """
+    if not source.credential:
+        return ""
+    address = source.url or (DEFAULT_URL if source.type == "github" else "")
+    if not address:
+        raise Misconfigured(
+            f"cannot use the credential {source.credential}: nothing says which server it is for",
+            hint="Give the server as `url` in [source]: a credential is shown to no other.",
+        )
+    return address
+
+
+def list_releases(request: Mapping[str, Any], fds: Sequence[int], progress: Progress) -> dict[str, Any]:
+    """{source, limits, state, credential, credential_host, words, also} -> {releases, state, warnings}.
+
+    `words` are the definition's {arch} and {os} (this host's, if it names none). `also` are the names of further
+    files that verification needs ({asset}, {version}, {tag}, {arch}, {os}), for an `http` index that lists no files.
+    """
+    limits = _limits(request)
+    source = _source(request)
+    state = request.get("state") or {}
+    if source.type not in SOURCES:
+        raise Misconfigured(f"cannot list releases: there is no source of type {source.type!r}")
+    module, _, name = SOURCES[source.type].partition(":")
+    kind: SourceType = getattr(importlib.import_module(module), name)()
+    with Session(limits, limits.index_s, _credential(request, credential_host(source))) as session:
+        getter = HttpGetter(session, limits.index_bytes)
+        listing = kind.list_releases(source, getter, state, limits)
+    safe, unsafe = _only_safe(source, getter.used_https, listing.releases)
+    releases, left_out = form.fit(safe, limits)
+    kept = dict(listing.state)
+    if form.json_bytes(kept) > limits.source_state_bytes:
+        kept = {}
+    warnings = form.bounded_warnings((*left_out, *listing.warnings, *unsafe))
+    return {"releases": releases, "state": kept, "warnings": warnings}
+
+
+def listing_from_json(result: Mapping[str, Any], source: Source, limits: Limits) -> Listing:
+    """The daemon's reading of what `list_releases` gave back: checked as a stranger's. Raises `SourceFailed`."""
+    place = "the list worker's answer"
+    releases = form.releases_from_json(result.get("releases"), limits, f"{place}: releases")
+    for release in releases:
+        for asset in release.assets:
+            if not _is_own_kind(source, asset.url):
+                raise SourceFailed(
+                    f"cannot use {place}: {asset.name} of {release.version} is somewhere else than it may be"
+                )
+    return Listing(
+        releases,
+        form.state_from_json(result.get("state"), limits, f"{place}: state"),
+        form.warnings_from_json(result.get("warnings", []), f"{place}: warnings"),
+    )
+
+
+def fetch(request: Mapping[str, Any], fds: Sequence[int], progress: Progress) -> dict[str, Any]:
+    """{url, limit_bytes, limits, kind, offset_state, expected_size, expected_digest, bandwidth, credential,
+    credential_host} and a file open for reading and writing -> {bytes, sha256, state}. Progress: {bytes, total, state};
+    the last `state` seen is the `offset_state` that a later call goes on from.
+    """
+    if len(fds) != 1:
+        raise Failed("cannot fetch: the worker was not given exactly one file")
+    limits = _limits(request)
+    limit_bytes = int(request.get("limit_bytes") or limits.download_bytes)
+    expected_size = int(request.get("expected_size") or 0)
+    if _kind(request) == "file":
+        done = door.copy(_path(request["url"]), fds[0], limit_bytes, progress, expected_size)
+    else:
+        order = door.Order(
+            url=request["url"],
+            limit_bytes=limit_bytes,
+            expected_size=expected_size,
+            expected_digest=str(request.get("expected_digest") or ""),
+            bandwidth=int(request.get("bandwidth") or 0),
+            state=request.get("offset_state") or {},
+            credential=_credential(request, ""),
+        )
+        done = door.download(order, fds[0], limits, progress)
+    return {"bytes": done.bytes, "sha256": done.sha256, "state": dict(done.state)}
+
+
+def small(request: Mapping[str, Any], fds: Sequence[int], progress: Progress) -> dict[str, Any]:
+    """{url, limit_bytes, limits, kind, credential, credential_host} -> {body} in base64: sums and signatures."""
+    limits = _limits(request)
+    limit_bytes = int(request["limit_bytes"])
+    if _kind(request) == "file":
+        body = read_plain(_path(request["url"]), limit_bytes)
+    else:
+        secret = _credential(request, "")
+        headers = {"Accept": "application/octet-stream"} if secret else {}
+        with Session(limits, limits.index_s, secret) as session:
+            body = HttpGetter(session, limit_bytes).get(request["url"], headers=headers).body
+    return {"body": base64.b64encode(body).decode("ascii")}
+
+
+def _limits(request: Mapping[str, Any]) -> Limits:
+    given = request.get("limits") or {}
+    return Limits(**{each.name: given[each.name] for each in dataclasses.fields(Limits) if each.name in given})
+
+
+def _source(request: Mapping[str, Any]) -> Source:
+    given = request["source"]
+    known = {each.name: given[each.name] for each in dataclasses.fields(Source) if each.name in given}
+    machine = platform.machine()
+    words = {"os": "linux", "arch": _ARCHITECTURES.get(machine, machine)} | dict(request.get("words") or {})
+    asset = tuple(known.get("asset") or ())
+    if known["type"] == "http":
+        # All that is left open is {version} and {tag}, which the index fills in.
+        more = [also.replace("{asset}", template) for also in request.get("also") or () for template in asset]
+        asset = tuple(expand_name(template, words) for template in dict.fromkeys((*asset, *more)))
+    return Source(**(known | {"asset": asset}))
+
+
+def _credential(request: Mapping[str, Any], owner: str) -> Credential | None:
+    """The credential, if the request has one and says whose it is: without that it is shown to nobody."""
+    secret = request.get("credential")
+    owner = str(request.get("credential_host") or owner)
+    return credential(str(secret), owner) if secret and owner else None
+
+
+def _kind(request: Mapping[str, Any]) -> str:
+    """`http` or `file`. What the daemon expects and what the address says must agree."""
+    scheme = str(request["url"]).partition(":")[0].lower()
+    own = "file" if scheme == "file" else "http"
+    if request.get("kind") not in (None, "", own):
+        raise SourceFailed(
+            f"cannot fetch {shown(request['url'])}: that is not an address of the kind that was expected"
+        )
+    return own
+
+
+def _path(url: str) -> Path:
+    parts = urlsplit(url)
+    path = unquote(parts.path)
+    if parts.netloc not in ("", "localhost") or parts.query or parts.fragment or "\0" in path:
+        raise SourceFailed(f"cannot read {shown(url)}: that is not a file of this host")
+    return Path(path)
+
+
+def _is_own_kind(source: Source, url: str) -> bool:
+    """Files of this host come from the folder of a directory source, and from there only."""
+    if source.type != "directory":
+        return not url.lower().startswith("file:")
+    return url.lower().startswith("file:///") and ".." not in _path(url).parts
+
+
+def _only_safe(source: Source, is_https: bool, releases: Sequence[Release]) -> tuple[list[Release], list[str]]:
+    """Releases without the files whose addresses lead from https to plain http, or from a server to this host."""
+    safe: list[Release] = []
+    warnings: list[str] = []
+    for release in releases:
+        kept = tuple(
+            asset
+            for asset in release.assets
+            if _is_own_kind(source, asset.url) and not (is_https and asset.url.lower().startswith("http:"))
+        )
+        if len(kept) < len(release.assets):
+            why = "the list came by https, and their addresses are not https"
+            warnings.append(f"{len(release.assets) - len(kept)} files of {release.version} were left out: {why}.")
+            release = dataclasses.replace(release, assets=kept)
+        safe.append(release)
+    return safe, warnings

@@ -1,0 +1,432 @@
+"""A private message bus, a daemon's core in memory, a polkit of our own, and peers that speak the wire protocol badly."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import os
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import tempfile
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from slotd.errors import Busy, Failed, NoSuchApp, NoSuchJob, SlotdError, TooLate
+from slotd.host.bus import Bus, Call
+from slotd.model import AppState, AppView, Backup, Event, Job, JobKind, JobState, Mode, Result, Trial
+from slotd.service.api import Listener
+from slotd.service.objects import PeerLimits
+from slotd.service.publish import Service, serve
+
+REPOSITORY = Path(__file__).parents[2]
+NAME, ROOT = "org.slotd1", "/org/slotd1"
+MANAGER, APP, JOB = "org.slotd1.Manager", "org.slotd1.App", "org.slotd1.Job"
+PROPERTIES = "org.freedesktop.DBus.Properties"
+NOBODY = 65534
+
+_CONFIG = """<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
+ "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
+<busconfig>
+  <type>system</type>
+  <listen>unix:path={socket}</listen>
+  <auth>EXTERNAL</auth>
+  <policy context="default">
+    <allow user="*"/>
+    <deny own="*"/>
+    <deny send_type="method_call"/>
+    <allow send_type="signal"/>
+    <allow send_requested_reply="true" send_type="method_return"/>
+    <allow send_requested_reply="true" send_type="error"/>
+    <allow receive_type="method_call"/>
+    <allow receive_type="method_return"/>
+    <allow receive_type="error"/>
+    <allow receive_type="signal"/>
+    <allow send_destination="org.freedesktop.DBus" send_interface="org.freedesktop.DBus"/>
+    <allow send_destination="org.freedesktop.PolicyKit1"/>
+  </policy>
+  <policy user="root">
+    <allow own="org.freedesktop.PolicyKit1"/>
+    <allow own="org.example.peer"/>
+    <allow send_destination="org.example.peer"/>
+  </policy>
+  {policy}
+</busconfig>
+"""
+# As on a session bus, and for peers that go past what the policy of the system bus lets through.
+_OPEN = """<policy context="default"><allow own="*"/><allow send_destination="*"/></policy>"""
+
+
+@dataclasses.dataclass
+class PrivateBus:
+    """A `dbus-daemon` of our own; any user of this machine may connect."""
+
+    directory: Path
+    process: subprocess.Popen[bytes]
+
+    @property
+    def socket(self) -> Path:
+        return self.directory / "bus"
+
+    @property
+    def address(self) -> str:
+        return f"unix:path={self.socket}"
+
+
+@asynccontextmanager
+async def private_bus(*, is_open: bool = False) -> AsyncIterator[PrivateBus]:
+    """With the policy of the package, or open: everybody may send everything."""
+    directory = Path(tempfile.mkdtemp(prefix="slotd-bus-"))
+    directory.chmod(0o755)
+    shipped = f'<include>{REPOSITORY / "packaging" / "org.slotd1.conf"}</include>'
+    config = directory / "bus.conf"
+    config.write_text(_CONFIG.format(socket=directory / "bus", policy=_OPEN if is_open else shipped))
+    process = subprocess.Popen(
+        ["dbus-daemon", f"--config-file={config}", "--nofork", "--nopidfile", "--print-address"], stdout=subprocess.PIPE
+    )
+    try:
+        assert process.stdout is not None
+        await asyncio.to_thread(process.stdout.readline)  # printed once it listens
+        yield PrivateBus(directory, process)
+    finally:
+        process.send_signal(signal.SIGCONT)
+        process.terminate()
+        process.wait(10)
+        shutil.rmtree(directory)
+
+
+class MemoryCore:
+    """A daemon's core that does at once what it is told, and keeps it in memory."""
+
+    version = "1.2.3"
+
+    def __init__(self, *names: str) -> None:
+        self.views = {name: AppView(name, state=AppState.IDLE, version="1.0", available="1.1") for name in names}
+        self.all_jobs: dict[int, Job] = {}
+        self.events: list[Event] = []
+        self.done: list[tuple[Any, ...]] = []
+        self.listeners: list[Listener] = []
+        self.fault: Exception | None = None
+        self.gate: asyncio.Event | None = None  # holds back what changes things, until it is set
+
+    def subscribe(self, listener: Listener) -> None:
+        self.listeners.append(listener)
+
+    def apps(self) -> Sequence[AppView]:
+        return list(self.views.values())
+
+    def app(self, name: str) -> AppView:
+        if name not in self.views:
+            raise NoSuchApp(f"cannot find the app {name}.", hint="`slotctl list` shows all.")
+        return self.views[name]
+
+    def jobs(self, *, finished: bool = False) -> Sequence[Job]:
+        return [job for job in self.all_jobs.values() if finished or not job.is_finished]
+
+    def job(self, job_id: int) -> Job:
+        if job_id not in self.all_jobs:
+            raise NoSuchJob(f"cannot find job {job_id}.")
+        return self.all_jobs[job_id]
+
+    def running(self) -> int:
+        return len(self.jobs())
+
+    def history(self, app: str, limit: int) -> Sequence[Event]:
+        self.app(app)
+        return self.events[:limit]
+
+    async def _do(self, *what: Any) -> None:
+        if self.gate is not None:
+            await self.gate.wait()
+        if self.fault is not None:
+            raise self.fault
+        self.done.append(what)
+
+    async def _start(self, kind: JobKind, app: str, *what: Any) -> int:
+        await self._do(kind.value, app, *what)
+        if any(job.app == app and job.kind is not JobKind.CHECK for job in self.jobs()):
+            raise Busy(f"cannot {kind.value} {app}: job 1 runs.", hint="Wait for it, or `slotctl cancel 1`.")
+        job = Job(len(self.all_jobs) + 1, app, kind, JobState.RUNNING, step="resolve", version="1.1", started_at=1000.5)
+        self.all_jobs[job.id] = job
+        for listener in self.listeners:
+            listener.job_new(job)
+        self.change_app(app, state=AppState.UPDATING)
+        return job.id
+
+    def change_app(self, app: str, **changes: Any) -> None:
+        self.views[app] = dataclasses.replace(self.views[app], **changes)
+        for listener in self.listeners:
+            listener.app_changed(self.views[app])
+
+    def change_job(self, job_id: int, **changes: Any) -> None:
+        self.all_jobs[job_id] = dataclasses.replace(self.all_jobs[job_id], **changes)
+        for listener in self.listeners:
+            listener.job_changed(self.all_jobs[job_id])
+
+    def end_job(self, job_id: int, result: Result, **details: Any) -> None:
+        job = dataclasses.replace(
+            self.all_jobs[job_id], state=JobState.DONE, result=result, progress=100, finished_at=2000.0
+        )
+        self.all_jobs[job_id] = job
+        for listener in self.listeners:
+            listener.job_removed(job, details)
+
+    async def start_check(self, app: str) -> int:
+        return await self._start(JobKind.CHECK, app)
+
+    async def start_update(self, app: str, *, version: str = "", force: bool = False, now: bool = False) -> int:
+        return await self._start(JobKind.UPDATE, app, version, force, now)
+
+    async def start_rollback(self, app: str, *, data: str = "", to: str = "") -> int:
+        return await self._start(JobKind.ROLLBACK, app, data, to)
+
+    async def start_backup(self, app: str) -> int:
+        return await self._start(JobKind.BACKUP, app)
+
+    async def start_restore(self, app: str, backup: str) -> int:
+        return await self._start(JobKind.RESTORE, app, backup)
+
+    async def check_all(self) -> Sequence[int]:
+        return [await self.start_check(app) for app in self.views]
+
+    async def apply_all(self) -> Sequence[int]:
+        return [await self.start_update(app) for app in self.views]
+
+    async def approve(self, app: str, version: str) -> None:
+        await self._do("approve", app, version)
+
+    async def hold(self, app: str, reason: str) -> None:
+        await self._do("hold", app, reason)
+        self.change_app(app, held=True, hold_reason=reason, state=AppState.HELD)
+
+    async def unhold(self, app: str) -> None:
+        await self._do("unhold", app)
+
+    async def set_mode(self, app: str, mode: Mode) -> None:
+        await self._do("mode", app, mode)
+
+    async def mark_good(self, app: str) -> None:
+        await self._do("good", app)
+
+    async def mark_bad(self, app: str) -> None:
+        await self._do("bad", app)
+
+    async def report_failure(self, unit: str) -> None:
+        await self._do("failure", unit)
+
+    async def cancel(self, job_id: int) -> None:
+        if self.job(job_id).step == "migrate":
+            raise TooLate(f"cannot cancel job {job_id}: its app is stopped already.")
+        await self._do("cancel", job_id)
+
+    async def reload(self) -> None:
+        await self._do("reload")
+
+
+TRIAL = Trial("notes", 1, "1.1", "sha256:00", None, "1.0", None, "b1", 2, 1000.0, 300.0)  # type: ignore[arg-type]
+BACKUP = Backup("b1", "notes", "backup", "1.0", "before 1.1", 1234.9, "/backups/b1", 42, True, 1)
+
+
+class FakePolkit:
+    """polkit on the private bus: `allowed` holds actions, `challenge` those that a password would allow."""
+
+    def __init__(self, bus: Bus) -> None:
+        self.bus = bus
+        self.allowed: set[str] = set()
+        self.challenge: set[str] = set()
+        self.asked: list[list[Any]] = []
+        self.cancelled: list[str] = []
+        self.answer: list[Any] | None = None
+        self.is_silent = False
+
+    async def start(self) -> None:
+        self.bus.serve(self._on_call)
+        await self.bus.request_name("org.freedesktop.PolicyKit1")
+
+    def _on_call(self, call: Call) -> None:
+        if call.member == "CancelCheckAuthorization":
+            self.cancelled.append(call.body[0])
+            self.bus.reply(call)
+            return
+        self.asked.append(call.body)
+        _subject, action, _details, flags, _cancellation = call.body
+        if self.is_silent:
+            return
+        allowed = action in self.allowed or (action in self.challenge and flags == 1)
+        said = self.answer or [[allowed, action in self.challenge, {}]]
+        self.bus.reply(call, "(bba{ss})", said)
+
+
+@dataclasses.dataclass
+class World:
+    """A daemon on a bus: `client` is root, `service` is what `serve` gave."""
+
+    bus: PrivateBus
+    core: MemoryCore
+    daemon: Bus
+    service: Service
+    client: Bus
+
+    async def call(self, member: str, signature: str = "", *body: Any, **more: Any) -> list[Any]:
+        path, interface = more.pop("path", ROOT), more.pop("interface", MANAGER)
+        return await (more.pop("by", None) or self.client).call(NAME, path, interface, member, signature, body, **more)
+
+    async def error(self, member: str, signature: str = "", *body: Any, **more: Any) -> tuple[str, str]:
+        """The error's name and text that a call gets."""
+        try:
+            answer = await self.call(member, signature, *body, **more)
+        except SlotdError as error:
+            return str(getattr(error, "remote_name", "")), error.message
+        raise Failed(f"{member} was answered: {answer}")
+
+    async def get(self, path: str, interface: str) -> dict[str, Any]:
+        [values] = await self.call("GetAll", "s", interface, path=path, interface=PROPERTIES)
+        return dict(values)
+
+    async def as_nobody(self, *command: str) -> tuple[int, str]:
+        """Run busctl as an unprivileged user; its status and what it printed."""
+        return await self.run("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *self.busctl(*command))
+
+    def busctl(self, *command: str) -> list[str]:
+        return ["busctl", f"--address={self.bus.address}", *command]
+
+    async def run(self, *command: str) -> tuple[int, str]:
+        process = await asyncio.create_subprocess_exec(
+            *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+        )
+        output, _ = await asyncio.wait_for(process.communicate(), 30)
+        return process.returncode or 0, output.decode()
+
+
+@asynccontextmanager
+async def world(
+    *apps: str, user_mode: bool = False, is_open: bool = False, limits: PeerLimits | None = None
+) -> AsyncIterator[World]:
+    """The daemon's bus side, whole, on a bus of its own."""
+    async with private_bus(is_open=is_open) as bus:
+        daemon, client = await Bus.connect(bus.address), await Bus.connect(bus.address)
+        core = MemoryCore(*(apps or ("notes", "wiki")))
+        service = serve(daemon, core, user_mode=user_mode, limits=limits)
+        await daemon.request_name(NAME)
+        try:
+            yield World(bus, core, daemon, service, client)
+        finally:
+            await service.finish(timeout_s=0)
+            await client.close()
+            await daemon.close()
+
+
+class RawPeer:
+    """A peer that writes its messages by hand, so that they may be anything. Blocking: use it in a thread."""
+
+    def __init__(self, path: Path) -> None:
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.settimeout(10)
+        self.socket.connect(str(path))
+        self.socket.sendall(b"\0AUTH EXTERNAL " + str(os.getuid()).encode().hex().encode() + b"\r\n")
+        self.socket.recv(200)
+        self.socket.sendall(b"NEGOTIATE_UNIX_FD\r\n")
+        self.socket.recv(200)
+        self.socket.sendall(b"BEGIN\r\n")
+        self.serial = 0
+        self._buffer = b""
+        self.send(member="Hello", interface="org.freedesktop.DBus", path="/org/freedesktop/DBus", to="org.freedesktop.DBus")
+        self.name = str(self.receive()["body"][4:-1].decode())
+
+    def close(self) -> None:
+        self.socket.close()
+
+    def send(
+        self,
+        *,
+        member: str,
+        path: str = ROOT,
+        interface: str = "",
+        to: str = NAME,
+        signature: str = "",
+        body: bytes = b"",
+        kind: int = 1,
+        flags: int = 0,
+        fds: Sequence[int] = (),
+        more: Mapping[int, tuple[str, str]] = {},
+    ) -> int:
+        """Send one message; its serial."""
+        self.serial += 1
+        fields: dict[int, tuple[str, Any]] = {1: ("o", path), 3: ("s", member), 6: ("s", to)} | dict(more)
+        if interface:
+            fields[2] = ("s", interface)
+        if signature:
+            fields[8] = ("g", signature)
+        if fds:
+            fields[9] = ("u", len(fds))
+        header = b""
+        for code, (token, value) in fields.items():
+            header += b"\0" * (-len(header) % 8) + bytes([code, 1]) + token.encode() + b"\0"
+            header += wire_value(token, value, len(header))
+        fixed = b"l" + bytes([kind, flags, 1]) + struct.pack("<III", len(body), self.serial, len(header))
+        message = fixed + header + b"\0" * (-len(header) % 8) + body
+        if fds:
+            sent = socket.send_fds(self.socket, [message], list(fds))
+            self.socket.sendall(message[sent:])
+        else:
+            self.socket.sendall(message)
+        return self.serial
+
+    def receive(self) -> dict[str, Any]:
+        """The next message: its `type`, `reply_to`, `error` and raw `body`."""
+        while True:
+            if len(self._buffer) >= 16:
+                body, _, fields = struct.unpack_from("<III", self._buffer, 4)
+                whole = 16 + fields + (-fields & 7) + body
+                if len(self._buffer) >= whole:
+                    message, self._buffer = self._buffer[:whole], self._buffer[whole:]
+                    return {"type": message[1], **self._fields(message[16 : 16 + fields]), "body": message[whole - body :]}
+            data = self.socket.recv(1 << 20)
+            if not data:
+                raise EOFError("the bus closed the connection")
+            self._buffer += data
+
+    def replies(self, serials: Iterable[int]) -> dict[int, dict[str, Any]]:
+        """The replies to these messages, whatever else comes between."""
+        wanted, found = set(serials), {}
+        while wanted - found.keys():
+            message = self.receive()
+            if message["type"] in (2, 3):
+                found[message["reply_to"]] = message
+        return found
+
+    @staticmethod
+    def _fields(data: bytes) -> dict[str, Any]:
+        found: dict[str, Any] = {"reply_to": 0, "error": ""}
+        at = 0
+        while at < len(data):
+            at += -at % 8
+            code, token = data[at], chr(data[at + 2])
+            at += 4
+            if token == "g":
+                at += data[at] + 2
+                continue
+            at += -at % 4
+            [number] = struct.unpack_from("<I", data, at)
+            at += 4
+            if token == "u":
+                found |= {"reply_to": number} if code == 5 else {}
+                continue
+            found |= {"error": data[at : at + number].decode()} if code == 4 else {}
+            at += number + 1
+        return found
+
+
+def wire_value(token: str, value: Any, at: int = 0) -> bytes:
+    """One value on the wire, at an offset that says how it is to be aligned."""
+    if token == "g":
+        return bytes([len(value)]) + value.encode() + b"\0"
+    pad = b"\0" * (-at % 4)
+    if token == "u":
+        return pad + struct.pack("<I", value)
+    data = value.encode()
+    return pad + struct.pack("<I", len(data)) + data + b"\0"

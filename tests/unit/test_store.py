@@ -1,0 +1,114 @@
+"""The store: what was committed is there after a kill, and a damaged one is set aside."""
+
+from __future__ import annotations
+
+import dataclasses
+import sqlite3
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from slotd.errors import Failed, NoSuchBackup, NoSuchJob
+from slotd.model import AppRecord, Backup, Blocked, Event, Job, JobKind, JobState, Mode, Slot, SlotName, SlotState, Trial
+from slotd.store import Store, open_store
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "state.db")
+
+
+VALUES = [
+    AppRecord(app="x", mode=Mode.AUTO, held=True, hold_reason="why", source_state={"etag": '"1"', "n": [1, {"a": None}]}),
+    Slot(app="x", name=SlotName.B, state=SlotState.GOOD, version="1.0", digest="sha256:00", installed_at=1.5),
+    Trial("x", 1, "2", "d", SlotName.A, "1", SlotName.B, "b1", 3, 10.0, 600.0, 1, "boot"),
+    Trial("x", 1, "2", "d", SlotName.A, "", None, "", 3, 10.0, 600.0),
+    Job(id=7, app="x", kind=JobKind.UPDATE, state=JobState.RUNNING, step="stop", plan={"a": [1, 2]}),
+    Event(id=3, app="x", at=1.0, kind="updated", message="from 1 to 2 – ü", fields={"k": "v"}),
+    Backup("b1", "x", "backup", "1", "update", 1.0, "/p", 5, True, 7),
+    Blocked("x", "2", "sha256:ff", "it crashed", 4.0),
+]
+
+
+@pytest.mark.parametrize("value", VALUES, ids=lambda value: type(value).__name__)
+def test_what_is_saved_is_read_back_the_same_by_the_next_daemon(tmp_path: Path, value: object) -> None:
+    Store(tmp_path / "state.db").save(value)
+    again = Store(tmp_path / "state.db")
+    assert again._all(type(value)) == [value]
+
+
+def test_a_transaction_that_fails_leaves_nothing_behind(store: Store) -> None:
+    with pytest.raises(ZeroDivisionError), store.transaction():
+        store.change_app("x", held=True)
+        assert store.app("x").held
+        _ = 1 / 0
+    assert not store.app("x").held
+
+
+def test_job_ids_are_never_used_again(store: Store) -> None:
+    ids = [store.new_job("x", JobKind.CHECK, now=1.0, correlation="c", plan={}).id for _ in range(5)]
+    store.save(dataclasses.replace(store.job(5), state=JobState.DONE))
+    store.prune(jobs=0)
+    assert store.new_job("x", JobKind.CHECK, now=1.0, correlation="c", plan={}).id == 6
+    assert ids == [1, 2, 3, 4, 5]
+
+
+def test_what_is_not_there_is_named_with_a_way_to_find_it(store: Store) -> None:
+    with pytest.raises(NoSuchJob, match="job 12"):
+        store.job(12)
+    with pytest.raises(NoSuchBackup, match="slotctl backups"):
+        store.backup("x", "nope")
+
+
+def test_readers_do_not_wait_for_a_writer(store: Store) -> None:
+    entered, leave = threading.Event(), threading.Event()
+
+    def write() -> None:
+        with store.transaction():
+            store.change_app("x", held=True)
+            entered.set()
+            leave.wait(5)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    assert entered.wait(5)
+    assert not store.app("x").held  # answered at once, with what is committed
+    leave.set()
+    thread.join()
+    assert store.app("x").held
+
+
+@pytest.mark.parametrize("damage", [b"", b"garbage" * 4096, b"SQLite format 3\0" + b"\xff" * 8192])
+def test_a_damaged_database_is_set_aside_and_a_new_one_serves(tmp_path: Path, damage: bytes) -> None:
+    path = tmp_path / "state.db"
+    path.write_bytes(damage)
+    store, aside = open_store(path, now=5.0)
+    store.change_app("x", held=True)
+    assert store.app("x").held
+    if damage:
+        assert aside is not None and aside.read_bytes() == damage
+
+
+def test_a_database_of_a_newer_slotd_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "state.db"
+    Store(path).close()
+    with sqlite3.connect(path) as db:
+        db.execute("PRAGMA user_version = 99")
+    with pytest.raises(Failed, match="newer slotd"):
+        open_store(path, now=1.0)
+
+
+def test_a_commit_survives_the_death_of_its_process(tmp_path: Path) -> None:
+    script = (
+        "import os, signal, sys; from pathlib import Path; from slotd.store import Store\n"
+        "store = Store(Path(sys.argv[1])); store.change_app('x', approved='2.0')\n"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    import slotd
+
+    environment = {"PYTHONPATH": str(Path(slotd.__file__).parents[1])}
+    subprocess.run([sys.executable, "-c", script, str(tmp_path / "state.db")], env=environment, check=False)
+    assert Store(tmp_path / "state.db").app("x").approved == "2.0"
