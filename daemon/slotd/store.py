@@ -272,7 +272,7 @@ class Store:
         return self._all(Event, "(? = '' OR app = ?) ORDER BY id DESC LIMIT ?", (app, app, limit))
 
     def prune(self, *, events: int = 10_000, jobs: int = 2_000) -> None:
-        """Keep the newest so many events and finished jobs; the highest id of each always stays."""
+        """Keep the newest so many (at least one) events and finished jobs: the highest id tells the next one."""
         with self.transaction():
             self._db.execute("DELETE FROM events WHERE id <= (SELECT MAX(id) FROM events) - ?", (events,))
             self._db.execute(

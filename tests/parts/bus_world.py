@@ -1,4 +1,4 @@
-"""A private message bus, a daemon's core in memory, a polkit of our own, and peers that speak the wire protocol badly."""
+"""A private message bus, a daemon's core in memory, a polkit of our own, and peers that speak the protocol badly."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import socket
 import struct
 import subprocess
 import tempfile
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -67,6 +67,13 @@ class PrivateBus:
 
     directory: Path
     process: subprocess.Popen[bytes]
+    connections: list[Bus] = dataclasses.field(default_factory=list)
+    peers: list[RawPeer] = dataclasses.field(default_factory=list)
+
+    async def connect(self) -> Bus:
+        """A connection that is closed with the bus, at the latest."""
+        self.connections.append(await Bus.connect(self.address))
+        return self.connections[-1]
 
     @property
     def socket(self) -> Path:
@@ -82,7 +89,7 @@ async def private_bus(*, is_open: bool = False) -> AsyncIterator[PrivateBus]:
     """With the policy of the package, or open: everybody may send everything."""
     directory = Path(tempfile.mkdtemp(prefix="slotd-bus-"))
     directory.chmod(0o755)
-    shipped = f'<include>{REPOSITORY / "packaging" / "org.slotd1.conf"}</include>'
+    shipped = f"<include>{REPOSITORY / 'packaging' / 'org.slotd1.conf'}</include>"
     config = directory / "bus.conf"
     config.write_text(_CONFIG.format(socket=directory / "bus", policy=_OPEN if is_open else shipped))
     process = subprocess.Popen(
@@ -91,12 +98,28 @@ async def private_bus(*, is_open: bool = False) -> AsyncIterator[PrivateBus]:
     try:
         assert process.stdout is not None
         await asyncio.to_thread(process.stdout.readline)  # printed once it listens
-        yield PrivateBus(directory, process)
+        bus = PrivateBus(directory, process)
+        yield bus
     finally:
         process.send_signal(signal.SIGCONT)
+        for connection in bus.connections:
+            await connection.close()
+        for peer in bus.peers:
+            peer.close()
         process.terminate()
         process.wait(10)
         shutil.rmtree(directory)
+
+
+async def eventually(condition: Callable[[], object], *, timeout_s: float = 10.0) -> None:
+    """Return once it holds; fail if it does not in time."""
+    loop = asyncio.get_running_loop()
+    until = loop.time() + timeout_s
+    while True:
+        if condition():
+            return
+        assert loop.time() < until, "it never came to that"
+        await asyncio.sleep(0.005)
 
 
 class MemoryCore:
@@ -240,6 +263,7 @@ class FakePolkit:
         self.challenge: set[str] = set()
         self.asked: list[list[Any]] = []
         self.cancelled: list[str] = []
+        self.calls: list[Call] = []
         self.answer: list[Any] | None = None
         self.is_silent = False
 
@@ -253,6 +277,7 @@ class FakePolkit:
             self.bus.reply(call)
             return
         self.asked.append(call.body)
+        self.calls.append(call)
         _subject, action, _details, flags, _cancellation = call.body
         if self.is_silent:
             return
@@ -308,7 +333,7 @@ async def world(
 ) -> AsyncIterator[World]:
     """The daemon's bus side, whole, on a bus of its own."""
     async with private_bus(is_open=is_open) as bus:
-        daemon, client = await Bus.connect(bus.address), await Bus.connect(bus.address)
+        daemon, client = await bus.connect(), await bus.connect()
         core = MemoryCore(*(apps or ("notes", "wiki")))
         service = serve(daemon, core, user_mode=user_mode, limits=limits)
         await daemon.request_name(NAME)
@@ -316,8 +341,6 @@ async def world(
             yield World(bus, core, daemon, service, client)
         finally:
             await service.finish(timeout_s=0)
-            await client.close()
-            await daemon.close()
 
 
 class RawPeer:
@@ -334,7 +357,9 @@ class RawPeer:
         self.socket.sendall(b"BEGIN\r\n")
         self.serial = 0
         self._buffer = b""
-        self.send(member="Hello", interface="org.freedesktop.DBus", path="/org/freedesktop/DBus", to="org.freedesktop.DBus")
+        self.send(
+            member="Hello", interface="org.freedesktop.DBus", path="/org/freedesktop/DBus", to="org.freedesktop.DBus"
+        )
         self.name = str(self.receive()["body"][4:-1].decode())
 
     def close(self) -> None:
@@ -384,7 +409,11 @@ class RawPeer:
                 whole = 16 + fields + (-fields & 7) + body
                 if len(self._buffer) >= whole:
                     message, self._buffer = self._buffer[:whole], self._buffer[whole:]
-                    return {"type": message[1], **self._fields(message[16 : 16 + fields]), "body": message[whole - body :]}
+                    return {
+                        "type": message[1],
+                        **self._fields(message[16 : 16 + fields]),
+                        "body": message[whole - body :],
+                    }
             data = self.socket.recv(1 << 20)
             if not data:
                 raise EOFError("the bus closed the connection")

@@ -7,9 +7,6 @@ import xml.etree.ElementTree as ElementTree
 from typing import Any
 
 import pytest
-
-from slotd.host.bus import Variant
-from slotd.model import AppState, Event, Job, JobKind, JobState, Result, Trial
 from tests.parts.bus_world import (
     APP,
     BACKUP,
@@ -21,6 +18,9 @@ from tests.parts.bus_world import (
     TRIAL,
     world,
 )
+
+from slotd.host.bus import Variant
+from slotd.model import AppState, Event, Job, JobKind, JobState, Result, Trial
 
 ERROR = "org.slotd1.Error."
 STANDARD = "org.freedesktop.DBus.Error."
@@ -54,7 +54,11 @@ async def test_an_update_gives_its_job_at_once_and_the_second_one_is_busy() -> N
     [
         ("Check", ("a{sv}", {}), ("check", "notes")),
         ("Update", ("a{sv}", {"now": Variant("b", True)}), ("update", "notes", "", False, True)),
-        ("Rollback", ("a{sv}", {"data": Variant("s", "keep"), "to": Variant("s", "0.9")}), ("rollback", "notes", "keep", "0.9")),
+        (
+            "Rollback",
+            ("a{sv}", {"data": Variant("s", "keep"), "to": Variant("s", "0.9")}),
+            ("rollback", "notes", "keep", "0.9"),
+        ),
         ("Approve", ("sa{sv}", "1.1", {}), ("approve", "notes", "1.1")),
         ("Hold", ("sa{sv}", "until May", {}), ("hold", "notes", "until May")),
         ("Unhold", ("a{sv}", {}), ("unhold", "notes")),
@@ -108,7 +112,9 @@ async def test_a_wrong_option_is_named_with_what_is_allowed(member: str, args: A
 
 async def test_history_gives_sentences_with_their_time_and_job() -> None:
     async with world() as it:
-        it.core.events = [Event(7, "notes", 99.9, "updated", "notes is at 1.1", 3, "1.1", "commit", {"SLOTD_SLOT": "b"})]
+        it.core.events = [
+            Event(7, "notes", 99.9, "updated", "notes is at 1.1", 3, "1.1", "commit", {"SLOTD_SLOT": "b"})
+        ]
         [rows] = await it.call("History", "sua{sv}", "notes", 10, {})
         assert rows == [
             {
@@ -138,7 +144,13 @@ async def test_an_app_shows_its_trial_and_its_backups() -> None:
 async def test_a_trial_without_an_end_and_text_that_no_bus_takes_do_no_harm() -> None:
     async with world("notes") as it:
         endless: Trial = dataclasses.replace(TRIAL, remaining_s=float("inf"))
-        it.core.change_app("notes", trial=endless, last_error="broken \udcff \0 name", description="Bücher 📚", state=AppState.MISCONFIGURED)
+        it.core.change_app(
+            "notes",
+            trial=endless,
+            last_error="broken \udcff \0 name",
+            description="Bücher 📚",
+            state=AppState.MISCONFIGURED,
+        )
         app = await it.get("/org/slotd1/app/notes", APP)
         assert app["Trial"]["deadline"] == 0
         assert app["LastError"] == "broken ? ? name"
@@ -155,13 +167,15 @@ async def test_a_misconfigured_app_says_all_of_its_problems() -> None:
 
 async def test_a_job_can_be_read_after_its_object_is_gone() -> None:
     async with world("notes") as it:
-        it.core.all_jobs[9] = Job(9, "notes", JobKind.UPDATE, JobState.FAILED, result=Result.FAILED, error_name="NoSpace",
-                                  error_message="the disk is full")  # fmt: skip
+        failed = Job(9, "notes", JobKind.UPDATE, JobState.FAILED, result=Result.FAILED)
+        it.core.all_jobs[9] = dataclasses.replace(failed, error_name="NoSpace", error_message="the disk is full")
         assert await it.call("GetJob", "t", 9) == ["/org/slotd1/job/9"]
         assert (await it.get("/org/slotd1/job/9", JOB))["Error"] == ["org.slotd1.Error.NoSpace", "the disk is full"]
         assert (await it.error("GetJob", "t", 10))[0] == ERROR + "NoSuchJob"
         for path in ("/org/slotd1/job/10", "/org/slotd1/job/09", "/org/slotd1/job/x", "/org/slotd1/job/9/9"):
-            assert (await it.error("GetAll", "s", JOB, path=path, interface=PROPERTIES))[0] == STANDARD + "UnknownObject"
+            assert (await it.error("GetAll", "s", JOB, path=path, interface=PROPERTIES))[
+                0
+            ] == STANDARD + "UnknownObject"
 
 
 async def test_a_job_is_cancelled_until_it_is_too_late() -> None:

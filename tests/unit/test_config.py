@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from slotd.core.config import parse_app, parse_settings
 from slotd.core.consistency import conflicts
 from slotd.core.schema import App, BackupPolicy, Policy, Settings
+from slotd.core.template import expand_command
 from slotd.errors import Misconfigured
 from slotd.model import Mode
 
@@ -357,7 +358,7 @@ def test_the_message_shows_the_first_problem_and_how_many_more() -> None:
         # not yet
         ("[slots]\nengine = 'oci'", "this is not supported yet; supported are directory"),
         ("[rollout]\nfleet_lock = 'https://lock.example.org'", "this is not supported yet"),
-        ("[[rollout.gate]]\ntype = 'prometheus'\nurl = 'http://[::1]:9090'\nquery = 'x'\nbelow = 1", "not supported yet"),
+        ("[[rollout.gate]]\ntype = 'prometheus'\nurl = 'http://[::1]'\nquery = 'x'\nbelow = 1", "not supported"),
         ("[[rollout.gate]]\ntype = 'prometheus'\nquery = 'x'", "a gate says what its value must be"),
         ("[[health]]\ntype = 'dbus'", "this is not supported yet; supported are unit, http, tcp and exec"),
         # probes
@@ -424,13 +425,19 @@ def test_a_safe_name_is_taken(name: str) -> None:
     ],
 )
 def test_what_is_unusual_but_sound_is_taken(change: str) -> None:
-    if "unit" in change:
-        change += "\n[[health]]\ntype = 'tcp'\nport = 1"
-    change = change.replace("\\'", "\\u0027") if "{{slot}}" not in change else change
-    text = change.replace(
-        "[['sh', '-c', 'echo ${slot} \\'{\"a\": {\"b\": 1}}\\' {{slot}}']]", '[["sh", "{{slot}} ${slot} }}"]]'
+    said = {"health": [], **tomllib.loads(change)}
+    assert read(document(), ("/run/drop-in.toml", said)).name == "astrbot"
+
+
+def test_only_known_words_in_braces_are_filled_in_and_never_a_second_time() -> None:
+    values = {"slot": "/srv/a b", "version": "{slot}"}
+    command = ("sh", "-c", '${slot} {{slot}} {slot} {version} {"a": {}} awk {print $1}', "{slot}/bin")
+    assert expand_command(command, values) == (
+        "sh",
+        "-c",
+        '${slot} {slot} /srv/a b {slot} {"a": {}} awk {print $1}',
+        "/srv/a b/bin",
     )
-    assert read(document(), ("/run/drop-in.toml", tomllib.loads(text))).name == "astrbot"
 
 
 def test_a_wrong_value_does_not_draw_a_second_complaint_after_it() -> None:

@@ -28,7 +28,7 @@ def release(version: str, *, age_days: float = 30, digest: str = "", tag: str = 
 
 
 def app(**changes: Any) -> schema.App:
-    source = {"type": "github", "repository": "Kozea/Radicale", "asset": (TEMPLATE,)}
+    source: dict[str, Any] = {"type": "github", "repository": "Kozea/Radicale", "asset": (TEMPLATE,)}
     source |= {
         key: value for key, value in changes.items() if key in ("channel", "scheme", "versions", "asset", "type")
     }
@@ -232,6 +232,18 @@ def test_what_was_approved_is_found_beside_a_newer_one() -> None:
     assert choice.approved.assets[0].name == "radicale-3.1.tar.gz"
     block = Blocked("radicale", "3.1", "", "", NOW)
     assert pick([release("3.2"), release("3.1")], record=record, blocked=[block]).approved is None
+
+
+def test_what_was_approved_is_applied_by_itself_under_every_rule_and_nothing_else_is() -> None:
+    releases = [release("3.2"), release("3.1")]
+    assert version(pick(releases, wanted="3.1", automatic=True)) == "3.1"
+    block = Blocked("radicale", "3.1", "", "it crashed", NOW)
+    blocked = pick(releases, wanted="3.1", automatic=True, blocked=[block])
+    assert blocked.release is None
+    assert ("3.1", "it is blocked on this host: it crashed") in blocked.skipped
+    assert pick([release("3.1", yanked=True)], wanted="3.1", automatic=True).release is None
+    assert pick([release("3.2")], wanted="3.1", automatic=True).release is None
+    assert pick(releases, wanted="3.0", automatic=True).release is None
 
 
 def test_a_flood_of_tags_that_are_no_versions_does_not_flood_the_reader() -> None:

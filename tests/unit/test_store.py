@@ -50,8 +50,10 @@ def test_a_transaction_that_fails_leaves_nothing_behind(store: Store) -> None:
 
 def test_job_ids_are_never_used_again(store: Store) -> None:
     ids = [store.new_job("x", JobKind.CHECK, now=1.0, correlation="c", plan={}).id for _ in range(5)]
-    store.save(dataclasses.replace(store.job(5), state=JobState.DONE))
-    store.prune(jobs=0)
+    for job_id in ids:
+        store.save(dataclasses.replace(store.job(job_id), state=JobState.DONE))
+    store.prune(jobs=1)
+    assert [job.id for job in store.jobs()] == [5]
     assert store.new_job("x", JobKind.CHECK, now=1.0, correlation="c", plan={}).id == 6
     assert ids == [1, 2, 3, 4, 5]
 

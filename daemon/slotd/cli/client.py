@@ -1,6 +1,6 @@
 """slotctl's end of the bus: one connection, calls with deadlines, signals of slotd alone, errors with a way out.
 
-Messages are built by hand: no introspection round trip, and the D-Bus library is imported on connecting only.
+No introspection round trip, and the D-Bus library is imported on connecting only.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 from slotd.errors import BUS_PREFIX, Failed, NotAuthorized, SlotdError, from_name
 
 if TYPE_CHECKING:
-    from dbus_fast import Message
-    from dbus_fast.aio.message_bus import MessageBus
+    from slotd.host.bus import Bus
 
 NAME = "org.slotd1"
 ROOT = "/org/slotd1"
@@ -48,7 +47,6 @@ class Signal:
     """A signal of slotd, variants unwrapped."""
 
     path: str
-    interface: str
     member: str
     body: tuple[Any, ...]
 
@@ -67,19 +65,6 @@ def address(*, user: bool, environment: dict[str, str]) -> str:
         f"cannot reach your user bus: neither DBUS_SESSION_BUS_ADDRESS nor {runtime}/bus is there.",
         hint="Log in with a session of your own (`machinectl shell you@`, ssh), not through su or sudo.",
     )
-
-
-def unwrap(value: Any) -> Any:
-    """`value` without D-Bus variants, all the way down."""
-    from dbus_fast import Variant
-
-    if isinstance(value, Variant):
-        return unwrap(value.value)
-    if isinstance(value, list):
-        return [unwrap(item) for item in value]
-    if isinstance(value, dict):
-        return {key: unwrap(item) for key, item in value.items()}
-    return value
 
 
 def to_error(name: str, text: str, *, user: bool = False) -> SlotdError:
@@ -117,52 +102,30 @@ def to_error(name: str, text: str, *, user: bool = False) -> SlotdError:
     return Failed(f"cannot do that: {message or 'no reason given'} ({name})", hint=f"See `{journal}`.")
 
 
-async def _end_of(bus: MessageBus) -> None:
-    """Returns when the connection is over, however it ended: callers only care that nobody answers any more."""
-    try:
-        untyped: Any = bus
-        await untyped.wait_for_disconnect()
-    except (OSError, EOFError):
-        return
-
-
 class Client:
     """A connection. Use `connect`, then `close`."""
 
-    def __init__(self, bus: MessageBus, lost: asyncio.Future[Any], *, user: bool) -> None:
+    def __init__(self, bus: Bus, *, user: bool) -> None:
         self._bus = bus
         self._user = user
-        self._owner = ""
-        self._listeners: list[Callable[[Signal], None]] = []
-        self._owner_listeners: list[Callable[[bool], None]] = []
-        self._lost = lost
+        self._lost = asyncio.ensure_future(bus.wait_disconnected())
 
     @classmethod
     async def connect(cls, *, user: bool = False) -> Client:
         """Connects to the system's or the user's bus; raises Unreachable."""
-        from dbus_fast.aio.message_bus import MessageBus
-        from dbus_fast.errors import AuthError, InvalidAddressError
+        from slotd.host.bus import Bus, BusFailed
 
         where = address(user=user, environment=dict(os.environ))
-        lost: asyncio.Future[Any] | None = None
         try:
-            bus = MessageBus(bus_address=where)
-            lost = asyncio.ensure_future(_end_of(bus))
-            await asyncio.wait_for(bus.connect(), READ_S)
-        except (OSError, EOFError, AuthError, InvalidAddressError, TimeoutError) as error:
-            if lost is not None:  # the library tells the failure a second time, and complains if nobody listens
-                await asyncio.wait({lost}, timeout=0.1)
-                lost.cancel()
-            which = "your user bus" if user else "the system bus"
-            why = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or "no answer"
-            raise Unreachable(
-                f"cannot reach {which} at {where}: {why}.",
-                hint="Is dbus running? `systemctl status dbus.socket`.",
-            ) from error
-        return cls(bus, lost, user=user)
+            return cls(await Bus.connect(where), user=user)
+        except BusFailed as error:
+            # The library keeps a second copy of the failure, which asyncio would print as a traceback.
+            asyncio.get_running_loop().set_exception_handler(lambda _loop, _context: None)
+            why = error.message.replace("the bus at", "your user bus at" if user else "the system bus at", 1)
+            raise Unreachable(why, hint="Is dbus running? `systemctl status dbus.socket`.") from error
 
     async def close(self) -> None:
-        self._bus.disconnect()
+        await self._bus.close()
         await self._lost
 
     async def call(
@@ -177,103 +140,43 @@ class Client:
         timeout_s: float = READ_S,
     ) -> Any:
         """One call; gives what the reply holds (one value, or a list of several, or None). Raises SlotdErrors."""
-        from dbus_fast import Message, MessageFlag, MessageType
-
-        message = Message(
-            destination=destination,
-            path=path,
-            interface=interface,
-            member=member,
-            signature=signature,
-            body=list(body),
-            flags=MessageFlag.ALLOW_INTERACTIVE_AUTHORIZATION,
-        )
-        reply = await self._reply(message, timeout_s)
-        if reply.message_type is MessageType.ERROR:
-            text = reply.body[0] if reply.body and isinstance(reply.body[0], str) else ""
-            raise to_error(str(reply.error_name or ""), text, user=self._user)
-        if destination == NAME and reply.sender:
-            self._owner = reply.sender
-        values = [unwrap(value) for value in reply.body]
-        return values[0] if len(values) == 1 else values or None
-
-    async def _reply(self, message: Message, timeout_s: float) -> Message:
-        """The reply, or an error when the deadline passes or the bus goes away first."""
-        call = asyncio.ensure_future(self._bus.call(message))
         try:
-            await asyncio.wait({call, self._lost}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-            if call.done():
-                reply = call.result()
-                if reply is not None:
-                    return reply
-            elif not self._lost.done():
-                raise to_error(_DBUS + ".Error.NoReply", "", user=self._user)
-        except (OSError, EOFError) as error:
-            raise Unreachable(f"cannot go on: the message bus closed the connection ({error}).") from error
-        finally:
-            call.cancel()
-        raise Unreachable("cannot go on: the message bus closed the connection.")
+            values = await self._bus.call(
+                destination, path, interface, member, signature, body, timeout_s=timeout_s, interactive=True
+            )
+        except SlotdError as error:
+            raise to_error(getattr(error, "remote_name", ""), error.message, user=self._user) from None
+        return values[0] if len(values) == 1 else values or None
 
     async def properties(self, path: str, interface: str) -> dict[str, Any]:
         """All properties of an object."""
         value = await self.call("GetAll", "s", [interface], interface=PROPERTIES, path=path)
         return value if isinstance(value, dict) else {}
 
-    async def subscribe(
-        self, listener: Callable[[Signal], None], owner_listener: Callable[[bool], None] | None = None
-    ) -> None:
+    async def subscribe(self, listener: Callable[[Signal], None], owner_listener: Callable[[bool], None]) -> None:
         """Every signal of slotd goes to `listener`; `owner_listener` learns when slotd comes (True) or goes (False).
 
-        Only slotd's own signals pass: on the system bus anybody may send one to us in its name.
+        Neither may raise. Only slotd's own signals pass: on the system bus anybody may send one to us in its name.
         """
-        self._listeners.append(listener)
-        if owner_listener is not None:
-            self._owner_listeners.append(owner_listener)
-        if len(self._listeners) > 1:
-            return
-        self._bus.add_message_handler(self._take)
-        for rule in (
-            f"type='signal',sender='{NAME}',path_namespace='{ROOT}'",
-            f"type='signal',sender='{_DBUS}',interface='{_DBUS}',member='NameOwnerChanged',arg0='{NAME}'",
-        ):
-            await self._bus_call("AddMatch", rule)
-        await self.owner()
 
-    async def owner(self) -> str:
-        """The unique name of the running slotd, or nothing."""
-        try:
-            self._owner = str(await self._bus_call("GetNameOwner", NAME))
-        except Unreachable:
-            if self._lost.done():
-                raise
-            self._owner = ""
-        return self._owner
+        def heard(path: str, member: str, body: list[Any]) -> None:
+            if member != "PropertiesChanged" or [type(part) for part in body] == [str, dict, list]:
+                listener(Signal(path, member, tuple(body)))
 
-    async def _bus_call(self, member: str, argument: str) -> Any:
-        return await self.call(
-            member, "s", [argument], interface=_DBUS, path="/org/freedesktop/DBus", destination=_DBUS
+        def changed(_path: str, _member: str, body: list[Any]) -> None:
+            owner_listener(bool(body[2]))
+
+        await self._bus.on_signal(heard, sender=NAME, path_namespace=ROOT)
+        await self._bus.on_signal(changed, sender=_DBUS, interface=_DBUS, member="NameOwnerChanged", arg0=NAME)
+
+    async def is_running(self) -> bool:
+        """Whether slotd is on the bus now, without starting it."""
+        has = await self.call(
+            "NameHasOwner", "s", [NAME], interface=_DBUS, path="/org/freedesktop/DBus", destination=_DBUS
         )
-
-    def _take(self, message: Message) -> None:
-        """Message handler: hands on slotd's signals, notes when its name changes hands."""
-        from dbus_fast import MessageType
-
-        if message.message_type is not MessageType.SIGNAL:
-            return
-        if message.sender == _DBUS:
-            if message.member == "NameOwnerChanged" and len(message.body) == 3 and message.body[0] == NAME:
-                self._owner = message.body[2]
-                for told in self._owner_listeners:
-                    told(bool(self._owner))
-        elif message.sender and message.sender == self._owner:
-            if message.interface == PROPERTIES and message.signature != "sa{sv}as":
-                return
-            body = tuple(unwrap(value) for value in message.body)
-            signal = Signal(message.path or "", message.interface or "", message.member or "", body)
-            for listener in self._listeners:
-                listener(signal)
+        return bool(has)
 
     @property
-    def lost(self) -> asyncio.Future[Any]:
-        """Done when the bus has closed the connection."""
+    def lost(self) -> asyncio.Future[None]:
+        """Done when the connection to the bus is over."""
         return self._lost

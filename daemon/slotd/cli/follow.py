@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from slotd.cli.client import APP, JOB, PROPERTIES, Client, Gone, Signal, Unreachable
+from slotd.cli.client import APP, JOB, Client, Gone, Signal, Unreachable
 from slotd.cli.progress import Screen, trial_note
 from slotd.cli.views import Job, Trial, trial_of
 from slotd.errors import NoSuchJob, SlotdError
@@ -41,9 +41,9 @@ class Follower:
     def _signal(self, signal: Signal) -> None:
         if signal.member == "JobRemoved" and len(signal.body) >= 2:
             self._removed.add(str(signal.body[1]))
-        elif signal.interface == PROPERTIES and signal.member == "PropertiesChanged" and signal.body[0] == JOB:
+        elif signal.member == "PropertiesChanged" and signal.body[0] == JOB:
             self._seen.setdefault(signal.path, {}).update(signal.body[1])
-        elif signal.interface == PROPERTIES and signal.path in self._apps and "Trial" in signal.body[1]:
+        elif signal.path in self._apps and signal.member == "PropertiesChanged" and "Trial" in signal.body[1]:
             self._trials[self._apps[signal.path]] = trial_of(signal.body[1]["Trial"])
         else:
             return

@@ -35,7 +35,7 @@ class Request:
 
 def options(**values: str | bool | None) -> dict[str, Any]:
     """`a{sv}` options: strings and true flags; what was not given is left out."""
-    from dbus_fast import Variant
+    from slotd.host.bus import Variant
 
     return {key: Variant("b" if value is True else "s", value) for key, value in values.items() if value}
 

@@ -6,7 +6,7 @@ import asyncio
 from argparse import Namespace
 from typing import Any
 
-from slotd.cli.client import APP, JOB, PROPERTIES, Client, Signal, Unreachable
+from slotd.cli.client import APP, JOB, Client, Signal, Unreachable
 from slotd.cli.out import Out
 from slotd.cli.tables import clock, escape, iso, warn
 
@@ -43,7 +43,7 @@ class Monitor:
             self._tell(
                 app, f"{kind} ended, job {number}: {result}", "job-removed", job=number, kind=kind, result=result
             )
-        elif signal.interface == PROPERTIES and signal.member == "PropertiesChanged" and len(body) == 3:
+        elif signal.member == "PropertiesChanged":
             self._changed(signal.path, body[0], body[1])
 
     def _changed(self, path: str, interface: str, values: dict[str, Any]) -> None:
@@ -83,7 +83,7 @@ async def monitor(client: Client, args: Namespace, out: Out) -> int:
     # Printing may fail (a closed pipe), which is ours to handle and not the bus library's: hence the queue.
     news: asyncio.Queue[Signal | bool] = asyncio.Queue()
     await client.subscribe(news.put_nowait, news.put_nowait)
-    if await client.owner():  # asking a slotd that sleeps would wake it up
+    if await client.is_running():  # asking a slotd that sleeps would wake it up
         for number, app, kind, _state, path in await client.call("ListJobs", "a{sv}", [{}]):
             watch.know(path, number, app, kind)
     if not out.json:

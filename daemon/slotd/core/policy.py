@@ -65,6 +65,7 @@ def choose(
     machine_id: str,
     wanted: str = "",
     force: bool = False,
+    automatic: bool = False,
     arch: str = assets.THIS_ARCHITECTURE,
 ) -> Choice:
     """The highest release that every rule allows.
@@ -72,13 +73,16 @@ def choose(
     `current`: the installed version, empty if none. `arch`: `uname -m` or Debian's name. `wanted` is a version or tag
     that a person asks for: channel, block list, age, ring and fraction then say nothing, and with `force` it may be
     older than `current`, or outside of `source.versions`. `force` alone lifts the block list, age, ring and fraction.
+    `automatic`: nobody asks now. `wanted` was approved earlier, so every rule holds, and nothing else is chosen.
 
     Raises `NoSuchVersion` or `BadOption` if `wanted` cannot be had, `NothingToDo` if it is installed already.
     """
     candidates, skipped = _parsed(releases, app)
     rules = _Rules(app, current, tuple(blocked), now, machine_id, force)
-    if wanted:
+    if wanted and not automatic:
         return _wanted(candidates, wanted, rules, arch)
+    if wanted:
+        candidates = [each for each in candidates if _is_named(each, wanted, app.source.scheme)]
     chosen: Choice | None = None
     approved: Choice | None = None
     for each in candidates:

@@ -11,52 +11,40 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import stat
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
+from slotd.core.artifact import (
+    RECORD_DIRECTORY,
+    Bounds,
+    Names,
+    bare_mode,
+    file_name,
+    is_inside,
+    is_odd,
+    kind_of,
+    refused,
+)
 from slotd.errors import Failed, NoSpace, VerificationFailed
 from slotd.host.archive import ArchiveError, Decompressor, Entry, Format, Kind, Reader
-from slotd.host.tree import is_inside
 
 Progress = Callable[[dict[str, Any]], None]
 
-RESERVED: Final = ".slotd"  # the slot's own record lives there
 STAGING: Final = ".slotd-unpack"
 DRAIN_BYTES: Final = 16 * 1024**2  # of what may follow an archive's end: padding
-NAME_BYTES: Final = 255
 MTIME_MAX_NS: Final = 2**33 * 10**9
 
-_ARCHIVE_SUFFIXES = (".tar", ".tgz", ".txz", ".tbz", ".tbz2", ".tzst", ".zip")
-_ARCHIVE_SUFFIXES += tuple(f".tar.{c}" for c in ("gz", "xz", "zst", "bz2"))
-_COMPRESSED_SUFFIXES = (".gz", ".xz", ".zst", ".bz2")
-# Zip files inside, but whole as they are.
-_WHOLE_SUFFIXES = (".whl", ".egg", ".pyz", ".jar", ".war", ".apk", ".xpi", ".vsix", ".nupkg")
-_COMPRESSED_MAGIC = (b"\x1f\x8b", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd", b"BZh")
-_ZIP_MAGIC = (b"PK\x03\x04", b"PK\x05\x06")
 _FOUND: Final[Mapping[int, str]] = {Format.TAR: "tar", Format.ZIP: "zip", Format.RAW: "compressed"}
-_ODD = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 _DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CREATE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-@dataclass(frozen=True, slots=True)
-class Bounds:
-    """How much an artifact may hold, unpacked."""
-
-    max_size: int
-    max_files: int
-    path_bytes: int
-    path_depth: int
-
-
 def unpack(request: dict[str, Any], fds: list[int], progress: Progress) -> dict[str, Any]:
-    """The worker's verb. `fds`: the artifact, open for reading, and the slot's directory, empty or with other artifacts.
+    """The worker's verb. `fds`: the artifact, open for reading, and the slot's directory, maybe with other artifacts.
 
     `request`: `name` of the artifact, `kind` (`auto none tar zip`), `strip` (`"auto"` or a number), `limits` (the
     fields of `Bounds`), `target_name` for an artifact that is one file. Gives `files`, `bytes`, and `kind`: `tar`,
@@ -68,7 +56,7 @@ def unpack(request: dict[str, Any], fds: list[int], progress: Progress) -> dict[
     bounds = Bounds(limits["max_size"], limits["max_files"], limits["path_bytes"], limits["path_depth"])
     name = str(request["name"])
     try:
-        kind = _kind_of(name, str(request["kind"]), os.pread(artifact, 512, 0))
+        kind = kind_of(name, str(request["kind"]), os.pread(artifact, 512, 0))
         os.lseek(artifact, 0, os.SEEK_SET)
         if kind == "file":
             size = _put(artifact, slot, str(request.get("target_name") or name), name, bounds)
@@ -84,31 +72,12 @@ def unpack(request: dict[str, Any], fds: list[int], progress: Progress) -> dict[
         raise Failed(f"cannot unpack {name}: {error.strerror}.", hint="See the journal.") from error
 
 
-def _kind_of(name: str, wanted: str, head: bytes) -> str:
-    """What to do with an artifact: `tar`, `zip`, `compressed`, `tar-or-compressed` or `file`."""
-    low = name.lower()
-    if wanted == "none" or (wanted == "auto" and low.endswith(_WHOLE_SUFFIXES)):
-        return "file"
-    if head.startswith(_ZIP_MAGIC) and wanted in ("auto", "zip"):
-        return "zip"
-    if head.startswith(_COMPRESSED_MAGIC) and wanted in ("auto", "tar"):
-        return "compressed-tar" if wanted == "tar" or low.endswith(_ARCHIVE_SUFFIXES) else "compressed"
-    if head[257:262] == b"ustar" or wanted == "tar" or low.endswith(".tar"):
-        return "tar"
-    if wanted == "zip" or low.endswith(_ARCHIVE_SUFFIXES + _COMPRESSED_SUFFIXES):
-        raise VerificationFailed(
-            f"cannot unpack {name}: it is not what its name says.",
-            hint='See what the source offers under this name, or set slots.unpack = "none".',
-        )
-    return "file"
-
-
 def _put(artifact: int, slot: int, target: str, name: str, bounds: Bounds) -> int:
     """Puts the artifact in as it is, under the name `target`. Gives its bytes."""
     size = os.fstat(artifact).st_size
     if size > bounds.max_size:
         raise _too_big(name, bounds)
-    fd = os.open(_one_part(target, name), _CREATE_FLAGS, 0o600, dir_fd=slot)
+    fd = os.open(file_name(target, name), _CREATE_FLAGS, 0o600, dir_fd=slot)
     try:
         done = 0
         while done < size:
@@ -116,20 +85,10 @@ def _put(artifact: int, slot: int, target: str, name: str, bounds: Bounds) -> in
             if not sent:
                 raise Failed(f"cannot unpack {name}: it became shorter while it was read.", hint="Try again.")
             done += sent
-        os.fchmod(fd, _bare_mode(os.pread(artifact, 4, 0)))
+        os.fchmod(fd, bare_mode(os.pread(artifact, 4, 0)))
     finally:
         os.close(fd)
     return size
-
-
-def _bare_mode(head: bytes) -> int:
-    return 0o755 if head.startswith((b"\x7fELF", b"#!")) else 0o644
-
-
-def _one_part(target: str, artifact: str) -> str:
-    if "/" in target or target in ("", ".", "..", RESERVED) or _ODD.search(target) or len(target.encode()) > NAME_BYTES:
-        raise VerificationFailed(f"cannot unpack {artifact}: {target!r} cannot be a file's name.", forged=True)
-    return target
 
 
 def _too_big(name: str, bounds: Bounds) -> VerificationFailed:
@@ -152,10 +111,10 @@ class _Unpacking:
         self._total = os.fstat(artifact).st_size
         self._consumed: Callable[[], int] = lambda: 0
         self._bytes = self._files = 0
-        self._above: tuple[bytes, list[str]] | None = None  # the last name's directory
+        self._names = Names(name, bounds, self._strip or 0)
         self._seen: dict[str, Kind] = {}
         self._links: dict[str, tuple[str, int]] = {}
-        self._directories: dict[str, tuple[int, int]] = {}  # mode and mtime, set when all is inside
+        self._directories: dict[str, int] = {}  # mtime, set when all is inside
         self._open: OrderedDict[str, int] = OrderedDict()
         self._root = -1
 
@@ -212,55 +171,8 @@ class _Unpacking:
             )
         return found
 
-    # ── names ────────────────────────────────────────────────────────────────────────────────────────
-
-    def _refuse(self, name: bytes | str | None, why: str) -> NoReturn:
-        shown = ascii(name)[:200]
-        raise VerificationFailed(
-            f"cannot unpack {self._name}: its entry {shown} {why}.",
-            hint="An honest archive holds no such thing: ask its publisher.",
-            forged=True,
-        )
-
-    def _parts(self, raw: bytes | None) -> list[str]:
-        """A name's components, checked and stripped; empty for the top itself and for what `strip` drops."""
-        if not raw:
-            self._refuse(raw, "has no name that can be read")
-        above, slash, last = raw.rpartition(b"/")
-        if last not in (b"", b".") and self._above is not None and self._above[0] == above + slash:
-            parts = [*self._above[1], *self._checked(raw, last)]  # beside the one before, as most are
-        else:
-            parts = self._checked(raw, raw)
-            if last not in (b"", b".", b".."):
-                self._above = above + slash, parts[:-1]
-        if len(raw) > self._bounds.path_bytes:
-            raise VerificationFailed(
-                f"cannot unpack {self._name}: a name is longer than {self._bounds.path_bytes} bytes.",
-                hint="If it is right, raise limits.path_bytes.",
-            )
-        parts = parts[self._strip :] if self._strip else parts
-        if len(parts) > self._bounds.path_depth:
-            raise VerificationFailed(
-                f"cannot unpack {self._name}: directories are nested deeper than {self._bounds.path_depth}.",
-                hint="If it is right, raise limits.path_depth.",
-            )
-        return parts
-
-    def _checked(self, raw: bytes, piece: bytes) -> list[str]:
-        try:
-            text = piece.decode("utf-8")
-        except UnicodeDecodeError:
-            self._refuse(raw, "has a name that is not UTF-8")
-        if text.startswith("/"):
-            self._refuse(raw, "has an absolute name")
-        if _ODD.search(text):
-            self._refuse(raw, "has control characters in its name")
-        parts = [part for part in text.split("/") if part not in ("", ".")]
-        if ".." in parts:
-            self._refuse(raw, "leads out of the slot")
-        if len(piece) > NAME_BYTES and any(len(part.encode()) > NAME_BYTES for part in parts):
-            self._refuse(raw, f"has a part longer than {NAME_BYTES} bytes")
-        return parts
+    def _refuse(self, entry: bytes | str | None, why: str) -> NoReturn:
+        raise refused(self._name, entry, why)
 
     def _claim(self, path: str, kind: Kind) -> bool:
         """Notes that `path` is a `kind` now. True if it was one before. Anything else in its place is a trick."""
@@ -281,7 +193,7 @@ class _Unpacking:
     # ── entries ──────────────────────────────────────────────────────────────────────────────────────
 
     def _take(self, entry: Entry, reader: Reader) -> None:
-        parts = self._parts(entry.name)
+        parts = self._names.parts(entry.name)
         if entry.encrypted:
             raise VerificationFailed(
                 f"cannot unpack {self._name}: it is encrypted.", hint="slotd has no password for it."
@@ -297,7 +209,7 @@ class _Unpacking:
         path = "/".join(parts)
         if entry.kind is Kind.DIRECTORY:
             self._enter(parts)
-            self._directories[path] = ((entry.mode & 0o755) | 0o700, _clamp(entry.mtime_ns))
+            self._directories[path] = _clamp(entry.mtime_ns)
             return
         directory = self._enter(parts[:-1])
         if entry.kind is Kind.FILE:
@@ -313,7 +225,7 @@ class _Unpacking:
             target = (entry.target or b"").decode("utf-8")
         except UnicodeDecodeError:
             self._refuse(entry.name, "is a link whose target is not UTF-8")
-        if not target or len(target) > self._bounds.path_bytes or _ODD.search(target):
+        if not target or len(target) > self._bounds.path_bytes or is_odd(target):
             self._refuse(entry.name, "is a link with an odd target")
         return target
 
@@ -323,7 +235,7 @@ class _Unpacking:
         fd = os.open(name, _CREATE_FLAGS, 0o600, dir_fd=directory)
         try:
             self._data(fd, entry.size, reader)
-            os.fchmod(fd, (entry.mode & 0o755) | 0o600)
+            os.fchmod(fd, 0o755 if entry.mode & 0o100 else 0o644)  # a release is public; the app must read it
             os.utime(fd, ns=(_clamp(entry.mtime_ns),) * 2)
         finally:
             os.close(fd)
@@ -340,7 +252,7 @@ class _Unpacking:
         self._bytes += max(length, size)
 
     def _hard_link(self, path: str, name: str, directory: int, entry: Entry) -> None:
-        parts = self._parts(entry.target)
+        parts = self._names.parts(entry.target)
         target = "/".join(parts)
         if self._seen.get(target) is not Kind.FILE or target == path:
             self._refuse(entry.name, "is a hard link to what is not a file of this archive")
@@ -350,16 +262,14 @@ class _Unpacking:
         os.link(parts[-1], name, src_dir_fd=source, dst_dir_fd=directory, follow_symlinks=False)
 
     def _take_single(self, reader: Reader) -> None:
-        name = self._target_name or self._name
-        for suffix in _COMPRESSED_SUFFIXES:
-            name = name.removesuffix(suffix)
-        self._claim(_one_part(name, self._name), Kind.FILE)
+        name = file_name(self._target_name or self._name, self._name, unpacked=True)
+        self._claim(name, Kind.FILE)
         fd = os.open(name, _CREATE_FLAGS & ~os.O_WRONLY | os.O_RDWR, 0o600, dir_fd=self._root)
         try:
             self._bytes = reader.write_data(fd, self._bounds.max_size, self._tick)
             if self._bytes > self._bounds.max_size:
                 raise _too_big(self._name, self._bounds)
-            os.fchmod(fd, _bare_mode(os.pread(fd, 4, 0)))
+            os.fchmod(fd, bare_mode(os.pread(fd, 4, 0)))
         finally:
             os.close(fd)
 
@@ -387,7 +297,7 @@ class _Unpacking:
             return self._open[path]
         if not self._claim(path, Kind.DIRECTORY):
             os.mkdir(name, 0o700, dir_fd=parent)
-            self._directories[path] = (0o755, -1)
+            self._directories[path] = -1
         self._open[path] = fd = os.open(name, _DIRECTORY_FLAGS, dir_fd=parent)
         return fd
 
@@ -403,18 +313,20 @@ class _Unpacking:
         for path, (target, mtime_ns) in self._links.items():
             parts = path.split("/")
             top = parts[:strip]
-            if not is_inside(
-                parts[strip:-1], target, lambda p, top=top: self._seen.get("/".join(top + p)) is Kind.DIRECTORY
-            ):
+
+            def is_directory(below: Sequence[str], top: list[str] = top) -> bool:
+                return self._seen.get("/".join([*top, *below])) is Kind.DIRECTORY
+
+            if not is_inside(parts[strip:-1], target, is_directory):
                 self._refuse(path, f"is a link to {target[:200]!r}, outside the slot")
             directory = self._enter(parts[:-1])
             os.symlink(target, parts[-1], dir_fd=directory)
             os.utime(parts[-1], ns=(mtime_ns, mtime_ns), dir_fd=directory, follow_symlinks=False)
 
     def _finish_directories(self) -> None:
-        for path, (mode, mtime_ns) in reversed(self._directories.items()):
+        for path, mtime_ns in reversed(self._directories.items()):
             fd = self._enter(path.split("/"))
-            os.fchmod(fd, mode)
+            os.fchmod(fd, 0o755)
             if mtime_ns >= 0:
                 os.utime(fd, ns=(mtime_ns, mtime_ns))
 
@@ -423,8 +335,8 @@ class _Unpacking:
         top = next(iter(self._seen)).partition("/")[0] if strip else ""
         if strip:
             source = self._enter([top])
-        if RESERVED in os.listdir(source):
-            self._refuse(RESERVED, "is in the place of slotd's own record")
+        if RECORD_DIRECTORY in os.listdir(source):
+            self._refuse(RECORD_DIRECTORY, "is in the place of slotd's own record")
         self._merge(source, self._slot)
         if strip:
             os.rmdir(top, dir_fd=self._root)

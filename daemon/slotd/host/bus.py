@@ -11,18 +11,17 @@ import logging
 import os
 import secrets
 from collections.abc import Callable, Sequence
-from contextvars import ContextVar
-from dataclasses import dataclass, field
 from typing import Any
 
 from dbus_fast import Message, MessageFlag, MessageType, NameFlag, RequestNameReply, Variant
 from dbus_fast.aio.message_bus import MessageBus
 
 from slotd.errors import BUS_PREFIX, Failed, SlotdError, from_name
+from slotd.host.bus_call import Call, current_sender, serving
 from slotd.host.bus_signals import DBUS, DBUS_PATH, Heard, SignalCallback, Signals, Unsubscribe, Wanted
 from slotd.host.bus_wire import INTERACTIVE, NO_REPLY, GuardedSocket, Outbox, WireLimits, close_fds, wire_text
 
-__all__ = ["Bus", "BusFailed", "Call", "Variant", "current_sender", "outgoing", "unwrap"]
+__all__ = ["Bus", "BusFailed", "Call", "Variant", "current_sender", "outgoing", "serving", "unwrap"]
 
 LIMITS_EXCEEDED = DBUS + ".Error.LimitsExceeded"
 
@@ -30,7 +29,6 @@ CONNECT_S = 10.0
 OUTBOX_BYTES = 64 * 1024**2  # a bus that takes nothing any more does not cost us the memory
 
 _log = logging.getLogger("slotd.bus")
-_sender: ContextVar[str] = ContextVar("slotd_bus_sender", default="")
 
 
 class BusFailed(Failed):
@@ -39,11 +37,6 @@ class BusFailed(Failed):
     def __init__(self, message: str, *, hint: str = "", remote_name: str = "") -> None:
         super().__init__(message, hint=hint)
         self.remote_name = remote_name
-
-
-def current_sender() -> str:
-    """The unique bus name of whose call is being served, in this task; empty outside of one."""
-    return _sender.get()
 
 
 def unwrap(value: Any) -> Any:
@@ -69,31 +62,6 @@ def outgoing(value: Any) -> Any:
     if isinstance(value, dict):
         return {outgoing(key): outgoing(item) for key, item in value.items()}
     return value
-
-
-@dataclass(slots=True)
-class Call:
-    """A call that came in. `body` still holds variants, whose types matter; `interface` is empty if none was given.
-
-    `refused_bytes` above 0: the arguments were larger than a call may be, and are gone.
-    """
-
-    sender: str
-    path: str
-    interface: str
-    member: str
-    signature: str
-    body: list[Any]
-    serial: int
-    wants_reply: bool
-    is_interactive: bool
-    refused_bytes: int = 0
-    fds: list[int] = field(default_factory=list)
-
-    def take_fds(self) -> list[int]:
-        """The descriptors that came with the call; from now on the taker's to close."""
-        taken, self.fds = self.fds, []
-        return taken
 
 
 def _address(kind: str) -> str:
@@ -376,18 +344,18 @@ class Bus:
             serial=message.serial,
             wants_reply=not self._guard.flags & NO_REPLY,
             is_interactive=bool(self._guard.flags & INTERACTIVE),
+            body_bytes=self._guard.body_bytes,
             refused_bytes=self._guard.refused_bytes,
             fds=list(message.unix_fds),
         )
         message.unix_fds = []
-        token = _sender.set(call.sender)
         try:
-            if self._serve is None:
-                self.refuse(call, DBUS + ".Error.UnknownMethod", "nothing is offered on this connection.")
-            else:
-                self._serve(call)
+            with serving(call):
+                if self._serve is None:
+                    self.refuse(call, DBUS + ".Error.UnknownMethod", "nothing is offered on this connection.")
+                else:
+                    self._serve(call)
         except Exception as error:
             self.fault(call, error)
         finally:
-            _sender.reset(token)
             close_fds(call.take_fds())

@@ -14,6 +14,7 @@ import errno
 import os
 import socket
 import struct
+import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -31,11 +32,11 @@ Ancillary = list[tuple[int, int, bytes]]
 
 @dataclass(frozen=True, slots=True)
 class WireLimits:
-    """Bounds on what peers send. Bytes of one message's body; messages handled before others get their turn."""
+    """Bounds on what peers send. Bytes of one message's body; how long messages are handled before others' turn."""
 
-    call_bytes: int = 256 * 1024
+    call_bytes: int = 64 * 1024
     signal_bytes: int = 1024**2
-    turn_messages: int = 64
+    turn_s: float = 0.005
 
 
 class _Utf8(str):
@@ -82,20 +83,21 @@ def _not_now() -> BlockingIOError:
 class GuardedSocket:
     """Stands in for the library's socket. Hands over one message at a time, each harmless in form.
 
-    `flags` and `refused_bytes` belong to the message that was handed over last: what its flags byte really said, and
-    the length of a body that was over the limit and is thrown away (0: the message is whole).
+    `flags`, `body_bytes` and `refused_bytes` belong to the message that was handed over last: what its flags byte
+    really said, its body's length, and the length of a body that was over the limit and is thrown away (0: it is whole).
     """
 
     def __init__(self, sock: socket.socket, limits: WireLimits) -> None:
         self._sock = sock
         self._limits = limits
         self.flags = 0
+        self.body_bytes = 0
         self.refused_bytes = 0
         self._header = bytearray()
         self._fds: list[int] = []
         self._left = 0  # bytes of the present message that the reader still has to take
         self._discard = 0  # bytes to throw away before the next header
-        self._turn = 0
+        self._turn_began = 0.0
         self._unsent: Any = None  # descriptors whose message could not be begun
 
     def __getattr__(self, name: str) -> Any:
@@ -117,19 +119,20 @@ class GuardedSocket:
         try:
             data, ancillary, _, _ = self._sock.recvmsg(min(length, _READ_BYTES), socket.CMSG_SPACE(_FDS * 4))
         except BlockingIOError:
-            self._turn = 0
+            self._turn_began = 0.0
             raise
         return data, _passed_fds(ancillary)
 
     def _next_header(self) -> bool:
         """Bring in the header of the next message that may be parsed; False at the end of the stream."""
         while True:
-            if self._turn >= self._limits.turn_messages:
+            now = time.monotonic()
+            self._turn_began = self._turn_began or now
+            if now - self._turn_began > self._limits.turn_s:
                 # The loop is level-triggered and comes back at once, after everyone else had a turn.
-                self._turn = 0
+                self._turn_began = 0.0
                 raise _not_now()
             if self._discard:
-                self._turn += 1
                 data, fds = self._read(self._discard)
                 close_fds(fds)
                 self._discard -= len(data)
@@ -142,7 +145,6 @@ class GuardedSocket:
                 self._fds += fds
                 if not data:
                     return False
-            self._turn += 1
             if self._admit():
                 return True
 
@@ -163,6 +165,7 @@ class GuardedSocket:
         header[2] = flags & NO_REPLY or flags & INTERACTIVE
         limit = {CALL: self._limits.call_bytes, SIGNAL: self._limits.signal_bytes}.get(kind, body)
         self.refused_bytes = body if body > limit else 0
+        self.body_bytes = body - self.refused_bytes
         if self.refused_bytes:
             struct.pack_into(order + "I", header, 4, 0)
         self._discard = self.refused_bytes

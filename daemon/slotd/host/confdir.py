@@ -55,13 +55,19 @@ def read_toml(path: Path) -> dict[str, Any] | None:
     try:
         return tomllib.loads(content.decode())
     except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        column = error.start - (content.rfind(b"\n", 0, error.start) + 1) + 1
-        raise Unusable(f"{written(path)}: is not UTF-8 text (at line {line}, byte {column}).") from None
+        raise Unusable(f"{written(path)}: is not UTF-8 text ({_place(content, error.start)}).") from None
     except RecursionError:
         raise Unusable(f"{written(path)}: is nested too deeply.") from None
     except ValueError as error:  # tomllib.TOMLDecodeError, and numbers too long for Python
-        raise Unusable(f"{written(path)}: is not valid TOML: {shown(str(error), _PATH_SHOWN)}.") from None
+        why = str(error).replace("at end of document", _place(content, len(content)))
+        raise Unusable(f"{written(path)}: is not valid TOML: {shown(why, _PATH_SHOWN)}.") from None
+
+
+def _place(content: bytes, position: int) -> str:
+    """Counted as `tomllib` counts; the column in bytes, which differ from characters beyond ASCII only."""
+    line = content.count(b"\n", 0, position) + 1
+    column = position - content.rfind(b"\n", 0, position)
+    return f"at line {line}, column {column}"
 
 
 def read_trusted(path: Path) -> bytes | None:

@@ -15,84 +15,32 @@ import os
 import pwd
 import re
 import shlex
-import shutil
-import signal
 import socket
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from slotd import errors
 from slotd.core.schema import Limits
 from slotd.errors import Failed, SlotdError, SourceFailed, VerificationFailed
 from slotd.host import frames, sandbox
+from slotd.host.process import Completed, run, to_its_end
 from slotd.host.sandbox import Profile
+from slotd.host.unit import SAID_BYTES, START_S, Running, clean
+
+__all__ = ["Completed", "Workers", "run", "unit_name"]
 
 log = logging.getLogger(__name__)
 
 UNIT_PREFIX: Final = "slotd-worker-"
 PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-START_S: Final = 30.0  # for systemd to start a unit, and to end it
-SAID_BYTES: Final = 16 * 1024  # what is kept of a worker's own words
 MESSAGE_CHARS: Final = 4000
 PACE_S: Final = 0.01  # a worker that floods progress is read no faster than this
 _ERRORS: Final = ("VerificationFailed", "SourceFailed", "NoSpace", "Misconfigured", "Failed")
-_RESULT = re.compile(r"Finished with result: (\S+)")
-_STATUS = re.compile(r"terminated with: code=\S+[/,]\s*status=(\d+)(?:/(\w+))?")
-_SETUP: Final = range(200, 246)  # systemd's exit statuses for what goes wrong before the program (systemd.exec(5))
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
-T = TypeVar("T")
 OnProgress = Callable[[Mapping[str, Any]], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Completed:
-    """How a program ended. `status` 128 + n for signal n; `output` is the tail; `command_line` can be pasted."""
-
-    status: int
-    output: str
-    timed_out: bool
-    command_line: str
-
-
-async def run(
-    argv: Sequence[str], *, input: bytes | None = None, timeout_s: float, env: Mapping[str, str] | None = None
-) -> Completed:
-    """Runs a trusted tool. `output` is its standard output, and what it said on stderr if it failed.
-
-    Raises `Failed` if it is not there. A tool that takes longer than `timeout_s` is killed.
-    """
-    line = shlex.join(argv)
-    pipe = asyncio.subprocess.PIPE
-    try:
-        process = await asyncio.create_subprocess_exec(
-            *argv, stdin=asyncio.subprocess.DEVNULL if input is None else pipe, stdout=pipe, stderr=pipe, env=env
-        )
-    except OSError as error:
-        raise Failed(f"cannot run `{line}`: {error.strerror}.", hint=f"Install {argv[0]}.") from error
-    timed_out = False
-    talk = asyncio.ensure_future(process.communicate(input))
-    try:
-        async with asyncio.timeout(timeout_s):
-            out, err = await asyncio.shield(talk)
-    except TimeoutError:
-        timed_out = True
-        process.kill()
-        out, err = await talk
-    except asyncio.CancelledError:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await _to_its_end(talk)
-        raise
-    status = _status_of(process.returncode)
-    text = (out + err if status else out).decode("utf-8", "replace")
-    log.log(logging.INFO if status else logging.DEBUG, "command ended with %d: %s", status, line)
-    return Completed(status, text, timed_out, line)
 
 
 def unit_name(app: str, job: int, verb: str) -> str:
@@ -206,7 +154,7 @@ class Workers:
         timed_out = late or running.result == "timeout"
         if running.is_setup_failure and not timed_out:
             raise Failed(
-                f"cannot run `{line}`: its unit {name} could not be set up. {running.manager_said}",
+                f"cannot run `{line}`: its unit {name} could not be set up: {running.how}.",
                 hint="See `journalctl -u slotd`, and user, data.paths and slots of the definition.",
             )
         if running.status or timed_out:
@@ -252,7 +200,7 @@ class Workers:
         stdin: int = asyncio.subprocess.DEVNULL,
         cwd: Path | None = None,
         user: str = "",
-    ) -> _Running:
+    ) -> Running:
         pipe = asyncio.subprocess.PIPE
         line = list(argv)
         extra: dict[str, Any] = {"env": {**os.environ, "PATH": PATH}}
@@ -275,16 +223,16 @@ class Workers:
                 hint="slotd needs systemd to run its workers.",
             ) from error
         keep = self._limits.output_bytes if cwd is not None else SAID_BYTES
-        return _Running(name, process, self._manager if self._sandbox else None, keep)
+        return Running(name, process, self._manager if self._sandbox else None, keep)
 
-    async def _started(self, start: Awaitable[_Running], name: str) -> contextlib.AbstractAsyncContextManager[_Running]:
+    async def _started(self, start: Awaitable[Running], name: str) -> contextlib.AbstractAsyncContextManager[Running]:
         """The unit, to be entered at once: leaving it by an exception ends it. A cancelled start ends it, too."""
         task = asyncio.ensure_future(start)
         try:
             running = await asyncio.shield(task)
         except asyncio.CancelledError:
             with contextlib.suppress(SlotdError):
-                await _to_its_end((await _to_its_end(task)).stop())
+                await to_its_end((await to_its_end(task)).stop())
             raise
         return running.guard()
 
@@ -292,7 +240,7 @@ class Workers:
 
     async def _talk(
         self,
-        running: _Running,
+        running: Running,
         ours: socket.socket,
         request: Mapping[str, Any],
         fds: Sequence[int],
@@ -327,7 +275,7 @@ class Workers:
         await running.stop() if running.is_late else await running.ended(START_S)
         return None
 
-    def _death(self, verb: str, profile: Profile, running: _Running, timeout_s: float) -> SlotdError:
+    def _death(self, verb: str, profile: Profile, running: Running, timeout_s: float) -> SlotdError:
         said = f" It said: {running.output.strip()[-500:]}" if running.output.strip() else ""
         if running.is_late or running.result == "timeout":
             message = f"cannot {verb}: the worker {running.name} took longer than {timeout_s:g} s.{said}"
@@ -335,100 +283,13 @@ class Workers:
             return kind(message, hint="Try again, or raise the bound in [limits].")
         if running.result == "oom-kill":
             return Failed(
-                f"cannot {verb}: the worker {running.name} needed more than {self._limits.worker_memory} bytes of memory.",
+                f"cannot {verb}: {running.name} needed more than {self._limits.worker_memory} bytes of memory.",
                 hint="If the release is right, raise limits.worker_memory.",
             )
-        how = running.manager_said or f"status {running.status}"
         return Failed(
-            f"cannot {verb}: the worker {running.name} ended without a result ({how}).{said}",
+            f"cannot {verb}: the worker {running.name} ended without a result ({running.how}).{said}",
             hint=f"See `journalctl -u {running.name}`.",
         )
-
-
-class _Running:
-    """A started unit (or, without systemd, a process): its output is drained as it comes, the tail is kept."""
-
-    def __init__(self, name: str, process: asyncio.subprocess.Process, manager: list[str] | None, keep: int) -> None:
-        self.name, self._process, self._manager = name, process, manager
-        assert process.stdout is not None and process.stderr is not None
-        self._out, self._err = bytearray(), bytearray()
-        self._tails = asyncio.gather(
-            _drain(process.stdout, self._out, keep), _drain(process.stderr, self._err, SAID_BYTES)
-        )
-        self.is_late = False
-
-    @asynccontextmanager
-    async def guard(self) -> AsyncIterator[_Running]:
-        try:
-            yield self
-        except BaseException:
-            await _to_its_end(self.stop())
-            raise
-
-    async def ended(self, timeout_s: float) -> bool:
-        """Waits for the end of the unit; False if it does not come in time."""
-        try:
-            async with asyncio.timeout(timeout_s):
-                await asyncio.shield(self._tails)
-                await self._process.wait()
-        except TimeoutError:
-            return False
-        return True
-
-    async def stop(self) -> None:
-        """Ends the unit with all its processes and waits until it is gone."""
-        if self._manager is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-        else:
-            stop = ["systemctl", *self._manager, "stop", "--", self.name]
-            stopped = await run(stop, timeout_s=START_S)
-            if stopped.status and self._process.returncode is None:
-                # Not loaded yet: systemd-run must not get to ask for it any more.
-                with contextlib.suppress(ProcessLookupError):
-                    self._process.terminate()
-                await self._process.wait()
-                await run(stop, timeout_s=START_S)
-        if not await self.ended(START_S):
-            with contextlib.suppress(ProcessLookupError):
-                self._process.kill()
-            self._tails.cancel()
-            await self._process.wait()
-
-    @property
-    def output(self) -> str:
-        return self._out.decode("utf-8", "replace")
-
-    @property
-    def _manager_text(self) -> str:
-        return self._err.decode("utf-8", "replace") if self._manager is not None else ""
-
-    @property
-    def result(self) -> str:
-        """systemd's word for how the unit ended: `success exit-code signal timeout oom-kill …`, empty if it never ran."""
-        found = _RESULT.findall(self._manager_text)
-        return found[-1] if found else ""
-
-    @property
-    def status(self) -> int:
-        found = _STATUS.findall(self._manager_text)
-        if self.result == "signal" or (found and found[-1][1].isupper() and self.result != "exit-code"):
-            number = getattr(signal, f"SIG{found[-1][1]}", None) if found else None
-            return 128 + int(number or signal.SIGKILL)
-        return _status_of(self._process.returncode)
-
-    @property
-    def is_setup_failure(self) -> bool:
-        if self._manager is None:
-            return False
-        return not self.result or (self.result == "exit-code" and self._process.returncode in _SETUP)
-
-    @property
-    def manager_said(self) -> str:
-        """The manager's words on the unit's end, in one line."""
-        lines = self._manager_text.strip().splitlines()
-        kept = [line for line in lines if not line.startswith(("Running as unit", "Service runtime", "CPU time"))]
-        return _clean("; ".join(kept))[-500:]
 
 
 def _identity(user: str) -> dict[str, Any]:
@@ -439,12 +300,6 @@ def _identity(user: str) -> dict[str, Any]:
     except KeyError:
         raise Failed(f"cannot run a command as {user!r}: there is no such user.", hint="See [service] user.") from None
     return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
-
-
-async def _drain(stream: asyncio.StreamReader, kept: bytearray, keep: int) -> None:
-    while piece := await stream.read(64 * 1024):
-        kept += piece
-        del kept[: max(len(kept) - keep, 0)]
 
 
 async def _exactly(sock: socket.socket, count: int) -> bytes:
@@ -458,27 +313,9 @@ async def _exactly(sock: socket.socket, count: int) -> bytes:
     return bytes(found)
 
 
-async def _to_its_end(work: Awaitable[T]) -> T:
-    """Waits for `work` whatever happens; a cancellation meanwhile is not forgotten, the caller is in one already."""
-    task = asyncio.ensure_future(work)
-    while not task.done():
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.wait({task})
-    return task.result()
-
-
-def _status_of(returncode: int | None) -> int:
-    code = returncode or 0
-    return code if code >= 0 else 128 - code
-
-
 def _escape(name: str) -> str:
     escaped = re.sub(r"[^A-Za-z0-9:_.\-]", lambda m: "".join(f"\\x{b:02x}" for b in m[0].encode()), name)
     return escaped[:200]
-
-
-def _clean(text: str) -> str:
-    return _CONTROL.sub(" ", text)
 
 
 def _error_of(said: object, verb: str) -> SlotdError:
@@ -489,8 +326,8 @@ def _error_of(said: object, verb: str) -> SlotdError:
         return Failed(
             f"cannot {verb}: the worker gave neither a result nor an error.", hint="See `journalctl -u slotd`."
         )
-    error = errors.from_name(str(name), _clean(message)[:MESSAGE_CHARS])
-    error.hint = _clean(hint)[:MESSAGE_CHARS] if isinstance(hint, str) else ""
+    error = errors.from_name(str(name), clean(message)[:MESSAGE_CHARS])
+    error.hint = clean(hint)[:MESSAGE_CHARS] if isinstance(hint, str) else ""
     if isinstance(error, VerificationFailed):
         error.forged = told.get("forged") is True
     retry_at = told.get("retry_at")

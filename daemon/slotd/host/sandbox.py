@@ -8,7 +8,7 @@
 | `command` (prepare, migrate, exec probes, backup commands) | the app's | if asked for | all | what it was given |
 
 Under a user's own manager there is no other user to be and no mount to make: what is left is the system call filter,
-the limits and the idle priority.
+the limits and the low priority.
 """
 
 from __future__ import annotations
@@ -58,7 +58,9 @@ _FILTERED_WORKER: Final = (
     "UMask=0077",
     "TasksMax=16",
     "LimitNOFILE=4096",
-    "CPUSchedulingPolicy=idle",
+    # Behind everything else, but never starved: SCHED_IDLE gave a worker no time at all on a busy host.
+    "Nice=5",
+    "CPUWeight=30",
     "IOSchedulingClass=idle",
     "OOMScoreAdjust=500",
 )
@@ -93,17 +95,19 @@ _ONLY_ITSELF: Final = (
     "NoExecPaths=/",
     "ExecPaths=-/usr/bin/python3 -/usr/lib -/lib -/lib64 -/usr/lib64 -/usr/local/lib",
 )
+# Not RestrictAddressFamilies=none: transient units know it only since 253. The one socket it has was given to it.
+_NO_SOCKETS: Final = "SystemCallFilter=~socket socketpair connect bind listen accept accept4"
 
 _OF: Final[Mapping[Profile, tuple[str, ...]]] = {
     Profile.NETWORK: ("DynamicUser=yes", *_ONLY_ITSELF),
     Profile.VERIFY: ("DynamicUser=yes", *_NO_NETWORK),
-    Profile.UNPACK: (f"User={WORKER_USER}", *_NO_NETWORK, *_ONLY_ITSELF),
+    Profile.UNPACK: (f"User={WORKER_USER}", *_NO_NETWORK, *_ONLY_ITSELF, _NO_SOCKETS),
 }
 # AF_NETLINK: the resolver asks which addresses this host has. AF_UNIX: it may live behind a socket.
 _FAMILIES: Final[Mapping[Profile, str]] = {
     Profile.NETWORK: "RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX AF_NETLINK",
     Profile.VERIFY: "RestrictAddressFamilies=AF_UNIX",
-    Profile.UNPACK: "RestrictAddressFamilies=none",
+    Profile.UNPACK: "RestrictAddressFamilies=AF_UNIX",
 }
 
 

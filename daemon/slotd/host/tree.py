@@ -10,11 +10,12 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, NoReturn
 
+from slotd.core.artifact import is_inside
 from slotd.errors import Failed, Misconfigured, VerificationFailed
 from slotd.host.files import has_writers
 
@@ -36,28 +37,6 @@ class TreeSize:
 
     files: int
     bytes: int
-
-
-def is_inside(directory: Sequence[str], target: str, is_directory: Callable[[Sequence[str]], bool]) -> bool:
-    """Whether a link in `directory` (components below the top) with this target stays below the top.
-
-    Going up is right only from where one really is: `..` after a name counts only if that name `is_directory`
-    and no link, because a link may stand higher up in the tree than its name says.
-    """
-    if target.startswith("/"):
-        return False
-    at, went_down = list(directory), False
-    for part in target.split("/"):
-        if part in ("", "."):
-            continue
-        if part != "..":
-            at.append(part)
-            went_down = True
-            continue
-        if not at or (went_down and not is_directory(at)):
-            return False
-        at.pop()
-    return True
 
 
 def check_and_own(
@@ -142,7 +121,8 @@ def _walk(top: int, depth: int) -> Iterator[tuple[int, Parts, str, os.stat_resul
     """
     stack: list[tuple[int, Parts, list[str]]] = []
     try:
-        fd, parts = os.open(".", _DIRECTORY_FLAGS, dir_fd=top), ()
+        fd = os.open(".", _DIRECTORY_FLAGS, dir_fd=top)
+        parts: Parts = ()
         while True:
             inner: list[str] = []
             stack.append((fd, parts, inner))

@@ -75,6 +75,9 @@ async def drop_copy(work: Work) -> None:
 
 async def stop_units(work: Work) -> None:
     """Stop last to first, after remembering who else runs because of them."""
+    if not work.plan.old_version:
+        await stop_all(work)  # nothing of ours runs yet; what else the unit may start must not touch the data
+        return
     if not work.plan.dependents:
         await work.remember(dependents=tuple(await dependents_of(work)))
     failpoint.hit("stop:remembered")

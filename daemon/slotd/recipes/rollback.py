@@ -25,14 +25,15 @@ async def roll_back(work: Work, reason: str, *, first: str = "") -> Result:
         if work.app.policy.on_failure == "stop" and work.job.kind == "update":
             return await stop_and_hold(work, reason)
         await work.remember(reason=reason, quarantine=work.plan.quarantine or new_copy_id(work))
-        await work.tell("rollback-started", f"going back to {work.plan.old_version or 'nothing'}: {reason}")
+        where = f"going back to {work.plan.old_version}" if work.plan.old_version else f"removing {work.plan.version} again"
+        await work.tell("rollback-started", f"{where}: {reason}")
     try:
         await perform(work, STEPS, first=first)
     except Stopped as stopped:
         return await report_failed_rollback(work, stopped)
     await close(work)
-    back = work.plan.old_version or "nothing was installed before, and nothing is now"
-    await work.tell("rolled-back", f"rolled back to {back}: {work.plan.reason}")
+    back = f"rolled back to {work.plan.old_version}" if work.plan.old_version else "removed again"
+    await work.tell("rolled-back", f"{back}: {work.plan.reason}")
     error = Failed(f"{work.plan.version} was rolled back: {work.plan.reason}.") if work.job.kind == "update" else None
     await work.finish(Result.ROLLED_BACK, error)
     return Result.ROLLED_BACK

@@ -38,7 +38,8 @@ async def point_current(work: Work) -> None:
     failpoint.hit("switch:trial")
     await off_loop(work.engine.switch, work.new_slot)
     failpoint.hit("switch:link")
-    await work.tell("switched", f"switched {plan.old_version or 'nothing'} → {plan.version} (slot {work.new_slot})")
+    how = f"switched {plan.old_version} → {plan.version}" if plan.old_version else f"installed {plan.version}"
+    await work.tell("switched", f"{how} (slot {work.new_slot})")
 
 
 async def run_migrations(work: Work) -> None:
@@ -145,5 +146,6 @@ async def mark_good(work: Work) -> None:
             store.unblock(job.app, work.plan.version)
 
     await off_loop(commit, work.job)
-    was = f" from {work.plan.old_version}" if work.plan.old_version else ""
-    await work.tell("updated", f"updated{was} to {work.plan.version}; it passed its trial")
+    old, new = work.plan.old_version, work.plan.version
+    how = f"updated from {old} to {new}" if old else f"{new} was installed"
+    await work.tell("updated", f"{how}; it passed its trial")

@@ -1,22 +1,24 @@
 """Calls that come in: found their object, checked, run, answered. The standard interfaces are answered here.
 
 One place maps errors: a `SlotdError` goes out under its own name, everything else as `org.slotd1.Error.Failed` with a
-reference into the journal. No peer can starve others: what it may have running and be sent is bounded (`PeerLimits`).
+reference into the journal. No peer can starve others: they are served in turn, and what each may have waiting, running
+and sent is bounded (`PeerLimits`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import inspect
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from dbus_fast import Variant
 
 from slotd.errors import SlotdError
-from slotd.host.bus import LIMITS_EXCEEDED, Bus, Call
+from slotd.host.bus import LIMITS_EXCEEDED, Bus, Call, serving
 from slotd.service.interface import ROOT, Arg, Interface, Method, Node, typed
 
 _ERROR = "org.freedesktop.DBus.Error."
@@ -24,6 +26,7 @@ _PROPERTIES = "org.freedesktop.DBus.Properties"
 _OBJECTS = "org.freedesktop.DBus.ObjectManager"
 _INTROSPECTABLE = "org.freedesktop.DBus.Introspectable"
 _PEER = "org.freedesktop.DBus.Peer"
+TURN_S = 0.005
 _SHOWN_CHARS = 120  # of a caller's own words in an error
 
 INTROSPECTABLE = Interface(_INTROSPECTABLE, (Method("Introspect", (), (Arg("xml_data", "s"),)),))
@@ -56,11 +59,13 @@ _STANDARD_SIGNALS = {
 
 @dataclass(frozen=True, slots=True)
 class PeerLimits:
-    """Bounds for each peer: calls being worked on, and bytes of answers (a bucket and how it fills again, per second).
+    """Bounds for each peer: calls that wait and that are worked on, and bytes of answers (a bucket that fills again).
 
     The bus holds answers that a peer does not read, and stops reading from *us* when it holds too much of ours.
     """
 
+    waiting: int = 128
+    waiting_bytes: int = 256 * 1024
     running: int = 32
     reply_bytes: int = 16 * 1024**2
     reply_bytes_per_s: int = 1024**2
@@ -74,8 +79,10 @@ class Refused(Exception):
         self.name = name if "." in name else _ERROR + name
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Peer:
+    waiting: deque[Call] = field(default_factory=deque)
+    waiting_bytes: int = 0
     running: int = 0
     credit: float = 0.0
     at: float = 0.0
@@ -92,17 +99,21 @@ class Objects:
         self._nodes = nodes
         self._limits = limits
         self._peers: dict[str, _Peer] = {}
+        self._ready: deque[_Peer] = deque()  # those with calls waiting, in the order of their turns
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
         self.last_call = self._loop.time()
 
     @property
     def in_flight(self) -> int:
-        """Calls that are being worked on."""
-        return len(self._tasks)
+        """Calls that are not answered yet."""
+        return len(self._tasks) + sum(len(peer.waiting) for peer in self._ready)
 
     async def drain(self, timeout_s: float) -> None:
         """Wait until all calls are answered; those that take longer than `timeout_s` are cancelled."""
+        while self._ready:
+            self._take_turns()
+            await asyncio.sleep(0)
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=timeout_s)
         left = list(self._tasks)
@@ -111,27 +122,60 @@ class Objects:
         await asyncio.gather(*left, return_exceptions=True)
 
     def on_call(self, call: Call) -> None:
-        """Answer a call, at once or later."""
+        """Put a call where its turn will come."""
         self.last_call = self._loop.time()
         peer = self._peer(call.sender)
+        if call.fds and "h" in call.signature:
+            # Descriptors do not wait: a queue of them would be the end of those that we have.
+            self._answer(call, peer)
+        elif (
+            len(peer.waiting) >= self._limits.waiting
+            or peer.waiting_bytes + call.body_bytes > self._limits.waiting_bytes
+        ):
+            self._refuse(call, Refused(LIMITS_EXCEEDED, "cannot take more calls: too many of yours wait already."))
+        else:
+            if not self._ready:
+                self._loop.call_soon(self._take_turns)
+            if not peer.waiting:
+                self._ready.append(peer)
+            peer.waiting.append(call)
+            peer.waiting_bytes += call.body_bytes
+
+    def _take_turns(self) -> None:
+        """One call of each peer at a time, for a short while; then the rest of the daemon has its turn."""
+        until = self._loop.time() + TURN_S
+        while self._ready:
+            peer = self._ready[0]
+            call = peer.waiting.popleft()
+            peer.waiting_bytes -= call.body_bytes
+            self._ready.rotate(-1)
+            if not peer.waiting:
+                self._ready.pop()
+            self._answer(call, peer)
+            if self._ready and self._loop.time() > until:
+                self._loop.call_soon(self._take_turns)
+                return
+
+    def _answer(self, call: Call, peer: _Peer) -> None:
+        """Answer a call, at once or later."""
         try:
             if call.refused_bytes:
-                raise Refused(
-                    LIMITS_EXCEEDED, f"cannot take {call.refused_bytes} bytes of arguments: that is too much."
-                )
+                raise Refused(LIMITS_EXCEEDED, f"cannot take {call.refused_bytes} bytes of arguments: too many.")
             if peer.credit <= 0:
                 raise Refused(LIMITS_EXCEEDED, "cannot send you more answers now: you have had too many of late.")
-            signature, answer = self._run(call, peer)
+            with serving(call):
+                signature, answer = self._run(call, peer)
+                if inspect.isawaitable(answer):
+                    task = asyncio.ensure_future(self._later(call, peer, signature, answer))
+                    peer.running += 1
+                    self._tasks.add(task)
+                    task.add_done_callback(self._tasks.discard)
+                else:
+                    peer.credit -= self._bus.reply(call, signature, answer)
         except (Refused, SlotdError) as error:
             self._refuse(call, error)
-            return
-        if inspect.isawaitable(answer):
-            task = asyncio.ensure_future(self._later(call, peer, signature, answer))
-            peer.running += 1
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-        else:
-            peer.credit -= self._bus.reply(call, signature, answer)
+        except Exception as error:
+            self._bus.fault(call, error)
 
     async def _later(self, call: Call, peer: _Peer, signature: str, answer: Awaitable[Sequence[Any]]) -> None:
         try:
@@ -164,7 +208,8 @@ class Objects:
 
     def _forget_quiet(self, now: float) -> None:
         whole_s = self._limits.reply_bytes / self._limits.reply_bytes_per_s
-        for name in [name for name, peer in self._peers.items() if not peer.running and now - peer.at > whole_s]:
+        quiet = [n for n, p in self._peers.items() if not p.running and not p.waiting and now - p.at > whole_s]
+        for name in quiet:
             del self._peers[name]
 
     def _run(self, call: Call, peer: _Peer) -> tuple[str, Sequence[Any] | Awaitable[Sequence[Any]]]:

@@ -19,6 +19,8 @@ from slotd.host.run import Workers
 from slotd.host.systemd import BusSystemd, Systemd
 from slotd.recipes.context import Clock, Host
 from slotd.service.daemon import Daemon
+from slotd.service.publish import Service
+from slotd.service.publish import serve as put_on_bus
 from slotd.store import open_store
 
 _log = logging.getLogger(__name__)
@@ -60,8 +62,6 @@ def make_host(paths: Paths, systemd: Systemd, *, user_mode: bool) -> Host:
 
 async def serve(*, user_mode: bool) -> int:
     """Run until told to stop or idle. Gives the exit status."""
-    from slotd.service import objects  # late: the bus objects are the largest import
-
     notifier = Notifier()
     paths = Paths.from_environment(user_mode, os.environ)
     bus = await Bus.connect("session" if user_mode else "system")
@@ -77,7 +77,7 @@ async def serve(*, user_mode: bool) -> int:
     loop.add_signal_handler(signal.SIGHUP, lambda: asyncio.ensure_future(daemon.reload()))
     async with asyncio.TaskGroup() as group:
         watchdog = group.create_task(notifier.feed_watchdog())
-        surface = await objects.serve(bus, daemon, user_mode=user_mode)
+        surface = put_on_bus(bus, daemon, user_mode=user_mode)
         await daemon.begin()
         await bus.request_name(BUS_NAME)
         notifier.ready("ready")
@@ -90,6 +90,7 @@ async def serve(*, user_mode: bool) -> int:
         if not lost:
             # The name first: calls from now on start the next daemon instead of being lost.
             await bus.release_name(BUS_NAME)
+            await surface.finish()
         await daemon.end()
         for task in (watchdog, ended, idle, waiting):
             task.cancel()
@@ -98,7 +99,7 @@ async def serve(*, user_mode: bool) -> int:
     return 1 if lost else 0
 
 
-async def leave_when_idle(daemon: Daemon, surface: object, notifier: Notifier) -> None:
+async def leave_when_idle(daemon: Daemon, surface: Service, notifier: Notifier) -> None:
     """Return when nobody needs the daemon: no job, no trial, no caller for `IDLE_S`."""
     limit = float(os.environ.get("SLOTD_IDLE_SECONDS", IDLE_S))
     loop = asyncio.get_running_loop()
@@ -111,8 +112,8 @@ async def leave_when_idle(daemon: Daemon, surface: object, notifier: Notifier) -
         if text != shown:
             notifier.status(text)
             shown = text
-        last = max(busy_at, float(getattr(surface, "last_call", 0.0)))
+        last = max(busy_at, surface.last_call)
         left = last + limit - loop.time()
-        if left <= 0 and not getattr(surface, "in_flight", 0):
+        if left <= 0 and not surface.in_flight:
             return
         await asyncio.sleep(max(0.05, min(left, 5.0)))

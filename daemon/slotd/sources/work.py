@@ -105,9 +105,7 @@ def listing_from_json(result: Mapping[str, Any], source: Source, limits: Limits)
     for release in releases:
         for asset in release.assets:
             if not _is_own_kind(source, asset.url):
-                raise SourceFailed(
-                    f"cannot use {place}: {asset.name} of {release.version} is somewhere else than it may be"
-                )
+                raise SourceFailed(f"cannot use {place}: {asset.name} of {release.version} is not where it may be")
     return Listing(
         releases,
         form.state_from_json(result.get("state"), limits, f"{place}: state"),
@@ -217,8 +215,9 @@ def _only_safe(source: Source, is_https: bool, releases: Sequence[Release]) -> t
             if _is_own_kind(source, asset.url) and not (is_https and asset.url.lower().startswith("http:"))
         )
         if len(kept) < len(release.assets):
-            why = "the list came by https, and their addresses are not https"
-            warnings.append(f"{len(release.assets) - len(kept)} files of {release.version} were left out: {why}.")
+            names = ", ".join(asset.name for asset in release.assets if asset not in kept)[:200]
+            listed = "that came by https" if is_https else "on a server"
+            warnings.append(f"Left out of {release.version}: {names}, which a list {listed} must not send us to.")
             release = dataclasses.replace(release, assets=kept)
         safe.append(release)
     return safe, warnings

@@ -11,6 +11,7 @@ import pty
 import struct
 import sys
 import termios
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,9 +60,9 @@ async def slotctl(address: str, *args: str, **extra: str) -> Run:
 
 
 async def on_terminal(
-    address: str, *args: str, columns: int = 80, press: tuple[str, bytes] | None = None
+    address: str, *args: str, columns: int = 80, once: tuple[str, Callable[[int], object]] | None = None
 ) -> tuple[int, str]:
-    """Runs slotctl on a pseudo terminal; once it shows the text `press[0]`, types `press[1]`."""
+    """Runs slotctl on a pseudo terminal; once it shows the text `once[0]`, calls `once[1]` with our end."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     process = await asyncio.create_subprocess_exec(
@@ -88,9 +89,9 @@ async def on_terminal(
         if not piece:
             break
         seen += piece
-        if press is not None and press[0] in seen.decode(errors="replace"):
-            os.write(ours, press[1])
-            press = None
+        if once is not None and once[0] in seen.decode(errors="replace"):
+            once[1](ours)
+            once = None
     code = await asyncio.wait_for(process.wait(), DEADLINE_S)
     os.close(ours)
     return code, seen.decode(errors="replace")

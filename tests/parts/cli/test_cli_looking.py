@@ -107,3 +107,9 @@ async def test_decisions_reach_the_daemon_and_are_confirmed(slotd: Slotd, addres
     assert (await slotctl(address, "unhold", "notes", "--json")).json["held"] is False
     assert "mode auto" in (await slotctl(address, "mode", "notes", "auto")).out
     assert slotd.views["notes"].mode is Mode.AUTO
+
+
+async def test_a_reason_in_any_language_arrives_whole(slotd: Slotd, address: str) -> None:
+    run = await slotctl(address, "hold", "notes", "Größe prüfen, 日本")
+    assert (run.code, slotd.views["notes"].hold_reason) == (0, "Größe prüfen, 日本")
+    assert "Hold: Größe prüfen, 日本" in (await slotctl(address, "status", "notes")).out

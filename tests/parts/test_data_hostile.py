@@ -1,0 +1,177 @@
+"""An app's user who tries to make root read, write or remove what is not theirs."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from tests.trees import look
+
+from slotd import errors
+from slotd.data import DataSpec
+from slotd.data.tree import TreeStore
+
+NOBODY = 65534
+DROP = "import os, sys\nos.setresuid(65534, 65534, 65534)\nos.chdir(sys.argv[1])\n"
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A directory of the app's user, with data in it; and a secret outside that only root can read."""
+    for at in (tmp_path, *tmp_path.parents):
+        if at.stat().st_mode & 0o5 != 0o5:
+            at.chmod(at.stat().st_mode | 0o755)
+    top = tmp_path / "home"
+    (top / "data" / "sub").mkdir(parents=True)
+    (top / "data" / "sub" / "file").write_text("mine")
+    for at in (top, *top.rglob("*")):
+        os.chown(at, NOBODY, NOBODY)
+    (tmp_path / "secret").mkdir(mode=0o700)
+    (tmp_path / "secret" / "file").write_text("hunter2")
+    return top
+
+
+@contextmanager
+def attack(program: str, *arguments: Path) -> Iterator[None]:
+    """`program` runs as the app's user until the end of the block."""
+    argv = [sys.executable, "-c", DROP + program, *map(str, arguments)]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        process.stdout.readline()
+        yield
+        assert process.poll() is None, "the attack ended early"
+        process.kill()
+
+
+def never() -> bool:
+    return False
+
+
+def test_a_directory_swapped_for_a_link_never_brings_foreign_files_into_the_backup(home: Path, tmp_path: Path) -> None:
+    program = (
+        "os.symlink(sys.argv[2], 'link')\n"
+        "os.symlink(sys.argv[2] + '/file', 'data/filelink')\n"
+        "print(flush=True)\n"
+        "while True:\n"
+        "    os.rename('data/sub', 'dir'); os.rename('link', 'data/sub')\n"
+        "    os.rename('data/sub', 'link'); os.rename('dir', 'data/sub')\n"
+        "    os.rename('data/sub/file', 'f'); os.rename('data/filelink', 'data/sub/file')\n"
+        "    os.rename('data/sub/file', 'data/filelink'); os.rename('f', 'data/sub/file')\n"
+    )
+    store = TreeStore()
+    with attack(program, home, tmp_path / "secret"):
+        for _ in range(150):
+            store.hot(DataSpec((home / "data",)), tmp_path / "backup", None, never)
+            for at in (tmp_path / "backup" / "data").rglob("*"):
+                assert at.is_symlink() or not at.is_file() or at.read_text() == "mine"
+
+
+def test_a_link_in_the_way_that_the_app_can_change_is_refused(home: Path, tmp_path: Path) -> None:
+    (home / "way").symlink_to(tmp_path / "secret")
+    with pytest.raises(errors.Failed, match="way on the way is a symbolic link"):
+        TreeStore().hot(DataSpec((home / "way" / "file",)), tmp_path / "backup", None, never)
+    (home / "end").symlink_to(tmp_path / "secret")
+    with pytest.raises(errors.Failed, match="symbolic link that its owner can change") as caught:
+        TreeStore().hot(DataSpec((home / "end",)), tmp_path / "backup", None, never)
+    assert "[data] paths" in caught.value.hint
+
+
+def test_a_link_that_root_made_is_followed_as_a_dynamic_user_needs_it(home: Path, tmp_path: Path) -> None:
+    lib = tmp_path / "lib"
+    (lib / "private").mkdir(parents=True)
+    home.rename(lib / "private" / "app")
+    (lib / "app").symlink_to("private/app")
+    store = TreeStore()
+    spec = DataSpec((lib / "app",))
+    before = look(lib / "private" / "app")
+    store.hot(spec, tmp_path / "backup", None, never)
+    store.seal(tmp_path / "backup", {})
+    (lib / "private" / "app" / "data" / "sub" / "file").write_text("ruined")
+    store.restore(spec, tmp_path / "backup", tmp_path / "aside")
+    assert look(lib / "private" / "app") == before
+    assert (lib / "app").is_symlink()
+
+
+def test_data_that_the_app_replaced_by_a_link_are_restored_beside_what_it_leads_to(home: Path, tmp_path: Path) -> None:
+    store = TreeStore()
+    spec = DataSpec((home / "data",))
+    before = look(home / "data")
+    store.hot(spec, tmp_path / "backup", None, never)
+    store.seal(tmp_path / "backup", {})
+    (home / "data").rename(home / "moved")
+    (home / "data").symlink_to(tmp_path / "secret")
+    store.restore(spec, tmp_path / "backup", tmp_path / "aside")
+    assert look(home / "data") == before
+    assert (tmp_path / "secret" / "file").read_text() == "hunter2"
+    assert (tmp_path / "aside/data/0").is_symlink()
+
+
+def test_a_restore_under_attack_writes_nowhere_else_and_gives_nothing_away(home: Path, tmp_path: Path) -> None:
+    store = TreeStore()
+    spec = DataSpec((home / "data",), exclude=("sub/cache",))
+    (home / "data" / "sub" / "cache").write_text("cache")
+    store.hot(spec, tmp_path / "backup", None, never)
+    store.seal(tmp_path / "backup", {})
+    outside = look(tmp_path / "secret")
+    program = (
+        "print(flush=True)\n"
+        "names = ['data', '.data.slotd-restore']\n"
+        "while True:\n"
+        "    for name in names:\n"
+        "        for act in (lambda: os.rename(name, 'stolen'), lambda: os.symlink(sys.argv[2], name),\n"
+        "                    lambda: os.unlink(name), lambda: os.mkdir(name), lambda: os.rename('stolen', name)):\n"
+        "            try: act()\n"
+        "            except OSError: pass\n"
+    )
+    with attack(program, home, tmp_path / "secret"):
+        for n in range(40):
+            try:
+                store.restore(spec, tmp_path / "backup", tmp_path / f"aside-{n}")
+            except errors.SlotdError as error:
+                assert "cannot" in str(error)
+    assert look(tmp_path / "secret") == outside
+    assert store.verify(tmp_path / "backup") == []
+    for at in home.rglob("*"):
+        assert at.is_symlink() or not at.is_file() or at.read_text() in ("mine", "cache")
+
+
+def test_a_tree_too_deep_to_copy_fails_with_a_sentence_and_can_be_set_aside_and_removed(
+    home: Path, tmp_path: Path
+) -> None:
+    fd = os.open(home / "data", os.O_RDONLY)
+    for _ in range(400):
+        os.mkdir("d", dir_fd=fd)
+        below = os.open("d", os.O_RDONLY, dir_fd=fd)
+        os.close(fd)
+        fd = below
+    os.close(fd)
+    store = TreeStore()
+    with pytest.raises(errors.Failed, match="more than 150 directories deep"):
+        store.hot(DataSpec((home / "data",)), tmp_path / "backup", None, never)
+    store.remove(tmp_path / "backup")
+    store.quarantine(DataSpec((home / "data",)), tmp_path / "aside")
+    assert not (home / "data").exists()
+    store.remove(tmp_path / "aside")
+    assert not list(tmp_path.glob("*aside*"))
+
+
+def test_a_device_or_fifo_in_place_of_a_file_is_never_opened(home: Path, tmp_path: Path) -> None:
+    os.mkfifo(home / "data" / "fifo")
+    os.mknod(home / "data" / "zero", 0o666 | stat.S_IFCHR, os.makedev(1, 5))
+    stats = TreeStore().hot(DataSpec((home / "data",)), tmp_path / "backup", None, never)
+    assert len(stats.skipped) == 2
+
+
+def test_a_quarantine_begun_and_not_sealed_is_not_removed(home: Path, tmp_path: Path) -> None:
+    store = TreeStore()
+    store.quarantine(DataSpec((home / "data",)), tmp_path / "aside")
+    (tmp_path / "aside" / "header.json").unlink()
+    with pytest.raises(errors.Failed, match="may hold the only copy"):
+        store.remove(tmp_path / "aside")
+    assert (tmp_path / "aside/data/0/sub/file").read_text() == "mine"
