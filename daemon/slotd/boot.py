@@ -11,7 +11,7 @@ import dataclasses
 import logging
 import os
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from slotd import enable as enabling
@@ -22,7 +22,7 @@ from slotd.errors import Failed, SlotdError
 from slotd.host import definitions
 from slotd.host.offloop import off_loop
 from slotd.host.paths import Paths
-from slotd.host.systemd import CommandSystemd, Systemd
+from slotd.host.systemd import CommandSystemd, Systemd, Told
 from slotd.model import Job, JobKind, Trial
 from slotd.recipes import prune as pruning
 from slotd.recipes import recover as recovering
@@ -59,7 +59,7 @@ class NothingRuns:
     async def reload(self) -> None: ...
 
     @asynccontextmanager
-    async def watch(self, units: Sequence[str], told: Callable[[str, bool], None]) -> AsyncIterator[None]:
+    async def watch(self, units: Sequence[str], told: Told) -> AsyncIterator[None]:
         yield
 
 
@@ -120,7 +120,7 @@ async def go_back(work: Work, reason: str) -> None:
     """Data and symlink back, before the app starts."""
     from slotd.recipes.preserve import new_copy_id
 
-    await work.remember(reason=reason, quarantine=work.plan.quarantine or new_copy_id(work))
+    await work.remember(reason=reason, quarantine=work.plan.quarantine or new_copy_id(work, "quarantine"))
     await work.tell("rollback-started", f"going back to {work.plan.old_version or 'nothing'} at boot: {reason}")
     await finish_data_part(work, first="rb-quarantine")
 

@@ -13,7 +13,8 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from tests.parts.bus_world import MANAGER, NAME, PROPERTIES, ROOT, RawPeer, World, eventually, wire_value, world
+from tests.parts.bus_peer import NAME, ROOT, RawPeer, wire_value
+from tests.parts.bus_world import MANAGER, PROPERTIES, World, eventually, world
 
 from slotd.host.bus import Bus, BusFailed, Variant
 from slotd.service.objects import PeerLimits
@@ -129,7 +130,7 @@ async def test_answers_that_nobody_reads_do_not_stop_those_for_others() -> None:
             await flooding
             await is_served(it)
         assert it.daemon.is_connected
-        assert it.daemon._outbox.waiting_bytes == 0
+        assert it.daemon.backlog_bytes == 0
 
 
 async def test_who_reads_too_much_is_told_so_and_served_again_after_a_while() -> None:
@@ -308,3 +309,26 @@ async def test_a_new_connection_finds_the_daemon_after_all_of_this() -> None:
     async with world() as it:
         late: Bus = await it.bus.connect()
         assert (await it.call("GetApp", "s", "notes", by=late, path=ROOT))[0] == "/org/slotd1/app/notes"
+
+
+async def test_peers_are_served_in_turn_however_much_one_of_them_asks() -> None:
+    async with world() as it:
+        served: list[str] = []
+        answer = it.core.app
+
+        def slow(name: str) -> Any:
+            served.append(name)
+            time.sleep(0.002)
+            return answer(name)
+
+        it.core.app = slow  # type: ignore[method-assign]
+        greedy, modest = await peer_of(it), await peer_of(it)
+        body = {name: wire_value("s", name) for name in ("notes", "wiki")}
+        # Nothing is awaited in between: all of it is there before the daemon looks.
+        for _ in range(100):
+            greedy.send(member="GetApp", interface=MANAGER, signature="s", body=body["notes"])
+        serial = modest.send(member="GetApp", interface=MANAGER, signature="s", body=body["wiki"])
+        time.sleep(0.1)
+        await asyncio.to_thread(modest.replies, [serial])
+        assert served.index("wiki") < 30
+        await eventually(lambda: len(served) == 101)

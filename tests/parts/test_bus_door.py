@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import array
 import asyncio
 import os
+import socket
+import struct
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from tests.parts.bus_world import PrivateBus, RawPeer, eventually, private_bus
+from tests.parts.bus_peer import RawPeer
+from tests.parts.bus_world import PrivateBus, eventually, private_bus
 
 from slotd.errors import Busy
 from slotd.host.bus import Bus, BusFailed, Call, Variant, current_sender
+from slotd.host.bus_wire import GuardedSocket, WireLimits
 
 DBUS = "org.freedesktop.DBus"
 
@@ -175,17 +180,24 @@ async def test_odd_flags_do_not_end_the_connection_and_are_understood(bus: Priva
     assert await ask(client) == []
 
 
-async def test_a_message_of_an_unknown_type_is_ignored_with_what_came_along(bus: PrivateBus) -> None:
-    service, client = await pair(bus)
-    service.serve(service.reply)  # type: ignore[arg-type]
-    peer = RawPeer(bus.socket)
+def test_a_message_of_an_unknown_type_is_skipped_with_what_came_along() -> None:
+    near, far = socket.socketpair()
+    near.setblocking(False)
+    guard = GuardedSocket(near, WireLimits())
+
+    def message(kind: int, serial: int) -> bytes:
+        return b"l" + bytes([kind, 0, 1]) + struct.pack("<III", 4, serial, 8) + b"8 bytes." + b"body"
+
     before = len(os.listdir("/proc/self/fd"))
     with open("/dev/null") as null:
-        peer.send(
-            member="Ask", path="/x", to="org.example.peer", kind=9, fds=[null.fileno()], body=b"12345678", signature="t"
-        )
-    assert await ask(client) == []
+        socket.send_fds(far, [message(9, 1)], [null.fileno()])
+    far.sendall(message(1, 2))
+    assert guard.recvmsg(16, 64)[0] == message(1, 2)[:16]
+    assert guard.recvmsg(100, 64)[0] == b"8 bytes.body"
     assert len(os.listdir("/proc/self/fd")) == before
+    far.close()
+    assert guard.recvmsg(16, 64)[0] == b""
+    near.close()
 
 
 async def test_arguments_without_end_are_not_even_parsed(bus: PrivateBus) -> None:
@@ -239,3 +251,26 @@ async def test_descriptors_reach_the_callee_even_when_the_buffer_was_full(bus: P
     assert got == [b"through the pipe"]
     os.close(mine)
     os.close(theirs)
+
+
+def test_descriptors_wait_with_their_message_for_room_in_the_buffer() -> None:
+    near, far = socket.socketpair()
+    near.setblocking(False)
+    guard = GuardedSocket(near, WireLimits())
+    while guard.send(b"x" * 65536):
+        pass
+    with open("/dev/null") as null:
+        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [null.fileno()]))]
+        assert guard.sendmsg([b"with a descriptor"], ancillary) == 0
+        # The library takes them for sent now, and goes on with `send`.
+        far.settimeout(5)
+        while far.recv(1 << 20)[-1:] == b"x" and guard.send(b"with a descriptor") == 0:
+            pass
+    received, fds, _, _ = socket.recv_fds(far, 1 << 20, 4)
+    while not fds:
+        received, fds, _, _ = socket.recv_fds(far, 1 << 20, 4)
+    assert received.endswith(b"with a descriptor")
+    assert len(fds) == 1
+    os.close(fds[0])
+    near.close()
+    far.close()

@@ -7,17 +7,8 @@ import xml.etree.ElementTree as ElementTree
 from typing import Any
 
 import pytest
-from tests.parts.bus_world import (
-    APP,
-    BACKUP,
-    JOB,
-    MANAGER,
-    PROPERTIES,
-    REPOSITORY,
-    ROOT,
-    TRIAL,
-    world,
-)
+from tests.parts.bus_peer import ROOT
+from tests.parts.bus_world import APP, BACKUP, JOB, MANAGER, PROPERTIES, REPOSITORY, TRIAL, world
 
 from slotd.host.bus import Variant
 from slotd.model import AppState, Event, Job, JobKind, JobState, Result, Trial

@@ -10,7 +10,8 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from tests.parts.bus_world import MANAGER, NAME, NOBODY, ROOT, FakePolkit, World, eventually, world
+from tests.parts.bus_peer import NAME, ROOT
+from tests.parts.bus_world import MANAGER, NOBODY, FakePolkit, World, eventually, world
 
 from slotd.host.bus import Bus
 
@@ -160,7 +161,7 @@ async def test_a_caller_who_left_before_the_question_is_nobody() -> None:
         before = it.service.last_call
         script = (
             "import sys; sys.path[:0] = sys.argv[3:]\n"
-            "from tests.parts.bus_world import RawPeer, wire_value\n"
+            "from tests.parts.bus_peer import RawPeer, wire_value\n"
             "from pathlib import Path\n"
             "for _ in range(20):\n"
             "    peer = RawPeer(Path(sys.argv[1]))\n"

@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from tests.parts.bus_world import APP, JOB, MANAGER, NAME, PROPERTIES, ROOT, World, world
+from tests.parts.bus_peer import NAME, ROOT
+from tests.parts.bus_world import APP, JOB, MANAGER, PROPERTIES, World, world
 
 from slotd.model import AppState, AppView, Mode, Result
 

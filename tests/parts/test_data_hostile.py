@@ -7,7 +7,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -44,9 +44,11 @@ def attack(program: str, *arguments: Path) -> Iterator[None]:
     with subprocess.Popen(argv, stdout=subprocess.PIPE) as process:
         assert process.stdout
         process.stdout.readline()
-        yield
-        assert process.poll() is None, "the attack ended early"
-        process.kill()
+        try:
+            yield
+            assert process.poll() is None, "the attack ended early"
+        finally:
+            process.kill()
 
 
 def never() -> bool:
@@ -131,10 +133,8 @@ def test_a_restore_under_attack_writes_nowhere_else_and_gives_nothing_away(home:
     )
     with attack(program, home, tmp_path / "secret"):
         for n in range(40):
-            try:
+            with suppress(errors.SlotdError):  # an app may spoil its own restore, with a sentence
                 store.restore(spec, tmp_path / "backup", tmp_path / f"aside-{n}")
-            except errors.SlotdError as error:
-                assert "cannot" in str(error)
     assert look(tmp_path / "secret") == outside
     assert store.verify(tmp_path / "backup") == []
     for at in home.rglob("*"):

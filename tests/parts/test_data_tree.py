@@ -384,9 +384,12 @@ def test_files_that_come_go_and_change_while_they_are_copied_do_not_fail_the_hot
     )
     spec = DataSpec((live,))
     with subprocess.Popen([sys.executable, "-c", program, str(live)]) as app:
-        for _ in range(8):
-            store.hot(spec, tmp_path / "backup", None, never)
-        app.kill()
+        try:
+            for _ in range(8):
+                store.hot(spec, tmp_path / "backup", None, never)
+            assert app.poll() is None, "the app ended early"
+        finally:
+            app.kill()
     store.cold(spec, tmp_path / "backup")
     store.seal(tmp_path / "backup", {})
     assert look(tmp_path / "backup/data/0") == look(live)

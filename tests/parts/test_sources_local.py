@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from tests.release_server import ReleaseServer
 
+from slotd.core.assets import THIS_ARCHITECTURE, architecture_names
 from slotd.core.release import release_to_json
 from slotd.core.schema import Limits, Source
 from slotd.errors import Failed, Misconfigured, SourceFailed
@@ -173,13 +174,15 @@ def test_a_folder_of_each_version_is_a_release(tmp_path: Path) -> None:
 
 
 def test_files_side_by_side_tell_their_version_by_their_name(tmp_path: Path) -> None:
-    one = {"app-1.1-linux-amd64.tar.gz", "app-1.1-linux-arm64.tar.gz", "app-1.1.sums"}
-    ten = {"app-1.10-linux-amd64.tar.gz", "app-1.10-linux-amd64.tar.gz.asc"}
-    both = {"SHA256SUMS", "app-latest-linux-amd64.tar.gz"}
-    unseen = {"app-2.0-linux-amd64.tar.gz.part", ".app-2.0-linux-amd64.tar.gz"}
+    usual, other = architecture_names(THIS_ARCHITECTURE)[0], "s390x"
+    one = {f"app-1.1-linux-{usual}.tar.gz", f"app-1.1-linux-{other}.tar.gz", "app-1.1.sums"}
+    ten = {f"app-1.10-linux-{usual}.tar.gz", f"app-1.10-linux-{usual}.tar.gz.asc"}
+    ten |= {f"app-1.10-unknown-linux-gnu-{usual}.tar.gz"}
+    both = {"SHA256SUMS", f"app-latest-linux-{usual}.tar.gz"}
+    unseen = {f"app-2.0-linux-{usual}.tar.gz.part", f".app-2.0-linux-{usual}.tar.gz"}
     for name in one | ten | both | unseen:
         put(tmp_path / name)
-    found = names(listing(folder(tmp_path)))
+    found = names(listing(folder(tmp_path, asset=("app-{version}-{os}-{arch}.tar.gz",))))
     assert {version: set(held) for version, held in found.items()} == {"1.1": one | both, "1.10": ten | both}
 
 

@@ -57,7 +57,7 @@ def test_none_of_them_is_tried_again_by_itself(notes: Notes) -> None:
 
 
 def test_what_each_failed_version_wrote_is_kept_as_quarantine(notes: Notes) -> None:
-    kept = [copy for copy in notes.json("backups", "notes")["backups"] if copy["kind"] == "quarantine"]
+    kept = [copy for copy in notes.json("backups", "notes") if copy["kind"] == "quarantine"]
     assert kept
     for copy in kept:
         assert notes.machine.exists(f"/var/lib/slotd/quarantine/notes/{copy['id']}/header.json")
@@ -73,7 +73,7 @@ def test_a_good_release_still_gets_through_afterwards(notes: Notes) -> None:
 
 
 def test_going_back_by_hand_must_say_what_happens_to_the_data(notes: Notes) -> None:
-    printed = notes.slotctl("rollback", "notes", status=1)
+    printed = notes.slotctl("rollback", "notes", status=2)
     assert "--data=keep" in printed and "--data=restore" in printed
     assert notes.wait_state()["version"] == "2.0"
 

@@ -119,6 +119,7 @@ class Restore:
                     if has_copy:
                         self._bring(at, data, str(number), str(kept), kept)
                         _carry(aside, str(kept), at.parent, at.name, self.is_excluded)
+                        _same_times(data, str(number), at.parent, at.name)
                     elif comes_back:
                         _move(aside, str(kept), at.parent, at.name)
                     else:
@@ -232,6 +233,22 @@ def _carry_one(here: int, there: int, parts: list[str]) -> None:
         if _is_directory(there, name):
             with files.opened(name, files.DIRECTORY, dir_fd=there) as outer:
                 _carry_one(inner, outer, parts[1:])
+
+
+def _same_times(src_dir: int, src: str, dst_dir: int, dst: str) -> None:
+    """Give the directories the times that those of `src` have: a killed call may have left them as it went."""
+    if not (_is_directory(src_dir, src) and _is_directory(dst_dir, dst)):
+        return
+    with (
+        files.opened(src, files.DIRECTORY, dir_fd=src_dir) as here,
+        files.opened(dst, files.DIRECTORY, dir_fd=dst_dir) as there,
+    ):
+        with os.scandir(here) as entries:
+            names = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+        for name in names:
+            _same_times(here, name, there, name)
+        found = os.fstat(here)
+        os.utime(there, ns=(found.st_atime_ns, found.st_mtime_ns))
 
 
 @contextmanager

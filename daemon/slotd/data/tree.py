@@ -30,21 +30,23 @@ class TreeStore:
         return needs(spec, base)
 
     def hot(self, spec: DataSpec, dest: Path, base: Path | None, cancelled: Callable[[], bool]) -> CopyStats:
-        return Pass(spec, dest, base, app_runs=True, cancelled=cancelled).run()
+        with files.explaining(f"cannot back up to {dest}"):
+            return Pass(spec, dest, base, app_runs=True, cancelled=cancelled).run()
 
     def cold(self, spec: DataSpec, dest: Path) -> CopyStats:
-        return Pass(spec, dest, None, app_runs=False, cancelled=lambda: False).run()
+        with files.explaining(f"cannot back up to {dest}"):
+            return Pass(spec, dest, None, app_runs=False, cancelled=lambda: False).run()
 
     def seal(self, dest: Path, header: Mapping[str, Any]) -> int:
         layout = Layout(dest)
         scope = layout.scope()
         if scope is None or layout.unfinished.exists():
             raise errors.Failed(f"cannot seal {dest}: its last copy was not finished")
-        layout.unseal()
-        hit("data.seal.manifest")
         digest_of = unknown if scope.kind == "quarantine" else indexed(layout.index())
-        found = Manifest(digest_of).walk(layout)
         with files.explaining(f"cannot seal {dest}"):
+            layout.unseal()
+            hit("data.seal.manifest")
+            found = Manifest(digest_of).walk(layout)
             hit("data.seal.header")
             layout.write_seal(found.lines.values(), found.bytes, len(found.lines), header)
         return found.bytes
@@ -67,10 +69,12 @@ class TreeStore:
         return sorted(differences(written, Manifest(read).walk(layout).lines))
 
     def quarantine(self, spec: DataSpec, dest: Path) -> int:
-        return Aside(spec, dest).run()
+        with files.explaining(f"cannot set the data aside in {dest}"):
+            return Aside(spec, dest).run()
 
     def restore(self, spec: DataSpec, src: Path, aside: Path) -> None:
-        Restore(spec, src, aside).run()
+        with files.explaining(f"cannot restore from {src}"):
+            Restore(spec, src, aside).run()
 
     def remove(self, dest: Path) -> None:
         """Remove a copy, also a half-made one; but not a half-made quarantine: it may be all there is of the data."""

@@ -20,6 +20,7 @@ from ctypes import POINTER, byref, c_char_p, c_int, c_int64, c_long, c_size_t, c
 from typing import Any, Final, NamedTuple
 
 BLOCK_BYTES: Final = 128 * 1024  # stays in the processor's cache
+PIPE_BYTES: Final = 1024**2
 
 _OK, _EOF, _WARN = 0, 1, -20
 _FORMAT_MASK: Final = 0xFF0000
@@ -217,10 +218,10 @@ class Decompressor:
     """
 
     def __init__(self, fd: int) -> None:
+        self._reader: Reader | None = Reader(fd, ("raw",), filters=True)
         self.pipe, self._writing = os.pipe()
         with contextlib.suppress(OSError):  # unprivileged users have an allowance of pipe memory; less is only slower
-            fcntl.fcntl(self._writing, fcntl.F_SETPIPE_SZ, BLOCK_BYTES)
-        self._reader: Reader | None = Reader(fd, ("raw",), filters=True)
+            fcntl.fcntl(self._writing, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
         self.failed: ArchiveError | None = None
         self._thread = threading.Thread(target=self._pump, args=(self._reader,), name="decompress", daemon=True)
         self._thread.start()

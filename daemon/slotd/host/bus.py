@@ -43,7 +43,7 @@ def unwrap(value: Any) -> Any:
     """`value` without variants, all the way down; byte arrays as `bytes`."""
     if isinstance(value, Variant):
         return unwrap(value.value)
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return [unwrap(item) for item in value]
     if isinstance(value, dict):
         return {key: unwrap(item) for key, item in value.items()}
@@ -126,6 +126,15 @@ class Bus:
     @property
     def is_connected(self) -> bool:
         return bool(self._raw.connected)
+
+    @property
+    def backlog_bytes(self) -> int:
+        """What waits to be taken by the bus."""
+        return self._outbox.waiting_bytes
+
+    def when_taken(self, level_bytes: int, then: Callable[[], None]) -> None:
+        """Call `then` once, as soon as the backlog is no more than that. One caller at a time."""
+        self._outbox.when_below(level_bytes, then)
 
     async def wait_disconnected(self) -> None:
         """Return when the connection is over, whoever ended it."""

@@ -16,7 +16,7 @@ import socket
 import struct
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,7 +84,7 @@ class GuardedSocket:
     """Stands in for the library's socket. Hands over one message at a time, each harmless in form.
 
     `flags`, `body_bytes` and `refused_bytes` belong to the message that was handed over last: what its flags byte
-    really said, its body's length, and the length of a body that was over the limit and is thrown away (0: it is whole).
+    really said, its body's length, and the length of one that was over the limit and is thrown away (0: it is whole).
     """
 
     def __init__(self, sock: socket.socket, limits: WireLimits) -> None:
@@ -114,6 +114,13 @@ class GuardedSocket:
         header, fds = bytes(self._header), self._fds
         self._header, self._fds = bytearray(), []
         return header, _as_ancillary(fds), 0, None
+
+    def recv(self, length: int) -> bytes:
+        """For the handshake. The library reads on for ever after the end of the stream: here that is an error."""
+        data = self._sock.recv(length)
+        if not data:
+            raise ConnectionResetError(errno.ECONNRESET, "the bus hung up during the handshake")
+        return data
 
     def _read(self, length: int) -> tuple[bytes, list[int]]:
         try:
@@ -199,6 +206,17 @@ class Outbox(deque[tuple[bytearray, Any, Any]]):
         super().__init__()
         self.waiting_bytes = 0
         self.last_bytes = 0
+        self._drained: tuple[int, Callable[[], None]] | None = None
+
+    def when_below(self, level_bytes: int, then: Callable[[], None]) -> None:
+        """Call `then` once, as soon as no more than that waits."""
+        self._drained = (level_bytes, then)
+        self._look()
+
+    def _look(self) -> None:
+        if self._drained is not None and self.waiting_bytes <= self._drained[0]:
+            then, self._drained = self._drained[1], None
+            then()
 
     def append(self, item: tuple[bytearray, Any, Any]) -> None:
         self.last_bytes = len(item[0])
@@ -208,6 +226,7 @@ class Outbox(deque[tuple[bytearray, Any, Any]]):
     def popleft(self) -> tuple[bytearray, Any, Any]:
         item = super().popleft()
         self.waiting_bytes -= len(item[0])
+        self._look()
         return item
 
     def pop(self) -> tuple[bytearray, Any, Any]:  # type: ignore[override]

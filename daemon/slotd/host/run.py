@@ -106,7 +106,8 @@ class Workers:
             async with unit_of as running:
                 result = await self._talk(running, ours, request, fds, timeout_s, on_progress)
                 ours.close()  # the worker has nothing more to say
-                await running.ended(START_S)
+                if not await running.ended(START_S):
+                    await running.stop()
         if result is None:
             raise self._death(verb, profile, running, timeout_s)
         if "ok" in result and isinstance(result["ok"], dict):

@@ -7,11 +7,12 @@ Two implementations of one Protocol: over the bus for the daemon (it subscribes 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
 from typing import Any, Protocol
 
-from slotd.core.health import UnitStatus
+from slotd.core.health import UnitStatus, describe_failure
 from slotd.errors import Failed
 from slotd.host.bus import Bus
 from slotd.host.run import run
@@ -25,6 +26,18 @@ _PROPERTIES = "org.freedesktop.DBus.Properties"
 
 # Units that need this one to run: stopping it stops them, and systemd does not start them again by itself.
 _DEPENDENTS = ("RequiredBy", "BoundBy", "ConsistsOf")
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a unit was said to have done. `by_job`: someone started or stopped it; `failure`: how it ended, a clause."""
+
+    unit: str
+    by_job: bool = False
+    failure: str = ""
+
+
+Told = Callable[[Change], None]
 
 
 class Systemd(Protocol):
@@ -52,8 +65,8 @@ class Systemd(Protocol):
         """daemon-reload."""
         ...
 
-    def watch(self, units: Sequence[str], told: Callable[[str, bool], None]) -> AbstractAsyncContextManager[None]:
-        """Within it `told(unit, by_job)` is called when a unit changes; `by_job`: someone started or stopped it."""
+    def watch(self, units: Sequence[str], told: Told) -> AbstractAsyncContextManager[None]:
+        """Within it `told` is called whenever one of the units changes, or someone started or stopped it."""
         ...
 
 
@@ -158,12 +171,12 @@ class BusSystemd:
         await self._call("Reload")
 
     @asynccontextmanager
-    async def watch(self, units: Sequence[str], told: Callable[[str, bool], None]) -> AsyncIterator[None]:
+    async def watch(self, units: Sequence[str], told: Told) -> AsyncIterator[None]:
         undo: list[Callable[[], Awaitable[None]]] = []
 
         def on_removed(_path: str, _member: str, body: Sequence[Any]) -> None:
             if str(body[2]) in units:
-                told(str(body[2]), True)
+                told(Change(str(body[2]), by_job=True))
 
         try:
             undo.append(
@@ -174,8 +187,8 @@ class BusSystemd:
             for unit in units:
                 path = await self._call("LoadUnit", "s", unit)
 
-                def on_changed(_path: str, _member: str, _body: Sequence[Any], unit: str = unit) -> None:
-                    told(unit, False)
+                def on_changed(_path: str, _member: str, body: Sequence[Any], unit: str = unit) -> None:
+                    told(Change(unit, failure=_failure(unit, body[1])))
 
                 undo.append(
                     await self._bus.on_signal(
@@ -186,6 +199,22 @@ class BusSystemd:
         finally:
             for unsubscribe in undo:
                 await unsubscribe()
+
+
+def _failure(unit: str, changed: Mapping[str, Any]) -> str:
+    """How a unit ended, from the signal itself: a look would come too late, a restart sets it all back."""
+    result = str(changed.get("Result", "success"))
+    if result == "success":
+        return ""
+    return describe_failure(
+        UnitStatus(
+            name=unit,
+            active_state="failed",
+            result=result,
+            exec_main_code=int(changed.get("ExecMainCode", 0)),
+            exec_main_status=int(changed.get("ExecMainStatus", 0)),
+        )
+    )
 
 
 class CommandSystemd:
@@ -244,5 +273,5 @@ class CommandSystemd:
         await self._run("daemon-reload")
 
     @asynccontextmanager
-    async def watch(self, units: Sequence[str], told: Callable[[str, bool], None]) -> AsyncIterator[None]:
+    async def watch(self, units: Sequence[str], told: Told) -> AsyncIterator[None]:
         yield  # without a bus nothing is told; the caller looks at its own pace

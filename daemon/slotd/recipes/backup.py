@@ -65,7 +65,7 @@ async def restore(work: Work, *, first: str = "") -> Result:
     """Bring a backup's data back to the version that runs; what is there becomes quarantine."""
     work.rules = machine.RESTORE
     if not first:
-        await work.remember(restore=True, quarantine=work.plan.quarantine or preserve.new_copy_id(work))
+        await work.remember(restore=True, quarantine=work.plan.quarantine or preserve.new_copy_id(work, "quarantine"))
     try:
         await perform(work, RESTORE_STEPS, first=first)
     except Stopped as stopped:

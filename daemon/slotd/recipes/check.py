@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from slotd.core import policy
 from slotd.core.plain import to_plain
-from slotd.core.release import releases_from_json, state_from_json, warnings_from_json
 from slotd.core.schema import App
 from slotd.errors import Misconfigured, SlotdError, SourceFailed
 from slotd.host import files
@@ -19,6 +17,9 @@ from slotd.host.offloop import off_loop
 from slotd.model import Result
 from slotd.recipes.context import Work
 from slotd.recipes.run import Step
+from slotd.sources.work import credential_host, listing_from_json
+
+WORKER_GRACE_S = 60.0  # more than the worker's own deadline: it can still say what went wrong
 
 
 async def ask_source(work: Work) -> Result:
@@ -46,17 +47,20 @@ async def look(work: Work, *, wanted: str = "", force: bool = False) -> policy.C
         "source": to_plain(app.source),
         "limits": to_plain(limits),
         "state": to_plain(record.source_state),
+        "also": [name for name in (app.verify.checksums, app.verify.signature) if "{checksums}" not in name and name],
         "credential": secret,
         "credential_host": host,
     }
     now = work.host.clock.now()
     try:
         claim = await work.host.workers.call(
-            "list", request, unit=work.unit("list"), timeout_s=limits.index_s * 2, properties=worker_properties(app)
+            "list",
+            request,
+            unit=work.unit("list"),
+            timeout_s=limits.index_s + WORKER_GRACE_S,
+            properties=worker_properties(app),
         )
-        releases = releases_from_json(claim.get("releases"), limits)
-        state = state_from_json(claim.get("state", {}), limits)
-        warnings = warnings_from_json(claim.get("warnings", []))
+        listing = listing_from_json(claim, app.source, limits)
     except SlotdError as error:
         await off_loop(store.change_app, app.name, last_check=now, last_error=str(error))
         if not isinstance(error, SourceFailed):
@@ -66,7 +70,7 @@ async def look(work: Work, *, wanted: str = "", force: bool = False) -> policy.C
     active = await off_loop(work.engine.active)
     slots = await off_loop(store.slots, app.name)
     choice = policy.choose(
-        releases,
+        listing.releases,
         app=app,
         current=slots[active].version if active else "",
         record=record,
@@ -77,9 +81,9 @@ async def look(work: Work, *, wanted: str = "", force: bool = False) -> policy.C
         now=now,
         machine_id=work.host.machine_id,
     )
-    for warning in warnings:
+    for warning in listing.warnings:
         await work.tell("release-skipped", warning)
-    changes = {"last_check": now, "last_error": "", "source_state": state}
+    changes = {"last_check": now, "last_error": "", "source_state": listing.state}
     if not wanted:
         changes["available"] = choice.release.version if choice.release else ""
     await off_loop(lambda: store.change_app(app.name, **changes))
@@ -98,7 +102,7 @@ def credential(app: App) -> tuple[str | None, str]:
             hint=f"Add LoadCredential={app.source.credential}:/path to slotd.service (`systemctl edit slotd`).",
         )
     secret = files.read_bounded(path, 64 * 1024).decode("utf-8", "strict").strip()
-    return secret, urlsplit(app.source.url).netloc
+    return secret, credential_host(app.source)
 
 
 def worker_properties(app: App) -> tuple[str, ...]:

@@ -173,7 +173,7 @@ class Work:
             progress=100,
             finished_at=self.host.clock.now(),
             error_name=error.name if error else "",
-            error_message=str(error) if error else "",
+            error_message="\n".join(filter(None, (error.message, error.hint))) if error else "",  # hint on its own line
         )
         await off_loop(self.host.store.save, self.job)
         self._changed(self.job)

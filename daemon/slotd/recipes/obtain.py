@@ -22,7 +22,7 @@ from slotd.host import failpoint, files
 from slotd.host.definitions import read_keys
 from slotd.host.offloop import off_loop
 from slotd.model import Blocked, Result, SlotName
-from slotd.recipes.check import credential, look, worker_properties
+from slotd.recipes.check import WORKER_GRACE_S, credential, look, worker_properties
 from slotd.recipes.context import Artifact, Work
 
 
@@ -97,9 +97,13 @@ async def _download_one(work: Work, cache: Path, artifact: Artifact) -> str:
     try:
         os.fchmod(descriptor, 0o644)
 
+        noted: dict[str, Any] = {}
+
         def on_progress(said: Mapping[str, Any]) -> None:
-            if isinstance(said.get("state"), Mapping):
-                note.write_text(json.dumps(dict(said["state"])))
+            if isinstance(said.get("state"), Mapping) and said["state"] != noted:
+                noted.clear()
+                noted.update(said["state"])
+                note.write_text(json.dumps(noted))  # once a download: a few bytes, and a lost one costs only a resume
             done, total = said.get("bytes"), said.get("total") or artifact.size
             if isinstance(done, int) and isinstance(total, int) and total > 0:
                 work.progress(min(1.0, done / total))
@@ -111,6 +115,7 @@ async def _download_one(work: Work, cache: Path, artifact: Artifact) -> str:
             "offset_state": await off_loop(_read_note, note),
             "limit_bytes": limits.download_bytes,
             "expected_size": artifact.size,
+            "expected_digest": artifact.source_digest,
             "bandwidth": work.host.settings.bandwidth,
             "limits": to_plain(limits),
             "credential": secret,
@@ -121,7 +126,7 @@ async def _download_one(work: Work, cache: Path, artifact: Artifact) -> str:
             request,
             [descriptor],
             unit=work.unit("fetch"),
-            timeout_s=limits.download_s,
+            timeout_s=limits.download_s + WORKER_GRACE_S,
             on_progress=on_progress,
             properties=worker_properties(work.app),
         )
@@ -219,7 +224,11 @@ async def _small(work: Work, url: str) -> bytes:
         "credential_host": host,
     }
     claim = await work.host.workers.call(
-        "small", request, unit=work.unit("small"), timeout_s=limits.index_s, properties=worker_properties(work.app)
+        "small",
+        request,
+        unit=work.unit("small"),
+        timeout_s=limits.index_s + WORKER_GRACE_S,
+        properties=worker_properties(work.app),
     )
     try:
         return base64.b64decode(str(claim["body"]), validate=True)

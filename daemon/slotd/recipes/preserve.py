@@ -15,10 +15,13 @@ from slotd.model import Backup
 from slotd.recipes.context import Work
 
 
-def new_copy_id(work: Work) -> str:
-    """Sortable, readable, unique: the time and the job's number."""
+def new_copy_id(work: Work, kind: str = "backup") -> str:
+    """Sortable, readable, unique: the time, the job's number, and what kind of copy of that job it is.
+
+    A job may make a backup and a quarantine in one second; they must never be taken for each other.
+    """
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(work.host.clock.now()))
-    return f"{stamp}-{work.job.id}"
+    return f"{stamp}-{work.job.id}" + ("" if kind == "backup" else f"-{kind}")
 
 
 def wants_backup(work: Work) -> bool:

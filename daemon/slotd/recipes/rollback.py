@@ -24,8 +24,10 @@ async def roll_back(work: Work, reason: str, *, first: str = "") -> Result:
     if not first:
         if work.app.policy.on_failure == "stop" and work.job.kind == "update":
             return await stop_and_hold(work, reason)
-        await work.remember(reason=reason, quarantine=work.plan.quarantine or new_copy_id(work))
-        where = f"going back to {work.plan.old_version}" if work.plan.old_version else f"removing {work.plan.version} again"
+        await work.remember(reason=reason, quarantine=work.plan.quarantine or new_copy_id(work, "quarantine"))
+        where = (
+            f"going back to {work.plan.old_version}" if work.plan.old_version else f"removing {work.plan.version} again"
+        )
         await work.tell("rollback-started", f"{where}: {reason}")
     try:
         await perform(work, STEPS, first=first)
@@ -71,7 +73,7 @@ async def bring_data_back(work: Work) -> None:
     if not work.plan.restore:
         return
     backup = await off_loop(work.host.store.backup, work.app.name, work.plan.backup)
-    if not await off_loop(work.data.is_sealed, Path(backup.path)):
+    if work.plan.backup == work.plan.quarantine or not await off_loop(work.data.is_sealed, Path(backup.path)):
         raise NoSuchBackup(f"cannot restore {backup.path}: it is not a whole backup.")
     aside = work.host.copy_path("quarantine", work.app.name, work.plan.quarantine)
     await off_loop(work.data.restore, work.data_spec, Path(backup.path), aside)

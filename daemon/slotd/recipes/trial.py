@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from importlib import import_module
 
@@ -16,6 +17,7 @@ from slotd.core.health import UnitSeen, UnitStatus, Verdict
 from slotd.core.schema import Health
 from slotd.errors import Failed
 from slotd.host.offloop import off_loop
+from slotd.host.systemd import Change
 from slotd.probes import PROBES, Probe, Target
 from slotd.recipes.context import Work
 from slotd.recipes.switch import open_trial, start_on_trial
@@ -74,11 +76,7 @@ class Watch:
 
     def begin_anew(self) -> None:
         """The app was started again: its grace time begins again."""
-        now = self.work.host.clock.monotonic()
-        self.trackers = [
-            dataclasses.replace(rules.track(health, now), failures=tracker.failures)
-            for health, tracker in zip(self.probes, self.trackers, strict=True)
-        ]
+        self.trackers = [rules.track(health, self.work.host.clock.monotonic()) for health in self.probes]
 
     def check_alive(self) -> None:
         """A probe's own defect is an error of the trial, never silence."""
@@ -98,10 +96,13 @@ class Watch:
 async def watch(work: Work) -> None:
     """Watch until the trial's time has passed and all is green. Raises `Failed` with what was seen."""
     by_hand: set[str] = set()  # units that someone started or stopped since the last look
+    last_words: dict[str, str] = {}  # how a unit ended, before its restart set that back
 
-    def told(unit: str, by_job: bool) -> None:
-        if by_job:
-            by_hand.add(unit)
+    def told(change: Change) -> None:
+        if change.by_job:
+            by_hand.add(change.unit)
+        if change.failure:
+            last_words[change.unit] = change.failure
         work.woken.set()
 
     clock = work.host.clock
@@ -118,10 +119,13 @@ async def watch(work: Work) -> None:
             if work.verdict == "bad":
                 raise Failed(f"{work.plan.version} was marked bad by {work.verdict_by}")
             probes.check_alive()
-            running = await look_after_units(work, probes, by_hand)
+            attempts_left = (await open_trial(work)).attempts_left
+            running = await look_after_units(work, probes, by_hand, last_words)
             now = clock.monotonic()
             if running:
                 remaining -= now - before
+            if (await open_trial(work)).attempts_left < attempts_left:
+                remaining = saved = work.app.policy.trial_s  # a crash begins the trial anew: it must pass it in one go
             before = now
             if running and probes.verdict is Verdict.UNHEALTHY:
                 raise Failed(f"{work.plan.version} is not healthy: {probes.reason}")
@@ -139,7 +143,7 @@ async def watch(work: Work) -> None:
                 continue
 
 
-async def look_after_units(work: Work, probes: Watch, by_hand: set[str]) -> bool:
+async def look_after_units(work: Work, probes: Watch, by_hand: set[str], last_words: Mapping[str, str]) -> bool:
     """Count the starts since the last look; start what gave up. Gives whether all units run.
 
     Raises `Failed` when the attempts are spent.
@@ -155,12 +159,13 @@ async def look_after_units(work: Work, probes: Watch, by_hand: set[str]) -> bool
             probes.begin_anew()
     for unit, count in starts.items():
         for _ in range(count):
-            await use_attempt(work, looks[unit])
+            await use_attempt(work, last_words.get(unit) or f"{unit} ended, and systemd started it again")
     down = [status for status in looks.values() if status.active_state in ("failed", "inactive")]
     by_hand.difference_update(status.name for status in looks.values() if rules.is_up(status))
     crashed = [status for status in down if gave_up(status, by_hand)]
     if crashed:
-        await work.tell("start-failed", f"{rules.describe_failure(crashed[0])} during its trial; starting it again")
+        why = last_words.get(crashed[0].name) or rules.describe_failure(crashed[0])
+        await work.tell("start-failed", f"{why} during its trial; starting it again")
         await start_on_trial(work)
         by_hand.clear()  # those jobs were slotd's own
         probes.begin_anew()
@@ -178,16 +183,15 @@ def gave_up(status: UnitStatus, by_hand: set[str]) -> bool:
     return status.name not in by_hand and status.name.endswith(".service")
 
 
-async def use_attempt(work: Work, status: UnitStatus) -> None:
+async def use_attempt(work: Work, why: str) -> None:
     trial = await open_trial(work)
-    why = rules.describe_failure(status)
     if trial.attempts_left <= 0:
         raise Failed(
             f"{work.plan.version} keeps crashing: {why}, and its {work.app.policy.attempts} attempts are spent"
         )
     trial = dataclasses.replace(trial, attempts_left=trial.attempts_left - 1)
     await off_loop(work.host.store.save, trial)
-    await work.tell("start-failed", f"{why}; systemd started it again ({trial.attempts_left} attempts left)")
+    await work.tell("start-failed", f"{why}; {trial.attempts_left} attempts left")
 
 
 async def wait_until_healthy(work: Work, version: str) -> None:

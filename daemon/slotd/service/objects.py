@@ -27,6 +27,7 @@ _OBJECTS = "org.freedesktop.DBus.ObjectManager"
 _INTROSPECTABLE = "org.freedesktop.DBus.Introspectable"
 _PEER = "org.freedesktop.DBus.Peer"
 TURN_S = 0.005
+BACKLOG_BYTES = 512 * 1024
 _SHOWN_CHARS = 120  # of a caller's own words in an error
 
 INTROSPECTABLE = Interface(_INTROSPECTABLE, (Method("Introspect", (), (Arg("xml_data", "s"),)),))
@@ -101,6 +102,8 @@ class Objects:
         self._peers: dict[str, _Peer] = {}
         self._ready: deque[_Peer] = deque()  # those with calls waiting, in the order of their turns
         self._tasks: set[asyncio.Task[None]] = set()
+        self._settled = asyncio.Event()
+        self._settled.set()
         self._loop = asyncio.get_running_loop()
         self.last_call = self._loop.time()
 
@@ -111,15 +114,14 @@ class Objects:
 
     async def drain(self, timeout_s: float) -> None:
         """Wait until all calls are answered; those that take longer than `timeout_s` are cancelled."""
-        while self._ready:
-            self._take_turns()
-            await asyncio.sleep(0)
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=timeout_s)
-        left = list(self._tasks)
-        for task in left:
-            task.cancel()
-        await asyncio.gather(*left, return_exceptions=True)
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._settled.wait()
+        except TimeoutError:
+            left = list(self._tasks)
+            for task in left:
+                task.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
 
     def on_call(self, call: Call) -> None:
         """Put a call where its turn will come."""
@@ -135,16 +137,23 @@ class Objects:
             self._refuse(call, Refused(LIMITS_EXCEEDED, "cannot take more calls: too many of yours wait already."))
         else:
             if not self._ready:
-                self._loop.call_soon(self._take_turns)
+                self._take_turns_soon()
+            self._settled.clear()
             if not peer.waiting:
                 self._ready.append(peer)
             peer.waiting.append(call)
             peer.waiting_bytes += call.body_bytes
 
     def _take_turns(self) -> None:
-        """One call of each peer at a time, for a short while; then the rest of the daemon has its turn."""
+        """One call of each peer at a time, for a short while; then the rest of the daemon has its turn.
+
+        Nothing is worked on while the bus does not take the answers: what one peer asked for would wait before others'.
+        """
         until = self._loop.time() + TURN_S
         while self._ready:
+            if self._bus.backlog_bytes > BACKLOG_BYTES:
+                self._bus.when_taken(BACKLOG_BYTES, self._take_turns_soon)
+                return
             peer = self._ready[0]
             call = peer.waiting.popleft()
             peer.waiting_bytes -= call.body_bytes
@@ -153,8 +162,18 @@ class Objects:
                 self._ready.pop()
             self._answer(call, peer)
             if self._ready and self._loop.time() > until:
-                self._loop.call_soon(self._take_turns)
+                self._take_turns_soon()
                 return
+        self._settle()
+
+    def _take_turns_soon(self) -> None:
+        self._loop.call_soon(self._take_turns)
+
+    def _settle(self, task: asyncio.Task[None] | None = None) -> None:
+        if task is not None:
+            self._tasks.discard(task)
+        if not self._ready and not self._tasks:
+            self._settled.set()
 
     def _answer(self, call: Call, peer: _Peer) -> None:
         """Answer a call, at once or later."""
@@ -169,7 +188,8 @@ class Objects:
                     task = asyncio.ensure_future(self._later(call, peer, signature, answer))
                     peer.running += 1
                     self._tasks.add(task)
-                    task.add_done_callback(self._tasks.discard)
+                    self._settled.clear()
+                    task.add_done_callback(self._settle)
                 else:
                     peer.credit -= self._bus.reply(call, signature, answer)
         except (Refused, SlotdError) as error:

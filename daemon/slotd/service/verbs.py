@@ -91,7 +91,7 @@ def _check(verb: Verb, args: Sequence[str], options: Options) -> None:
 
 
 def history(core: Core, app: str, limit: int) -> Sequence[Any]:
-    """The reply of `History`: the newest events first come from the core as they are. 0: as many as there may be."""
+    """The reply of `History`, newest first as the core gives them. An empty name: of all apps; 0: as many as may be."""
     rows = core.history(text_of(app, "the app's name", "History"), min(limit or HISTORY_ROWS, HISTORY_ROWS))
     return [
         [

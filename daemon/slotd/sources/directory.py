@@ -20,6 +20,8 @@ from typing import Any
 from urllib.parse import quote
 
 from slotd.core import release as form
+from slotd.core.assets import THIS_ARCHITECTURE
+from slotd.core.assets import names as spellings
 from slotd.core.schema import Limits, Source
 from slotd.core.version import parse, version_of_tag
 from slotd.errors import Misconfigured, SourceFailed
@@ -108,7 +110,7 @@ def _folder(folder: _File, files: list[_File], source: Source, warnings: list[st
 
 
 def _flat(files: list[_File], source: Source) -> Iterator[Release]:
-    patterns = [_pattern(template) for template in source.asset]
+    patterns = [pattern for template in source.asset for pattern in _patterns(template)]
     owned: dict[str, list[_File]] = {}
     tags: dict[str, str] = {}
     others: list[_File] = []
@@ -129,20 +131,21 @@ def _flat(files: list[_File], source: Source) -> Iterator[Release]:
         yield _release(version, tags[version], group)
 
 
-def _pattern(template: str) -> re.Pattern[str]:
-    """A template of a file name as a pattern. {arch} and {os} fit any word: whoever picks the file knows them."""
-    pieces = []
-    seen: set[str] = set()
-    for piece in re.split(r"(\{[a-z]+\})", template):
-        word = piece[1:-1]
-        if word in ("version", "tag") and piece.startswith("{"):
-            pieces.append(f"(?P={word})" if word in seen else f"(?P<{word}>[0-9A-Za-z][0-9A-Za-z.+_~!-]{{0,127}})")
-            seen.add(word)
-        elif piece.startswith("{") and word in ("arch", "os"):
-            pieces.append("[0-9A-Za-z_]{1,20}")
-        else:
-            pieces.append(re.escape(piece))
-    return re.compile("".join(pieces))
+def _patterns(template: str) -> Iterator[re.Pattern[str]]:
+    """A template of a file name as patterns, one for each spelling of this host's architecture and system."""
+    for spelled, _ in spellings(template, version="{version}", tag="{tag}", arch=THIS_ARCHITECTURE):
+        pieces = []
+        seen: set[str] = set()
+        for piece in re.split(r"(\{version\}|\{tag\})", spelled):
+            word = piece[1:-1]
+            if piece not in ("{version}", "{tag}"):
+                pieces.append(re.escape(piece))
+            elif word in seen:
+                pieces.append(f"(?P={word})")
+            else:
+                pieces.append(f"(?P<{word}>[0-9A-Za-z][0-9A-Za-z.+_~!-]{{0,127}})")
+                seen.add(word)
+        yield re.compile("".join(pieces))
 
 
 def _captured(pattern: re.Pattern[str], name: str, scheme: str) -> tuple[str, str] | None:

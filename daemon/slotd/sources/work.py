@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import dataclasses
 import importlib
-import platform
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from urllib.parse import unquote, urlsplit
 
 from slotd.core import release as form
 from slotd.core.answer import shown
+from slotd.core.assets import THIS_ARCHITECTURE, architecture_names
 from slotd.core.schema import Limits, Source
 from slotd.core.template import expand_name
 from slotd.errors import Failed, Misconfigured, SourceFailed
@@ -30,8 +30,6 @@ from slotd.sources.github import DEFAULT_URL
 Progress = Callable[[dict[str, Any]], None]
 
 LIST_TRIES = 3
-# The names that most publishers use, where the request does not say how the definition's {arch} is to be read.
-_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "armv7", "i686": "386"}
 
 
 class HttpGetter:
@@ -161,8 +159,8 @@ def _limits(request: Mapping[str, Any]) -> Limits:
 def _source(request: Mapping[str, Any]) -> Source:
     given = request["source"]
     known = {each.name: given[each.name] for each in dataclasses.fields(Source) if each.name in given}
-    machine = platform.machine()
-    words = {"os": "linux", "arch": _ARCHITECTURES.get(machine, machine)} | dict(request.get("words") or {})
+    usual = {"os": "linux", "arch": architecture_names(THIS_ARCHITECTURE)[0]}
+    words = usual | dict(request.get("words") or {})
     asset = tuple(known.get("asset") or ())
     if known["type"] == "http":
         # All that is left open is {version} and {tag}, which the index fills in.
