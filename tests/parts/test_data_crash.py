@@ -286,3 +286,23 @@ def test_a_removal_killed_midway_leaves_no_half_backup_and_is_finished_later(pla
     done = call("remove", world.spec, backup)
     assert done.returncode == 0, done.stderr
     assert os.listdir(world.room) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("system_calls", ["rename,renameat,renameat2", "unlink,unlinkat,rmdir", "syncfs"])
+def test_a_rollback_killed_at_every_system_call_that_matters_loses_nothing(
+    places: tuple[Path, Path], system_calls: str
+) -> None:
+    """As the failpoints, but between any two of them: the kernel kills the process as it enters the call."""
+    for count in range(1, MOST_HITS):
+        world = build(*places)
+        backup, aside = world.room / "backup", world.room / "aside"
+        inject = ("-e", f"trace={system_calls}", "-e", f"inject={system_calls}:signal=KILL:when={count}")
+        done = call("restore", world.spec, aside, src=backup, prefix=("strace", "-f", "-o", "/dev/null", *inject))
+        assert world.bad_digests | world.good_digests <= world.everything(), count
+        again = call("restore", world.spec, aside, src=backup)
+        assert again.returncode == 0, again.stderr
+        check_restored(world)
+        if done.returncode == 0:
+            break
+    assert count >= 5

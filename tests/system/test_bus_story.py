@@ -15,7 +15,6 @@ MANAGER = "org.slotd1 /org/slotd1 org.slotd1.Manager"
 
 @pytest.fixture(scope="module")
 def notes(container: Container, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Notes]:
-    container.run("useradd --create-home alice")
     with Publisher(tmp_path_factory.mktemp("publisher")) as publisher:
         app = Notes(container, publisher)
         app.set_up(trial="1s")

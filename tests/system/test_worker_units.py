@@ -21,12 +21,14 @@ from slotd.host.run import Workers
 USER = os.geteuid() != 0
 def workers(package_root=None, **limits):
     return Workers(user_manager=USER, limits=Limits(**limits), package_root=package_root)
-async def command(*argv, user="app", cwd="/", writable=(), network=False, timeout_s=30, unit="slotd-worker-app-1-c", **env):
-    done = await workers().command(argv, unit=unit, user=user, cwd=Path(cwd), writable=[Path(p) for p in writable],
-                                   network=network, timeout_s=timeout_s, environment=env)
+async def command(*argv, user="app", cwd="/", writable=(), network=False, timeout_s=30, **env):
+    done = await workers().command(
+        argv, unit="slotd-worker-app-1-c", user=user, cwd=Path(cwd), writable=[Path(path) for path in writable],
+        network=network, timeout_s=timeout_s, environment=env)
     return {"status": done.status, "output": done.output, "timed_out": done.timed_out}
 def units():
-    words = ["systemctl", *(["--user"] if USER else []), "list-units", "--all", "--plain", "--no-legend", "slotd-worker-*"]
+    words = ["systemctl", *(["--user"] if USER else []), "list-units", "--all", "--plain", "--no-legend"]
+    words.append("slotd-worker-*")
     return subprocess.run(words, capture_output=True, text=True).stdout.split("\\n")[:-1]
 def error(caught):
     return {"error": type(caught).__name__, "message": str(caught)}
@@ -67,10 +69,6 @@ def main():
     def write(path):
         with open(path, "w") as file:
             file.write("evil")
-    def own_program():
-        with open(os.open("evil.sh", os.O_CREAT | os.O_WRONLY, 0o755, dir_fd=fds[0]), "w") as file:
-            file.write("#!/bin/sh\n")
-        os.execve(os.open("evil.sh", os.O_RDONLY, dir_fd=fds[0]), ["evil"], {})
     tried("uid", lambda: os.getuid())
     tried("capabilities", lambda: status("CapEff") + status("CapBnd"))
     tried("no new privileges", lambda: status("NoNewPrivs"))
@@ -97,7 +95,6 @@ def main():
     tried("the given descriptor", lambda: os.fstat(fds[0]).st_size and "seen")
     if request["dir"]:
         tried("write the given directory", lambda: os.close(os.open("made", os.O_CREAT | os.O_WRONLY, dir_fd=fds[0])))
-        tried("execute what it wrote", own_program)
     else:
         tried("write the given file", lambda: os.pwrite(fds[0], b"bytes", 0))
     body = json.dumps({"ok": done}).encode()
@@ -115,21 +112,21 @@ class Machine:
         """Runs `body` as a coroutine, where the daemon would; gives what it returns."""
         script = PRELUDE + textwrap.indent(textwrap.dedent(body), "    ")
         script += "\nprint('\\n' + json.dumps(asyncio.run(main())))\n"
-        env = {"XDG_RUNTIME_DIR": "/run/user/1000", "DBUS_SESSION_BUS_ADDRESS": "unix:path=/run/user/1000/bus"}
+        env = {"XDG_RUNTIME_DIR": "/run/user/1234", "DBUS_SESSION_BUS_ADDRESS": "unix:path=/run/user/1234/bus"}
         done = self.container.run(
             ["/usr/bin/python3", "-I", "-c", script],
             user="app" if user else None,
             env=env if user else None,
             timeout_s=timeout_s,
         )
-        return json.loads(done.stdout.rpartition("\n{")[2].join(["{", ""]) if "\n{" in done.stdout else done.stdout)
+        return json.loads(done.stdout.splitlines()[-1])
 
 
 @pytest.fixture(scope="module")
 def machine(bare_image: Image) -> Iterator[Machine]:
     with Container(bare_image) as container:
         container.copy_in(REPOSITORY / "daemon/slotd", "/usr/lib/python3/dist-packages/slotd")
-        container.run("useradd --system --no-create-home slotd-worker; useradd --uid 1000 --create-home app")
+        container.run("useradd --system --no-create-home slotd-worker; useradd --uid 1234 --create-home app")
         container.run("echo private >/home/app/private; mkdir -p /var/lib/slotd/apps/x /srv/app; chown app: /srv/app")
         container.run("chmod 700 /var/lib/slotd")
         container.write_file("/opt/evil/slotd/__init__.py", "")
@@ -174,7 +171,7 @@ def test_a_worker_in_foreign_hands_can_do_nothing_but_its_work(machine: Machine,
     assert found["other processes"] == "done: False"
     assert found["the given descriptor"] == "done: seen"
     assert not machine.container.exists("/var/tmp/evil"), "what it writes to /var/tmp is its own"
-    assert not machine.container.exists("/dev/shm/evil") or verb == "never"
+    assert not machine.container.exists("/dev/shm/evil")
 
 
 def test_only_the_worker_that_fetches_has_a_network(machine: Machine) -> None:
@@ -190,7 +187,6 @@ def test_only_the_worker_that_verifies_executes_programs(machine: Machine) -> No
     assert trials(machine, "verify")["execute"] == "done: 0"
     for verb in ("fetch", "unpack"):
         assert trials(machine, verb)["execute"] == "EACCES"
-    assert not trials(machine, "unpack")["execute what it wrote"].startswith("done")
 
 
 def test_a_worker_writes_what_it_was_given_and_that_alone(machine: Machine) -> None:
@@ -348,9 +344,9 @@ def test_a_command_whose_unit_cannot_be_made_says_why(machine: Machine) -> None:
     found = machine.daemon(
         """
         found = {}
-        for name, change in {"user": {"user": "nobody-knows"}, "cwd": {"cwd": "/gone"}, "path": {"writable": ["/gone"]}}.items():
+        for name, value in {"user": "nobody-knows", "cwd": "/gone", "writable": ["/gone"]}.items():
             try:
-                found[name] = await command("true", **change)
+                found[name] = await command("true", **{name: value})
             except SlotdError as caught:
                 found[name] = error(caught)
         return found
@@ -358,7 +354,7 @@ def test_a_command_whose_unit_cannot_be_made_says_why(machine: Machine) -> None:
     )
     assert "there is no such user" in found["user"]["message"]
     assert "its working directory cannot be entered" in found["cwd"]["message"]
-    assert "its sandbox cannot be made" in found["path"]["message"]
+    assert "its sandbox cannot be made" in found["writable"]["message"]
     assert {one["error"] for one in found.values()} == {"Failed"}
 
 
@@ -372,7 +368,7 @@ def test_workers_and_commands_run_under_a_users_own_manager(machine: Machine) ->
     machine.container.write_file("/etc/systemd/user/dbus.socket", socket_unit)
     machine.container.write_file("/etc/systemd/user/dbus.service", service)
     machine.container.run("mkdir -p /etc/systemd/user/sockets.target.wants")
-    machine.container.run("ln -sf ../dbus.socket /etc/systemd/user/sockets.target.wants/; systemctl start user@1000")
+    machine.container.run("ln -sf ../dbus.socket /etc/systemd/user/sockets.target.wants/; systemctl start user@1234")
     machine.container.write_file("/home/app/a.tar", tar(member("f", b"x")), owner="app")
     found = machine.daemon(
         """

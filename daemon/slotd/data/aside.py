@@ -44,12 +44,12 @@ class Aside:
         self.layout.make()
         scope = self.layout.scope() or self.layout.begin("quarantine", self.spec)
         if scope.kind != "quarantine":
-            raise errors.Failed(f"cannot set data aside in {self.layout.dest}: a backup is there")
+            raise errors.Failed(f"cannot set data aside in {self.layout.dest}: a backup is there.")
         for place in places(self.spec):
             number = scope.number_of(place.path)
             if number is None:
                 raise errors.Failed(
-                    f"cannot go on setting data aside in {self.layout.dest}: {place.path} was not a data path then",
+                    f"cannot go on setting data aside in {self.layout.dest}: {place.path} was not a data path then.",
                     hint="Bring [data] paths back to what they were until the rollback is done.",
                 )
             with files.explaining(f"cannot set {place.path} aside in {self.layout.dest}"):
@@ -168,7 +168,7 @@ def _holder(parent: int, name: str) -> Iterator[int]:
         found = os.fstat(fd)
         if found.st_uid != os.geteuid() or found.st_mode & 0o022:
             raise errors.Failed(
-                f"cannot set data aside: {name} beside them is not slotd's own directory",
+                f"cannot set data aside: {name} beside them is not slotd's own directory.",
                 hint="Move it away, then try again.",
             )
         yield fd

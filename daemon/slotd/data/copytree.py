@@ -69,7 +69,7 @@ class TreeCopy:
 
     def _directory(self, fd: int, found: os.stat_result, dst_dir: int, dst: str, rel: str, path: str) -> None:
         if path.count("/") >= DEPTH:
-            raise errors.Failed(f"cannot copy {files.shown(rel)}: more than {DEPTH} directories deep")
+            raise errors.Failed(f"cannot copy {files.shown(rel)}: more than {DEPTH} directories deep.")
         os.mkdir(dst, 0o700, dir_fd=dst_dir)
         with files.opened(dst, files.DIRECTORY, dir_fd=dst_dir) as made:
             for name in sorted(os.listdir(fd)):

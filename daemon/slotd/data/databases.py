@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
+from slotd.data.entries import state_of
 from slotd.data.places import SIDECARS, stat_at
-from slotd.host import files
-
-BACKUP_S = 3600.0
-LOOK_S = 0.5
-SAID = 300
+from slotd.host import sqlite
 
 
 def quiet_state(dir_fd: int, name: str) -> tuple[int, ...] | None:
@@ -27,7 +21,7 @@ def quiet_state(dir_fd: int, name: str) -> tuple[int, ...] | None:
         sidecar = stat_at(name + suffix, dir_fd)
         if sidecar and sidecar.st_size:
             return None
-    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+    return state_of(found)
 
 
 def backup(
@@ -35,25 +29,9 @@ def backup(
 ) -> str:
     """Have SQLite copy the database `live` to `target`, with the rights of its owner. Why it could not, or "".
 
-    `found` and `holder` are the stats of the file and of its directory. Ends early, with a reason, when `cancelled`.
+    `found` and `holder` are the stats of the file and of its directory.
     """
     uid, gid = (found.st_uid, found.st_gid) if found.st_uid else (holder.st_uid, holder.st_gid)
     if uid == 0 and os.geteuid() == 0 and holder.st_mode & 0o022:
         return "it belongs to root in a directory where others may write"
-    target.unlink(missing_ok=True)
-    os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-    program = Path(__file__).with_name("sqlite_copy.py")
-    argv = [sys.executable, "-I", str(program), str(live), str(target), str(uid), str(gid)]
-    deadline = time.monotonic() + BACKUP_S
-    with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, cwd="/") as child:
-        while True:
-            try:
-                _, said = child.communicate(timeout=LOOK_S)  # `cancelled` can only be asked, not waited for
-                break
-            except subprocess.TimeoutExpired:
-                if cancelled() or time.monotonic() > deadline:
-                    child.kill()
-    if child.returncode == 0:
-        return ""
-    text = files.shown(said.decode("utf-8", "replace").strip().rpartition("\n")[2])[:SAID]
-    return f"SQLite says {text!r}" if text else f"SQLite's copy ended with status {child.returncode}"
+    return sqlite.backup(live, target, uid=uid, gid=gid, cancelled=cancelled)

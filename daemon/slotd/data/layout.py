@@ -130,7 +130,7 @@ class Layout:
         except FileNotFoundError:
             return None
         except (KeyError, TypeError, ValueError) as error:
-            raise errors.Failed(f"cannot use the copy in {self.dest}: its tree.json is damaged ({error})") from error
+            raise errors.Failed(f"cannot use the copy in {self.dest}: its tree.json is damaged ({error}).") from error
 
     def begin(self, kind: str, spec: DataSpec) -> Scope:
         """Write down what the copy covers."""

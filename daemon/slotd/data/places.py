@@ -128,7 +128,7 @@ def refuse_link(path: Path, at: Spot) -> None:
     """Raise Failed if the place is a link that the app could change: a copy of it would hold no data."""
     if at.found and stat.S_ISLNK(at.found.st_mode):
         raise errors.Failed(
-            f"cannot save {path}: it is a symbolic link that its owner can change",
+            f"cannot save {path}: it is a symbolic link that its owner can change.",
             hint="Name the directory that it leads to in [data] paths.",
         )
 
@@ -137,7 +137,7 @@ def _reach(path: Path, create: tuple[int, int, int] | None) -> tuple[int, str]:
     """The open parent directory and the last name; (-1, "") when the parent is missing."""
     todo = [part for part in str(path).split("/") if part not in ("", ".")]
     if not path.is_absolute() or not todo:
-        raise errors.Failed(f"cannot use {path} as a data path: it is not an absolute path below /")
+        raise errors.Failed(f"cannot use {path} as a data path: it is not an absolute path below /.")
     fd = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     followed = 0
     try:
@@ -156,7 +156,7 @@ def _reach(path: Path, create: tuple[int, int, int] | None) -> tuple[int, str]:
                     continue
                 if todo:
                     raise errors.Failed(
-                        f"cannot reach {path}: {name} on the way is a symbolic link that others than root can change",
+                        f"cannot reach {path}: {name} on the way is a symbolic link that others than root can change.",
                         hint="Name the real directory in [data] paths.",
                     )
             if not todo:

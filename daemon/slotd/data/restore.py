@@ -45,12 +45,13 @@ class Restore:
         scope = self.src.scope() if self.src.sealed() else None
         if scope is None:
             raise errors.Failed(
-                f"cannot restore from {self.src.dest}: it is not a whole backup", hint="Choose another: slotctl backups"
+                f"cannot restore from {self.src.dest}: it is not a whole backup.",
+                hint="Choose another: see `slotctl backups`.",
             )
         self.mover.run()
         aside_scope = self.aside.scope()
         if aside_scope is None:
-            raise errors.Failed(f"cannot restore: the quarantine {self.aside.dest} has lost its tree.json")
+            raise errors.Failed(f"cannot restore: the quarantine {self.aside.dest} has lost its tree.json.")
         self.is_excluded = matcher((*self.spec.exclude, *scope.exclude))
         if self._finished_before(aside_scope):
             return
@@ -102,7 +103,7 @@ class Restore:
         number = scope.number_of(place.path)
         kept = aside_scope.number_of(place.path)
         if kept is None:
-            raise errors.Failed(f"cannot restore {place.path}: it was not set aside in {self.aside.dest}")
+            raise errors.Failed(f"cannot restore {place.path}: it was not set aside in {self.aside.dest}.")
         with (
             files.opened(self.src.data, files.DIRECTORY) as data,
             files.opened(self.aside.data, files.DIRECTORY) as aside,

@@ -41,7 +41,7 @@ class TreeStore:
         layout = Layout(dest)
         scope = layout.scope()
         if scope is None or layout.unfinished.exists():
-            raise errors.Failed(f"cannot seal {dest}: its last copy was not finished")
+            raise errors.Failed(f"cannot seal {dest}: its last copy was not finished.")
         digest_of = unknown if scope.kind == "quarantine" else indexed(layout.index())
         with files.explaining(f"cannot seal {dest}"):
             layout.unseal()
@@ -58,7 +58,7 @@ class TreeStore:
         """What `seal` was given for a sealed copy. Raises Failed for any other."""
         sealed = Layout(dest).sealed()
         if sealed is None:
-            raise errors.Failed(f"cannot read the backup in {dest}: it is not whole")
+            raise errors.Failed(f"cannot read the backup in {dest}: it is not whole.")
         return dict(sealed["header"])
 
     def verify(self, dest: Path) -> list[str]:
@@ -83,7 +83,7 @@ class TreeStore:
             layout = Layout(dest)
             if not layout.header.exists() and _may_be_the_only_copy(layout):
                 raise errors.Failed(
-                    f"cannot remove {dest}: data were being set aside there, and it may hold the only copy",
+                    f"cannot remove {dest}: data were being set aside there, and it may hold the only copy.",
                     hint="Finish the rollback first, or move the data out by hand.",
                 )
             files.remove_tree(going)

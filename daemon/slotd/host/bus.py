@@ -90,6 +90,17 @@ class _Connection(MessageBus):
         self.outbox = connection._writer.messages = Outbox()
         await super()._authenticate()
 
+    async def _auth_readline(self) -> str:
+        # The library's own reads on for ever when the bus hangs up during the handshake.
+        guard: Any = self.guard
+        line = b""
+        while not line.endswith(b"\r\n"):
+            byte = await asyncio.get_running_loop().sock_recv(guard, 1)
+            if not byte:
+                raise ConnectionResetError("the bus hung up during the handshake")
+            line += byte
+        return line[:-2].decode("ascii", "replace")
+
 
 class Bus:
     """A connection to a message bus. Made by `connect`; not for more than one event loop."""

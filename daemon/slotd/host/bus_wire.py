@@ -115,13 +115,6 @@ class GuardedSocket:
         self._header, self._fds = bytearray(), []
         return header, _as_ancillary(fds), 0, None
 
-    def recv(self, length: int) -> bytes:
-        """For the handshake. The library reads on for ever after the end of the stream: here that is an error."""
-        data = self._sock.recv(length)
-        if not data:
-            raise ConnectionResetError(errno.ECONNRESET, "the bus hung up during the handshake")
-        return data
-
     def _read(self, length: int) -> tuple[bytes, list[int]]:
         try:
             data, ancillary, _, _ = self._sock.recvmsg(min(length, _READ_BYTES), socket.CMSG_SPACE(_FDS * 4))

@@ -31,7 +31,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 def explain(what: str, error: OSError) -> errors.SlotdError:
     """`error` as a sentence that begins with `what` ("cannot write /x"): NoSpace for a full disk, else Failed."""
-    message = f"{shown(what)}: {os.strerror(error.errno) if error.errno else error}"
+    message = f"{shown(what)}: {os.strerror(error.errno) if error.errno else error}."
     match error.errno:
         case errno.ENOSPC | errno.EDQUOT:
             return errors.NoSpace(message, hint="Free some space there, then try again.")
@@ -157,10 +157,10 @@ def read_bounded(path: Path, limit: int) -> bytes:
         raise explain(f"cannot read {path}", error) from error
     with explaining(f"cannot read {path}"), open(fd, "rb") as file:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise errors.Failed(f"cannot read {path}: it is not a regular file")
+            raise errors.Failed(f"cannot read {path}: it is not a regular file.")
         data = file.read(limit + 1)
     if len(data) > limit:
-        raise errors.Failed(f"cannot read {path}: it is larger than {limit} bytes")
+        raise errors.Failed(f"cannot read {path}: it is larger than {limit} bytes.")
     return data
 
 
@@ -171,7 +171,7 @@ def remove_tree(path: Path) -> None:
     """
     if mounted := mounts_below(path):
         raise errors.Failed(
-            f"cannot remove {path}: {mounted[0]} is a mount point", hint=f"Unmount it first: umount {mounted[0]}"
+            f"cannot remove {path}: {mounted[0]} is a mount point.", hint=f"Unmount it first: `umount {mounted[0]}`."
         )
     with explaining(f"cannot remove {path}"):
         try:

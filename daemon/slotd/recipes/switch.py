@@ -42,6 +42,18 @@ async def point_current(work: Work) -> None:
     await work.tell("switched", f"{how} (slot {work.new_slot})")
 
 
+async def close_trial(work: Work) -> None:
+    """Undo of `switch` while the symlink still points at the old slot: a trial that never began is not left open."""
+
+    def close() -> None:
+        with work.host.store.transaction():
+            trial = work.host.store.trial(work.app.name)
+            if trial is not None and trial.job == work.job.id:
+                work.host.store.forget(trial)
+
+    await off_loop(close)
+
+
 async def run_migrations(work: Work) -> None:
     """The app's own migrations, as its user, with its data; they may have no way down, so a failure rolls back."""
     slots = work.app.slots

@@ -25,7 +25,7 @@ STEPS: tuple[Step, ...] = (
     Step("preserve", preserve.copy_hot, undo=preserve.drop_copy),
     Step("stop", preserve.stop_units, undo=preserve.start_old),
     Step("snapshot", preserve.seal_copy),
-    Step("switch", switch.point_current),
+    Step("switch", switch.point_current, undo=switch.close_trial),
     Step("migrate", switch.run_migrations),
     Step("start", switch.start_on_trial),
     Step("trial", trial.watch),
