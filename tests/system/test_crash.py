@@ -55,7 +55,7 @@ def wait_until_done(notes: Notes) -> None:
 
 
 def check_promises(notes: Notes, before: dict[str, object], new: str) -> None:
-    """One whole version answers, on the data that it had or made; store, link and app agree; nothing half-built is active."""
+    """One whole version answers, on the data that it had or made; store, link and app agree."""
     state = notes.wait_state()
     assert state["version"] in (before["version"], new)
     assert state["digest"] == before["digest"]

@@ -74,7 +74,8 @@ def test_a_good_release_still_gets_through_afterwards(notes: Notes) -> None:
 
 def test_going_back_by_hand_must_say_what_happens_to_the_data(notes: Notes) -> None:
     printed = notes.slotctl("rollback", "notes", status=2)
-    assert "--data=keep" in printed and "--data=restore" in printed
+    assert "--data=keep" in printed
+    assert "--data=restore" in printed
     assert notes.wait_state()["version"] == "2.0"
 
 

@@ -12,7 +12,20 @@ from pathlib import Path
 import pytest
 
 from slotd.errors import Failed, NoSuchBackup, NoSuchJob
-from slotd.model import AppRecord, Backup, Blocked, Event, Job, JobKind, JobState, Mode, Slot, SlotName, SlotState, Trial
+from slotd.model import (
+    AppRecord,
+    Backup,
+    Blocked,
+    Event,
+    Job,
+    JobKind,
+    JobState,
+    Mode,
+    Slot,
+    SlotName,
+    SlotState,
+    Trial,
+)
 from slotd.store import Store, open_store
 
 
@@ -22,7 +35,9 @@ def store(tmp_path: Path) -> Store:
 
 
 VALUES = [
-    AppRecord(app="x", mode=Mode.AUTO, held=True, hold_reason="why", source_state={"etag": '"1"', "n": [1, {"a": None}]}),
+    AppRecord(
+        app="x", mode=Mode.AUTO, held=True, hold_reason="why", source_state={"etag": '"1"', "n": [1, {"a": None}]}
+    ),
     Slot(app="x", name=SlotName.B, state=SlotState.GOOD, version="1.0", digest="sha256:00", installed_at=1.5),
     Trial("x", 1, "2", "d", SlotName.A, "1", SlotName.B, "b1", 3, 10.0, 600.0, 1, "boot"),
     Trial("x", 1, "2", "d", SlotName.A, "", None, "", 3, 10.0, 600.0),
@@ -91,7 +106,8 @@ def test_a_damaged_database_is_set_aside_and_a_new_one_serves(tmp_path: Path, da
     store.change_app("x", held=True)
     assert store.app("x").held
     if damage:
-        assert aside is not None and aside.read_bytes() == damage
+        assert aside is not None
+        assert aside.read_bytes() == damage
 
 
 def test_a_database_of_a_newer_slotd_is_left_alone(tmp_path: Path) -> None:
