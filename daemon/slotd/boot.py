@@ -27,8 +27,9 @@ from slotd.model import Job, JobKind, Trial
 from slotd.recipes import prune as pruning
 from slotd.recipes import recover as recovering
 from slotd.recipes import rollback
+from slotd.recipes.backup import RESTORE_STEPS
 from slotd.recipes.context import Host, Plan, Work
-from slotd.recipes.run import Stopped, perform
+from slotd.recipes.run import perform
 from slotd.service.daemon import make_data_store
 from slotd.service.wiring import make_host
 
@@ -80,7 +81,7 @@ async def boot(*, user_mode: bool) -> int:
     for job in await off_loop(host.store.unfinished_jobs):
         try:
             await _at_boot(_work(host, job))
-        except (SlotdError, OSError, Stopped) as error:
+        except Exception as error:  # whatever it is, the other apps must not go without
             _log.error("%s: %s", job.app, error)
             failed = True
     return 1 if failed else 0
@@ -91,11 +92,14 @@ async def _at_boot(work: Work) -> None:
     if step in ("rb-stop", *_DATA_STEPS):
         await finish_data_part(work, first="rb-quarantine" if step == "rb-stop" else step)
         return
+    if step in ("commit", "cleanup"):
+        return  # it has passed its trial: nothing rolls it back by itself any more
     trial = await off_loop(work.host.store.trial, work.app.name)
     if trial is None or trial.job != work.job.id or await off_loop(work.engine.active) != trial.slot:
         return  # the old version is the active one: the daemon undoes the rest
-    if step == "migrate":
-        await go_back(work, "the host went down while its migrations ran")
+    if step == "migrate" or (step == "switch" and work.app.slots.migrate):
+        # Half migrated, or not at all: the new version must not be started on these data.
+        await go_back(work, "the host went down before its migrations were done")
         return
     trial = await count_boot(work, trial)
     if trial.attempts_left <= 0:
@@ -111,7 +115,8 @@ async def count_boot(work: Work, trial: Trial) -> Trial:
     )
     await off_loop(work.host.store.save, counted)
     await work.tell(
-        "boot-counted", f"boot {counted.boots} during the trial of {trial.version}, {counted.attempts_left} left"
+        "boot-counted",
+        f"boot {counted.boots} during the trial of {trial.version}, attempts left: {counted.attempts_left}",
     )
     return counted
 
@@ -126,9 +131,9 @@ async def go_back(work: Work, reason: str) -> None:
 
 
 async def finish_data_part(work: Work, *, first: str) -> None:
-    steps = [step for step in rollback.STEPS if step.name in (*_DATA_STEPS, "rb-start")]
-    until_start = [step for step in steps if step.name != "rb-start"]
-    await perform(work, until_start, first=first)
+    # A restore changes no version: `rb-switch` is none of its steps, and its plan knows no slot to switch to.
+    own = RESTORE_STEPS if work.job.kind is JobKind.RESTORE else rollback.STEPS
+    await perform(work, [step for step in own if step.name in _DATA_STEPS], first=first)
     if work.job.kind is JobKind.RESTORE:
         _log.info("%s: the restore was finished before the app's start", work.app.name)
     # The daemon goes on from here: start, and ask the probes.
@@ -145,10 +150,7 @@ async def recover(*, user_mode: bool) -> int:
         try:
             if job.step == "trial" and await _runs(work):
                 continue  # it is up: nothing healthy is rolled back because of slotd's own trouble
-            if job.step in ("trial", "start"):
-                await rollback.roll_back(work, "it did not run, and slotd itself could not be started to watch it")
-            else:
-                await recovering.resume(work)
+            await recovering.settle(work)
         except Exception as error:
             _log.error("%s: %s", job.app, error)
             failed = True
@@ -164,14 +166,18 @@ async def prune(*, user_mode: bool) -> int:
     """Retention for every app that has no job running."""
     host = await off_loop(lambda: _host(NothingRuns(), user_mode=user_mode))
     loaded = await off_loop(definitions.load, host.paths)
-    busy = {job.app for job in await off_loop(host.store.unfinished_jobs)}
+    failed = False
     for app in loaded.apps.values():
-        if app.name in busy:
+        if app.name in {job.app for job in await off_loop(host.store.unfinished_jobs)}:  # asked anew: time has passed
             continue
-        engine = engines.create(app, host.root(app), host.settings.limits, user_mode=user_mode)
         job = Job(id=0, app=app.name, kind=JobKind.CHECK)
-        await pruning.prune_app(Work(host, app, job, engine, make_data_store(), lambda _job: None))
-    return 0
+        try:
+            engine = engines.create(app, host.root(app), host.settings.limits, user_mode=user_mode)
+            await pruning.prune_app(Work(host, app, job, engine, make_data_store(), lambda _job: None))
+        except Exception as error:  # the next app's old copies go all the same
+            _log.error("%s: %s", app.name, error)
+            failed = True
+    return 1 if failed else 0
 
 
 async def report_failed(unit: str, *, user_mode: bool) -> int:

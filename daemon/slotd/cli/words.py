@@ -34,7 +34,7 @@ def summary(job: Job, app: App | None = None) -> tuple[str, str]:
         return f"{name}: {new} is the same, file for file, as what is installed; nothing was touched", ""
     if job.result == "up-to-date" and job.kind != "check":
         have = escape(app.version) if app else old or new
-        return f"{name}: {have or 'it'} is up to date; nothing to do", ""
+        return f"{name}: {have or 'it'} is up to date; nothing to do", escape(job.error_message)
     if job.result == "rolled-back":
         return _rolled_back(job, took, why)
     if job.result == "rollback-failed":

@@ -153,3 +153,17 @@ def is_inside(directory: Sequence[str], target: str, is_directory: Callable[[Seq
             return False
         at.pop()
     return True
+
+
+def place_name(asset: str, app: str, *, alone: bool) -> str:
+    """The name in the slot of an artifact that is put in as one file.
+
+    A bare program gets its app's name, so that a unit's `ExecStart=` stays the same for every version
+    (`gitea-1.22.1-linux-amd64` becomes `gitea`); what a tool knows by its suffix (wheels, archives) keeps its own,
+    and so do all where there are several.
+    """
+    low = asset.lower()
+    has_suffix = low.endswith((*_WHOLE_SUFFIXES, *_TAR_SUFFIXES, ".zip")) or (
+        re.search(r"\.[a-z][a-z0-9]{0,4}$", low) is not None and not low.endswith(_COMPRESSED_SUFFIXES)
+    )
+    return app if alone and not has_suffix else asset

@@ -66,7 +66,7 @@ ROLLBACK: tuple[Rule, ...] = (
     Rule("rb-stop", "stops the units", OnCrash.REDO, OnError.REPORT, 10),
     Rule("rb-quarantine", "sets the present data aside", OnCrash.REDO, OnError.REPORT, 20),
     Rule("rb-restore", "brings the saved data back", OnCrash.REDO, OnError.REPORT, 30),
-    Rule("rb-switch", "points `current` at the old slot", OnCrash.REDO, OnError.REPORT, 5),
+    Rule("rb-switch", "points current at the old slot", OnCrash.REDO, OnError.REPORT, 5),
     Rule("rb-start", "starts the old version", OnCrash.REDO, OnError.REPORT, 15),
     Rule("rb-verify", "asks its probes", OnCrash.REDO, OnError.REPORT, 20),
 )

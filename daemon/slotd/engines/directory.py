@@ -103,6 +103,8 @@ class DirectoryEngine:
     def _take(self, descriptor: int, path: Path, *, system_links: bool) -> None:
         slots = self.app.slots
         uid, gid = (0, 0) if not self._user_mode and os.geteuid() == 0 else (os.geteuid(), os.getegid())
+        if uid == 0 and self.app.service.user:
+            gid = self._user(self.app.service.user).pw_gid  # what is not for everybody is still for the app to read
         if slots.writable and system_links and self.app.service.user and not self._user_mode and os.geteuid() == 0:
             entry = self._user(self.app.service.user)
             uid, gid = entry.pw_uid, entry.pw_gid

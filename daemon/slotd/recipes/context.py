@@ -127,6 +127,7 @@ class Work:
         self.rules: tuple[machine.Rule, ...] = machine.UPDATE
         self.verdict = ""  # a person's word on the trial: "good" or "bad"
         self.verdict_by = ""
+        self.note = ""  # what a person should know of a job that ended without an error
         self.on_trial: Callable[[], None] | None = None  # called once when the trial begins: the heavy work is done
         self.woken = asyncio.Event()
         self._changed = changed
@@ -173,7 +174,7 @@ class Work:
             progress=100,
             finished_at=self.host.clock.now(),
             error_name=error.name if error else "",
-            error_message="\n".join(filter(None, (error.message, error.hint))) if error else "",  # hint on its own line
+            error_message="\n".join(filter(None, (error.message, error.hint))) if error else self.note,
         )
         await off_loop(self.host.store.save, self.job)
         self._changed(self.job)

@@ -6,13 +6,18 @@ import os
 import shlex
 from pathlib import Path
 
+from slotd.core.artifact import place_name
 from slotd.core.template import expand_command
 from slotd.errors import Failed, NoSpace
-from slotd.host import failpoint
+from slotd.host import failpoint, files
 from slotd.host.offloop import off_loop
 from slotd.model import Blocked, Result, Slot, SlotState
 from slotd.recipes.context import Work
 from slotd.recipes.obtain import cached_path
+from slotd.recipes.preserve import newest_sealed, wants_backup
+
+UNPACKED_FACTOR = 4  # how much larger a release is expected to be unpacked; `slots.max_size` bounds it for sure
+RESERVE_BYTES = 32 * 1024**2
 
 
 async def fill_slot(work: Work) -> None:
@@ -51,14 +56,21 @@ async def empty_slot(work: Work) -> None:
 
 
 async def _require_space(work: Work) -> None:
-    wanted = 4 * sum(artifact.size for artifact in work.plan.artifacts)
-    free = await off_loop(work.engine.free_bytes)
-    if free < wanted:
-        raise NoSpace(
-            f"cannot unpack {work.app.name} {work.plan.version}: it may need {wanted >> 20} MiB in {work.engine.root}"
-            f" and {free >> 20} MiB are free.",
-            hint="Free some space, then update again; nothing was changed.",
-        )
+    """Counted before anything is stopped: the slot, the backup, and a reserve so that the disk is never filled up."""
+    slot = UNPACKED_FACTOR * sum(artifact.size for artifact in work.plan.artifacts)
+    base = await newest_sealed(work)
+    copy = await off_loop(work.data.needs, work.data_spec, base) if wants_backup(work) else 0
+    backups = work.host.paths.state
+    for what, where, wanted, free in (
+        ("unpack", work.engine.root, slot, await off_loop(work.engine.free_bytes)),
+        ("back up the data of", backups, copy, await off_loop(files.free_bytes, backups)),
+    ):
+        if free < wanted + RESERVE_BYTES:
+            raise NoSpace(
+                f"cannot {what} {work.app.name} {work.plan.version}: that may take {wanted >> 20} MiB of {where},"
+                f" {RESERVE_BYTES >> 20} MiB must stay free, and {free >> 20} MiB are.",
+                hint="Free some space, then update again; nothing was changed.",
+            )
 
 
 async def _unpack(work: Work, path: Path, name: str) -> None:
@@ -71,7 +83,7 @@ async def _unpack(work: Work, path: Path, name: str) -> None:
                 "name": name,
                 "kind": slots.unpack,
                 "strip": slots.strip,
-                "target_name": name,
+                "target_name": place_name(name, work.app.name, alone=len(work.plan.artifacts) == 1),
                 "limits": {
                     "max_size": slots.max_size,
                     "max_files": slots.max_files,
@@ -123,7 +135,7 @@ def expand(work: Work, template: tuple[str, ...]) -> list[str]:
     path, artifacts = work.engine.path(work.new_slot), work.plan.artifacts
     values = {
         "slot": str(path),
-        "artifact": str(path / artifacts[0].name) if artifacts else "",
+        "artifact": str(path / place_name(artifacts[0].name, work.app.name, alone=len(artifacts) == 1)),
         "version": work.plan.version,
         "previous": work.plan.old_version,
         "data": next(iter(work.app.data.paths), ""),

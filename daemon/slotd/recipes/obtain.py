@@ -39,8 +39,10 @@ async def choose_release(work: Work) -> Result | None:
     choice = await look(work, wanted=work.plan.wanted, force=work.plan.force)
     release = choice.release
     if release is None:
-        for version, why in choice.skipped[:5]:
-            await work.tell("release-skipped", f"{version} was passed over: {why}")
+        passed_over = [f"{version} was passed over: {why}" for version, why in choice.skipped[:5]]
+        for text in passed_over:
+            await work.tell("release-skipped", text)
+        work.note = "; ".join(passed_over)
         return Result.UP_TO_DATE
     artifacts = tuple(Artifact(a.name, a.url, a.size, a.digest) for a in choice.assets)
     work.show(version=release.version, previous=old.version if old else "")

@@ -38,7 +38,9 @@ async def copy_hot(work: Work) -> None:
     await run_hooks(work, work.app.data.before, "before")
     await off_loop(work.data.remove, Path(backup.path))  # a copy that a crash left half-made is not trusted
     base = await newest_sealed(work)
-    await off_loop(work.data.hot, work.data_spec, Path(backup.path), base, lambda: work.cancel_asked)
+    stats = await off_loop(work.data.hot, work.data_spec, Path(backup.path), base, lambda: work.cancel_asked)
+    for note in (*stats.notes, *(f"{name} is a socket or a fifo and is not copied" for name in stats.skipped[:20])):
+        await work.tell("step", f"backup: {note}")
 
 
 async def record_backup(work: Work, *, reason: str) -> Backup:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 
 from slotd.core import machine
 from slotd.core.machine import OnCrash, OnError
-from slotd.errors import Failed
+from slotd.errors import Cancelled, Failed, SlotdError
 from slotd.host.offloop import off_loop
 from slotd.model import JobKind, Result
 from slotd.recipes import backup, preserve, rollback
@@ -14,14 +15,18 @@ from slotd.recipes.context import Work
 from slotd.recipes.run import Stopped, undo
 from slotd.recipes.update import STEPS, give_up, update
 
+_log = logging.getLogger(__name__)
+
 
 async def resume(work: Work) -> Result:
     """Take an unfinished job to its end. A job that is resumed without end is held instead."""
     step = work.job.step
-    link_is_new = await off_loop(work.engine.active) == work.plan.slot and work.plan.slot is not None
-    action = machine.after_crash(step, link_is_new=link_is_new)
+    action = machine.after_crash(step, link_is_new=await _link_is_new(work))
     work.job = dataclasses.replace(work.job, resumed=work.job.resumed + 1)
-    await off_loop(work.host.store.save, work.job)
+    try:
+        await off_loop(work.host.store.save, work.job)
+    except Exception:  # a disk too full to count resumes must not keep a stopped app down
+        _log.exception("job %d: that it was resumed could not be written", work.job.id)
     if work.job.resumed > machine.MOST_RESUMES:
         error = Failed(
             f"job {work.job.id} was interrupted {work.job.resumed} times in step {step}.",
@@ -32,14 +37,18 @@ async def resume(work: Work) -> Result:
         return Result.FAILED
     await work.tell("job-resumed", f"the {work.job.kind} was interrupted in step {step or 'nothing'}: {_says(action)}")
     if machine.is_rollback_step(step):
+        # Whoever was away may find the app running: no data are moved under it.
+        first = "rb-stop" if step in ("rb-quarantine", "rb-restore", "rb-switch") else step
         if work.job.kind is JobKind.RESTORE:
-            return await backup.restore(work, first=step)
-        return await rollback.roll_back(work, work.plan.reason, first=step)
+            return await backup.restore(work, first=first)
+        return await rollback.roll_back(work, work.plan.reason, first=first)
     if work.job.kind in (JobKind.CHECK, JobKind.BACKUP):
         return await _end_single(work, step)
     if work.job.kind is not JobKind.UPDATE:
         await work.finish(Result.FAILED, Failed("interrupted before it began; nothing was changed."))
         return Result.FAILED
+    if work.plan.gave_up and action in (OnCrash.REDO, OnCrash.FORGET):
+        return await give_up(work, Stopped(step or STEPS[0].name, OnError.UNDO, _why_it_gave_up(work)))
     interrupted = Failed(f"slotd was interrupted in step {step or 'resolve'}; the old version was left running.")
     match action:
         case OnCrash.FORGET | OnCrash.UNDO:
@@ -48,6 +57,30 @@ async def resume(work: Work) -> Result:
             return await rollback.roll_back(work, f"slotd was interrupted in step {step}")
         case _:
             return await update(work, first=step)
+
+
+async def settle(work: Work) -> Result:
+    """For when no daemon will go on with the job: end it whole, on the old version wherever that is still possible."""
+    step = work.job.step
+    if work.job.kind is JobKind.UPDATE and step and not machine.is_rollback_step(step):
+        if machine.may_cancel(step):
+            return await give_up(
+                work, Stopped(step, OnError.UNDO, Failed(f"slotd was interrupted in step {step} and could not go on."))
+            )
+        if step in ("start", "trial") or (step == "switch" and await _link_is_new(work)):
+            return await rollback.roll_back(
+                work, "it did not run, and slotd itself could not be started to watch it"
+            )
+    return await resume(work)
+
+
+async def _link_is_new(work: Work) -> bool:
+    return await off_loop(work.engine.active) == work.plan.slot and work.plan.slot is not None
+
+
+def _why_it_gave_up(work: Work) -> SlotdError:
+    """What the interrupted undo was for: a person's cancellation stays one."""
+    return Cancelled("cancelled on request") if work.plan.gave_up == Cancelled.name else Failed(work.plan.gave_up)
 
 
 async def _end_single(work: Work, step: str) -> Result:

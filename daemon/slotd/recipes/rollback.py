@@ -36,7 +36,7 @@ async def roll_back(work: Work, reason: str, *, first: str = "") -> Result:
     await close(work)
     back = f"rolled back to {work.plan.old_version}" if work.plan.old_version else "removed again"
     await work.tell("rolled-back", f"{back}: {work.plan.reason}")
-    error = Failed(f"{work.plan.version} was rolled back: {work.plan.reason}.") if work.job.kind == "update" else None
+    error = Failed(work.plan.reason) if work.job.kind == "update" else None
     await work.finish(Result.ROLLED_BACK, error)
     return Result.ROLLED_BACK
 

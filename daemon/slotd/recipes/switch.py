@@ -91,7 +91,7 @@ async def start_on_trial(work: Work) -> None:
         if not why:
             break
         await work.tell(
-            "start-failed", f"{work.plan.version} did not start ({trial.attempts_left} attempts left): {why}"
+            "start-failed", f"{work.plan.version} did not start (attempts left: {trial.attempts_left}): {why}"
         )
     await start_dependents(work)
     now = work.host.clock.now()

@@ -191,7 +191,7 @@ async def use_attempt(work: Work, why: str) -> None:
         )
     trial = dataclasses.replace(trial, attempts_left=trial.attempts_left - 1)
     await off_loop(work.host.store.save, trial)
-    await work.tell("start-failed", f"{why}; {trial.attempts_left} attempts left")
+    await work.tell("start-failed", f"{why}; attempts left: {trial.attempts_left}")
 
 
 async def wait_until_healthy(work: Work, version: str) -> None:

@@ -46,8 +46,6 @@ async def update(work: Work, *, first: str = "") -> Result:
             await _mark_switched(work)
             return await roll_back(work, stopped.error.message)
         return await give_up(work, stopped)
-    if result is Result.UP_TO_DATE:
-        await work.tell("step", f"nothing newer than {work.plan.old_version or 'nothing'} may be applied")
     await work.finish(result)
     return result
 

@@ -1,0 +1,80 @@
+"""The host goes down during a trial: boots are counted, and the way back needs no daemon."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from tests.system.container import Container
+from tests.system.image import Image
+from tests.system.notes import Notes, Publisher
+
+
+@pytest.fixture
+def notes(image: Image, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Notes]:
+    with Publisher(tmp_path_factory.mktemp("publisher")) as publisher, Container(image) as machine:
+        app = Notes(machine, publisher, port=8902)
+        app.set_up(trial="1h")
+        machine.run("systemctl enable --quiet notes; slotctl enable notes")
+        app.install("1.0", trial="300ms")
+        yield app
+
+
+def begin_trial(notes: Notes, behaviour: str) -> None:
+    notes.publisher.publish("2.0", behaviour, schema=2)
+    notes.slotctl("--no-wait", "update", "notes")
+    notes.machine.wait_for("slotctl --json status notes | grep -q '\"state\": \"trial\"'", timeout_s=30)
+
+
+def power_cut(notes: Notes) -> None:
+    notes.machine.run("sync")
+    notes.machine.crash()
+    notes.machine.boot()
+
+
+def test_a_trial_goes_on_after_a_power_cut(notes: Notes) -> None:
+    begin_trial(notes, "well")
+    notes.write("written on trial")
+    power_cut(notes)
+    assert notes.wait_state()["version"] == "2.0"
+    assert notes.wait_state()["notes"] == 11
+    notes.machine.wait_for("slotctl --json status notes | grep -q '\"state\": \"trial\"'", timeout_s=30)
+    assert "boot 1 during the trial" in notes.slotctl("history", "notes")
+
+
+def test_after_as_many_boots_as_attempts_the_old_version_is_back_with_its_data(notes: Notes) -> None:
+    before = notes.wait_state()
+    begin_trial(notes, "well")
+    notes.write("written on trial")
+    for _ in range(3):
+        power_cut(notes)
+    assert notes.wait_state() == before
+    notes.machine.wait_for("slotctl --json status notes | grep -q '\"trial\": null'", timeout_s=30)
+    assert "times during its trial" in notes.slotctl("history", "notes")
+    assert "quarantine" in notes.slotctl("backups", "notes")
+
+
+def test_slotd_boot_alone_goes_back_with_the_daemon_masked(notes: Notes) -> None:
+    before = notes.wait_state()
+    begin_trial(notes, "well")
+    notes.machine.run("systemctl mask --quiet slotd.service slotd-recover.service")
+    for _ in range(3):
+        power_cut(notes)
+    assert notes.wait_state() == before
+    assert notes.machine.run("systemctl is-active slotd", check=False).stdout.strip() != "active"
+
+
+def test_a_rollback_that_a_power_cut_interrupted_is_finished_before_the_app_starts(notes: Notes) -> None:
+    before = notes.wait_state()
+    notes.publisher.publish("2.0", "damage-data", schema=2)
+    notes.machine.write_file(
+        "/etc/systemd/system/slotd.service.d/failpoint.conf",
+        "[Service]\nEnvironment=SLOTD_FAILPOINTS=rb-restore:begin=hang\n",
+    )
+    notes.machine.run("systemctl daemon-reload && systemctl restart slotd")
+    notes.slotctl("--no-wait", "update", "notes")
+    notes.machine.wait_for("journalctl -t slotd -o cat | grep -q 'rb-restore'", timeout_s=60)
+    notes.machine.run("rm /etc/systemd/system/slotd.service.d/failpoint.conf")
+    power_cut(notes)
+    assert notes.wait_state() == before
+    notes.machine.wait_for("slotctl --json status notes | grep -q '\"trial\": null'", timeout_s=30)
