@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from slotd.host.journal import setup_logging
 
     setup_logging(debug=args.debug)
-    os.umask(0o022)
+    os.umask(0o022)  # every file is made with its mode; a stricter mask would shut the apps out of their slots
     try:
         return asyncio.run(_run(args))
     except SlotdError as error:

@@ -18,6 +18,7 @@ from slotd import enable as enabling
 from slotd import engines
 from slotd.core.health import UnitStatus
 from slotd.core.plain import from_plain
+from slotd.data import make_data_store
 from slotd.errors import Failed, SlotdError
 from slotd.host import definitions
 from slotd.host.offloop import off_loop
@@ -30,7 +31,6 @@ from slotd.recipes import rollback
 from slotd.recipes.backup import RESTORE_STEPS
 from slotd.recipes.context import Host, Plan, Work
 from slotd.recipes.run import perform
-from slotd.service.daemon import make_data_store
 from slotd.service.wiring import make_host
 
 _log = logging.getLogger(__name__)
@@ -101,24 +101,24 @@ async def _at_boot(work: Work) -> None:
         # Half migrated, or not at all: the new version must not be started on these data.
         await go_back(work, "the host went down before its migrations were done")
         return
-    trial = await count_boot(work, trial)
-    if trial.attempts_left <= 0:
-        await go_back(work, f"the host booted {trial.boots} times during its trial")
-
-
-async def count_boot(work: Work, trial: Trial) -> Trial:
-    """Once per boot: the boot id says whether this one was counted already."""
     if trial.boot_id == work.host.boot_id:
-        return trial
+        return  # this boot was counted already
+    if trial.attempts_left <= 0:
+        await go_back(work, f"the host booted {trial.boots + 1} times during its trial")
+        return
+    await count_boot(work, trial)
+
+
+async def count_boot(work: Work, trial: Trial) -> None:
+    """A boot starts the app, so it uses up an attempt, before the start is made."""
     counted = dataclasses.replace(
         trial, boots=trial.boots + 1, attempts_left=trial.attempts_left - 1, boot_id=work.host.boot_id
     )
     await off_loop(work.host.store.save, counted)
     await work.tell(
         "boot-counted",
-        f"boot {counted.boots} during the trial of {trial.version}, attempts left: {counted.attempts_left}",
+        f"boot {counted.boots} during the trial of {trial.version}; attempts left: {counted.attempts_left}",
     )
-    return counted
 
 
 async def go_back(work: Work, reason: str) -> None:

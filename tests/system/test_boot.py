@@ -23,7 +23,7 @@ def notes(image: Image, tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
 def begin_trial(notes: Notes, behaviour: str) -> None:
     notes.publisher.publish("2.0", behaviour, schema=2)
     notes.slotctl("--no-wait", "update", "notes")
-    notes.machine.wait_for("slotctl --json status notes | grep -q '\"state\": \"trial\"'", timeout_s=30)
+    notes.machine.wait_for('slotctl --json status notes | grep -q \'"state": "trial"\'', timeout_s=30)
 
 
 def power_cut(notes: Notes) -> None:
@@ -38,7 +38,7 @@ def test_a_trial_goes_on_after_a_power_cut(notes: Notes) -> None:
     power_cut(notes)
     assert notes.wait_state()["version"] == "2.0"
     assert notes.wait_state()["notes"] == 11
-    notes.machine.wait_for("slotctl --json status notes | grep -q '\"state\": \"trial\"'", timeout_s=30)
+    notes.machine.wait_for('slotctl --json status notes | grep -q \'"state": "trial"\'', timeout_s=30)
     assert "boot 1 during the trial" in notes.slotctl("history", "notes")
 
 

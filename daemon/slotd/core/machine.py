@@ -102,6 +102,11 @@ def may_cancel(step: str) -> bool:
     return not step or rule(step).cancellable
 
 
+def may_block(step: str) -> bool:
+    """Whether a failure in `step` tells against the version itself: it was on trial, or being taken back from one."""
+    return is_rollback_step(step) or step in ("migrate", "start", "trial")
+
+
 def after_crash(step: str, *, link_is_new: bool) -> OnCrash:
     """What recovery does with a job that died in `step`. `link_is_new`: `current` points at the new slot already."""
     if not step:

@@ -72,3 +72,12 @@ class DataStore(Protocol):
 
 
 STORES: dict[str, str] = {"tree": "slotd.data.tree:TreeStore"}
+
+
+def make_data_store(name: str = "tree") -> DataStore:
+    """The store by that name."""
+    from importlib import import_module
+
+    module, _, cls = STORES[name].partition(":")
+    store: DataStore = getattr(import_module(module), cls)()
+    return store

@@ -64,6 +64,10 @@ class DirectoryEngine:
 
     def empty(self, slot: SlotName) -> None:
         self._require_inactive(slot)
+        # The record first: a tree that is half removed says no more that it is whole.
+        with files.explaining(f"cannot empty {self.path(slot)}"), contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            os.unlink(self.path(slot) / OWN / "slot.json")
+            files.fsync_dir(self.path(slot) / OWN)
         files.remove_tree(self.path(slot))
 
     def open(self, slot: SlotName) -> int:

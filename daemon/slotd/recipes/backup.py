@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from slotd.core import machine
-from slotd.errors import NothingToDo, SlotdError
+from slotd.errors import Cancelled, Failed, NothingToDo, SlotdError
 from slotd.host.offloop import off_loop
 from slotd.model import Result
 from slotd.recipes import preserve, rollback
@@ -27,9 +27,14 @@ async def make_backup(work: Work) -> Result:
     await off_loop(work.data.hot, work.data_spec, Path(backup.path), base, lambda: work.cancel_asked)
     work.progress(0.7)
     running = [u for u in work.app.service.units if (await work.host.systemd.show(u)).active_state == "active"]
+    work.too_late = bool(running)  # from here on a cancellation could only leave the app stopped
     if running:
-        await preserve.stop_units(work)
+        if work.cancel_asked:
+            raise Cancelled("cancelled before the app was stopped")
+        await work.remember(stopped_at=work.host.clock.now())
     try:
+        if running:
+            await preserve.stop_units(work)
         sealed = await preserve.seal(work, backup)
     finally:
         if running:
@@ -51,6 +56,7 @@ async def run_single(work: Work, steps: tuple[Step, ...]) -> Result:
     try:
         result = await perform(work, steps) or Result.DONE
     except Stopped as stopped:
+        work.too_late = True
         await undo(work, steps, last=stopped.step)
         cancelled = work.cancel_asked
         if cancelled:
@@ -70,6 +76,11 @@ async def restore(work: Work, *, first: str = "") -> Result:
         await perform(work, RESTORE_STEPS, first=first)
     except Stopped as stopped:
         error: SlotdError = stopped.error
+        if stopped.step == "rb-stop":  # nothing was changed yet
+            await preserve.start_again(work)
+        else:
+            where = work.host.copy_path("quarantine", work.app.name, work.plan.quarantine)
+            error = Failed(f"{error.message} What was there before the restore: {where}.", hint=error.hint)
         await rollback.hold(work, str(error))
         await work.tell("rollback-failed", f"the restore stopped in {stopped.step}: {error}")
         await work.finish(Result.FAILED, error)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -29,6 +30,8 @@ from slotd.host.run import Workers
 from slotd.host.systemd import Systemd
 from slotd.model import Event, Job, JobState, Release, Result, SlotName
 from slotd.store import Store
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +101,7 @@ class Plan:
     was_switched: bool = False
     dependents: tuple[str, ...] = ()
     reason: str = ""
+    gave_up: str = ""
     seen: Mapping[str, UnitSeen] = field(default_factory=dict)
     stopped_at: float = 0.0
     started_at: float = 0.0
@@ -125,10 +129,11 @@ class Work:
         self.engine = engine
         self.data = data
         self.rules: tuple[machine.Rule, ...] = machine.UPDATE
-        self.verdict = ""  # a person's word on the trial: "good" or "bad"
+        self.verdict = ""  # a person's word on the trial: "good" or "bad"; "passed" once it is over
         self.verdict_by = ""
         self.note = ""  # what a person should know of a job that ended without an error
         self.on_trial: Callable[[], None] | None = None  # called once when the trial begins: the heavy work is done
+        self.too_late = False  # to be cancelled, whatever the step's rule says: it is being undone, or the app is down
         self.woken = asyncio.Event()
         self._changed = changed
         self._cancel_asked = False
@@ -213,7 +218,10 @@ class Work:
         }
 
     async def tell(self, kind: str, message: str, **extra: str) -> None:
-        """One event: a history row, and a journal entry beside the app's own that starts with the app's name."""
+        """One event: a history row, and a journal entry beside the app's own that starts with the app's name.
+
+        Never raises: a history that takes no more rows must not keep an app from being stopped or started (promise 7).
+        """
         event = Event(
             id=0,
             app=self.app.name,
@@ -227,6 +235,8 @@ class Work:
         )
         try:
             await off_loop(self.host.store.add_event, event)
+        except Exception:
+            _log.exception("%s: an event could not be written into the history", self.app.name)
         finally:
             text = f"{self.app.name}: {message}"
             more = {f"SLOTD_{key.upper()}": value for key, value in extra.items()}
@@ -240,6 +250,11 @@ class Work:
     @property
     def cancel_asked(self) -> bool:
         return self._cancel_asked
+
+    @property
+    def may_be_judged(self) -> bool:
+        """Whether a word on the trial would still be heard: it is watched, and nobody has said anything yet."""
+        return self.job.step == "trial" and not self.verdict
 
     def decide(self, verdict: str, by: str) -> None:
         """A person says how the trial ends: `good` or `bad`."""

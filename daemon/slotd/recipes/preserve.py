@@ -8,11 +8,13 @@ import time
 from pathlib import Path
 
 from slotd.core.template import expand_command
-from slotd.errors import Failed, NoSuchBackup
+from slotd.errors import Failed, NoSuchBackup, SlotdError
 from slotd.host import failpoint
 from slotd.host.offloop import off_loop
 from slotd.model import Backup
 from slotd.recipes.context import Work
+
+_UP = ("active", "activating", "reloading", "refreshing")
 
 
 def new_copy_id(work: Work, kind: str = "backup") -> str:
@@ -126,16 +128,31 @@ async def start_old(work: Work) -> None:
 
 
 async def start_all(work: Work) -> None:
-    """Start first to last, then what was stopped along with them. Raises `Failed` for the first that does not."""
+    """Start first to last, then what was stopped along with them. Raises for the first that does not, after all."""
     systemd = work.host.systemd
+    problem: SlotdError | None = None
     for unit in work.app.service.units:
-        await systemd.reset_failed(unit)
-        result = await systemd.start(unit, timeout_s=work.app.service.start_timeout_s)
+        try:
+            await systemd.reset_failed(unit)
+            result = await systemd.start(unit, timeout_s=work.app.service.start_timeout_s)
+        except SlotdError as error:
+            problem = problem or error
+            continue
         if result not in ("done", "skipped"):
-            raise Failed(
+            problem = problem or Failed(
                 f"cannot start {unit}: its start job ended as {result!r}.", hint=f"See `journalctl -u {unit}`."
             )
     await start_dependents(work)
+    if problem is not None:
+        raise problem
+
+
+async def start_again(work: Work) -> None:
+    """Start what was stopped, as far as it can be; what cannot is told."""
+    try:
+        await start_all(work)
+    except SlotdError as error:
+        await work.tell("warning", f"the app does not run again: {error}")
 
 
 async def start_dependents(work: Work) -> None:
@@ -147,10 +164,25 @@ async def start_dependents(work: Work) -> None:
 
 async def seal_copy(work: Work) -> None:
     """With the app stopped: copy what changed, seal, and only now is it a backup (promise 5)."""
-    if not work.plan.backup:
-        return
-    backup = await off_loop(work.host.store.backup, work.app.name, work.plan.backup)
-    await seal(work, backup)
+    if not work.plan.backup and work.app.backup.enabled and work.app.data.paths:
+        # No data were there before. What came since is saved now; if none did, going back means: none again.
+        come_since = new_copy_id(work) if wants_backup(work) else ""
+        await work.remember(backup=come_since, restore=True)
+        if come_since:
+            await record_backup(work, reason="update")
+    if work.plan.backup:
+        await seal(work, await off_loop(work.host.store.backup, work.app.name, work.plan.backup))
+        await require_down(work)
+
+
+async def require_down(work: Work) -> None:
+    """What was saved must be what the app left: nobody (a socket, a timer, a person) started it meanwhile."""
+    for unit in work.app.service.units:
+        if not unit.endswith(".socket") and (await work.host.systemd.show(unit)).active_state in _UP:
+            raise Failed(
+                f"cannot trust the backup: {unit} was started by someone else while its data were copied.",
+                hint="See `journalctl -u slotd` for when, then update again.",
+            )
 
 
 async def seal(work: Work, backup: Backup) -> Backup:

@@ -13,7 +13,7 @@ from slotd.model import JobKind, Result
 from slotd.recipes import backup, preserve, rollback
 from slotd.recipes.context import Work
 from slotd.recipes.run import Stopped, undo
-from slotd.recipes.update import STEPS, give_up, update
+from slotd.recipes.update import CANCELLED, STEPS, give_up, update
 
 _log = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ async def _link_is_new(work: Work) -> bool:
 
 def _why_it_gave_up(work: Work) -> SlotdError:
     """What the interrupted undo was for: a person's cancellation stays one."""
-    return Cancelled("cancelled on request") if work.plan.gave_up == Cancelled.name else Failed(work.plan.gave_up)
+    return Cancelled("cancelled on request") if work.plan.gave_up == CANCELLED else Failed(work.plan.gave_up)
 
 
 async def _end_single(work: Work, step: str) -> Result:

@@ -51,6 +51,7 @@ async def set_data_aside(work: Work) -> None:
     """What the failed version wrote becomes quarantine: a row first, then the renames, then the seal."""
     if not work.plan.restore:
         return
+    await _require_whole_backup(work)  # else the app would be left without any data
     store, copy_id = work.host.store, work.plan.quarantine
     path = work.host.copy_path("quarantine", work.app.name, copy_id)
     row = Backup(
@@ -70,13 +71,22 @@ async def set_data_aside(work: Work) -> None:
 
 
 async def bring_data_back(work: Work) -> None:
-    if not work.plan.restore:
+    """Nothing comes back where nothing was before the update."""
+    backup = await _require_whole_backup(work)
+    if backup is None:
         return
+    aside = work.host.copy_path("quarantine", work.app.name, work.plan.quarantine)
+    await off_loop(work.data.restore, work.data_spec, Path(backup.path), aside)
+
+
+async def _require_whole_backup(work: Work) -> Backup | None:
+    """The backup to bring back; None if there is none to. Raises `NoSuchBackup`."""
+    if not work.plan.restore or not work.plan.backup:
+        return None
     backup = await off_loop(work.host.store.backup, work.app.name, work.plan.backup)
     if work.plan.backup == work.plan.quarantine or not await off_loop(work.data.is_sealed, Path(backup.path)):
         raise NoSuchBackup(f"cannot restore {backup.path}: it is not a whole backup.")
-    aside = work.host.copy_path("quarantine", work.app.name, work.plan.quarantine)
-    await off_loop(work.data.restore, work.data_spec, Path(backup.path), aside)
+    return backup
 
 
 async def point_back(work: Work) -> None:
@@ -178,11 +188,17 @@ async def stop_and_hold(work: Work, reason: str) -> Result:
 
 
 async def hold(work: Work, reason: str) -> None:
+    now = work.host.clock.now()
+
     def commit(job: Job) -> None:
         with work.host.store.transaction():
             trial = work.host.store.trial(job.app)
             if trial is not None and trial.job == job.id:
                 work.host.store.forget(trial)
+            if job.kind == "update" and work.plan.version and machine.may_block(job.step):
+                # It failed here, even if there was no way back: an unhold must not try it again by itself (promise 6).
+                block = Blocked(job.app, work.plan.version, work.plan.digest, work.plan.reason or reason, now)
+                work.host.store.save(block)
             work.host.store.change_app(job.app, held=True, hold_reason=reason, last_error=reason)
 
     await off_loop(commit, work.job)

@@ -13,13 +13,14 @@ from slotd.host.offloop import off_loop
 from slotd.model import Job, SlotState, Trial
 from slotd.recipes.context import Work
 from slotd.recipes.install import expand
-from slotd.recipes.preserve import start_dependents
+from slotd.recipes.preserve import start_dependents, stop_all
 
 
 async def point_current(work: Work) -> None:
     """The trial first, then the symlink: a host that comes up with the new link finds the trial that watches it."""
     plan, policy, store = work.plan, work.app.policy, work.host.store
-    if await off_loop(store.trial, work.app.name) is None:
+    open_one = await off_loop(store.trial, work.app.name)
+    if open_one is None or open_one.job != work.job.id:
         trial = Trial(
             app=work.app.name,
             job=work.job.id,
@@ -38,6 +39,7 @@ async def point_current(work: Work) -> None:
     failpoint.hit("switch:trial")
     await off_loop(work.engine.switch, work.new_slot)
     failpoint.hit("switch:link")
+    await stop_all(work)  # whatever was started meanwhile (a socket may) runs the old version
     how = f"switched {plan.old_version} → {plan.version}" if plan.old_version else f"installed {plan.version}"
     await work.tell("switched", f"{how} (slot {work.new_slot})")
 
@@ -58,6 +60,8 @@ async def run_migrations(work: Work) -> None:
     """The app's own migrations, as its user, with its data; they may have no way down, so a failure rolls back."""
     slots = work.app.slots
     path = work.engine.path(work.new_slot)
+    if slots.migrate:
+        await stop_all(work)  # after a crash in `switch` the host may have started it already
     for number, template in enumerate(slots.migrate):
         argv = expand(work, template)
         writable = [Path(p) for p in work.app.data.paths] + ([path] if slots.writable else [])
@@ -161,3 +165,13 @@ async def mark_good(work: Work) -> None:
     old, new = work.plan.old_version, work.plan.version
     how = f"updated from {old} to {new}" if old else f"{new} was installed"
     await work.tell("updated", f"{how}; it passed its trial")
+
+
+async def close_passed_trial(work: Work) -> None:
+    """`commit` only warns, so that nothing rolls back a version that is good; but its trial must not stay open.
+
+    Raises what the store raises: then the job does not end yet either.
+    """
+    trial = await off_loop(work.host.store.trial, work.app.name)
+    if trial is not None and trial.job == work.job.id and work.job.step in ("commit", "cleanup"):
+        await mark_good(work)

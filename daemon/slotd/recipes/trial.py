@@ -130,7 +130,8 @@ async def watch(work: Work) -> None:
             if running and probes.verdict is Verdict.UNHEALTHY:
                 raise Failed(f"{work.plan.version} is not healthy: {probes.reason}")
             work.progress(1.0 - max(0.0, remaining) / max(work.app.policy.trial_s, 0.001))
-            if remaining <= 0 and probes.verdict is Verdict.HEALTHY:
+            if remaining <= 0 and probes.verdict is Verdict.HEALTHY and work.verdict != "bad":
+                work.verdict = "passed"  # who says a word after this is told that it comes too late
                 return
             if saved - remaining >= SAVE_EVERY_S:
                 trial = dataclasses.replace(await open_trial(work), remaining_s=max(0.0, remaining))

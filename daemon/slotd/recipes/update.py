@@ -6,14 +6,21 @@ roll back  from `switch` on, an error brings the old version and its data back
 
 from __future__ import annotations
 
+import logging
+
 from slotd.core import machine
 from slotd.core.machine import OnError
 from slotd.errors import Cancelled
+from slotd.host.offloop import off_loop
 from slotd.model import Result
 from slotd.recipes import install, obtain, preserve, prune, switch, trial
 from slotd.recipes.context import Work
 from slotd.recipes.rollback import roll_back
 from slotd.recipes.run import Step, Stopped, perform, undo
+
+_log = logging.getLogger(__name__)
+
+CANCELLED = "cancelled"  # what `Plan.gave_up` says of a person's cancellation
 
 STEPS: tuple[Step, ...] = (
     Step("resolve", obtain.choose_release),
@@ -46,12 +53,20 @@ async def update(work: Work, *, first: str = "") -> Result:
             await _mark_switched(work)
             return await roll_back(work, stopped.error.message)
         return await give_up(work, stopped)
+    await switch.close_passed_trial(work)
     await work.finish(result)
     return result
 
 
 async def give_up(work: Work, stopped: Stopped) -> Result:
     """Undo what was done; the old version runs on, or runs again."""
+    work.too_late = True  # an undo is not cancelled half-way
+    gave_up = CANCELLED if isinstance(stopped.error, Cancelled) else str(stopped.error)
+    try:
+        # On disk before the first undo: whoever resumes the job goes on undoing, and not with what is half undone.
+        await work.remember(gave_up=gave_up)
+    except Exception:  # on a disk that takes no more, the old version must come back all the same
+        _log.exception("job %d: that it gave up could not be written", work.job.id)
     await undo(work, STEPS, last=stopped.step)
     if isinstance(stopped.error, Cancelled):
         await work.tell(
@@ -61,7 +76,7 @@ async def give_up(work: Work, stopped: Stopped) -> Result:
         return Result.CANCELLED
     await work.tell("update-failed", f"not updated: {stopped.error}")
     error = stopped.error
-    work.host.store.change_app(work.app.name, last_error=str(error))
+    await off_loop(work.host.store.change_app, work.app.name, last_error=str(error))
     await work.finish(Result.FAILED, error)
     return Result.FAILED
 

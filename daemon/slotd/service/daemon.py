@@ -9,14 +9,14 @@ import asyncio
 import dataclasses
 import logging
 import uuid
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from slotd import __version__, engines
 from slotd.core.events import BY_NAME
-from slotd.core.plain import to_plain
+from slotd.core.plain import from_plain, to_plain
 from slotd.core.schema import App
-from slotd.data import STORES, DataStore
+from slotd.data import make_data_store
 from slotd.errors import Held, Misconfigured, NoSuchApp, NoSuchVersion, NothingToDo, SlotdError
 from slotd.host import definitions, journal
 from slotd.host.offloop import off_loop
@@ -34,14 +34,6 @@ from slotd.service.jobs import Jobs, Recipe
 _log = logging.getLogger(__name__)
 
 
-def make_data_store(name: str = "tree") -> DataStore:
-    from importlib import import_module
-
-    module, _, cls = STORES[name].partition(":")
-    store: DataStore = getattr(import_module(module), cls)()
-    return store
-
-
 class Daemon:
     """All apps of this host, and the jobs on them."""
 
@@ -54,6 +46,7 @@ class Daemon:
         self._definitions = definitions.Definitions()
         self._board = Board(self._build_view)
         self._followups: set[asyncio.Task[Any]] = set()
+        self._checking = asyncio.Lock()
 
     # -- life -------------------------------------------------------------------------------------
 
@@ -61,22 +54,28 @@ class Daemon:
         """Read the definitions, rebuild what the store does not know, resume what was interrupted."""
         await self.reload()
         for app in self._definitions.apps.values():
-            await off_loop(requests.reconcile, self.store, self._engine(app), self.host)
+            try:
+                await off_loop(requests.reconcile, self.store, self._engine(app), self.host)
+            except Exception:  # one app's disk must not keep the others from being served (promise 7)
+                _log.exception("%s: what is on the disk could not be read", app.name)
+        await off_loop(requests.close_stale_trials, self.store)
         for name in self._board.names():
             await self._board.refresh(name)
         await off_loop(journal.send, BY_NAME["daemon-started"], f"slotd {__version__} is up", fields={}, units=())
         for job in await off_loop(self.store.unfinished_jobs):
-            await self._resume(job)
+            try:
+                await self._resume(job)
+            except Exception as error:
+                _log.error("job %d cannot be resumed: %s", job.id, error)
 
     async def _resume(self, job: Job) -> None:
         if job.kind is not JobKind.CHECK:
             self.jobs_.reserve(job.app)
         try:
             work = self._work(job)
-        except SlotdError as error:
-            _log.error("job %d cannot be resumed: %s", job.id, error)
-            self.jobs_.unreserve(job.app)
-            return
+        except BaseException:
+            self.jobs_.unreserve(job.app, job.kind)
+            raise
         if not work.app.name:
             work.app = self._definitions.apps.get(job.app, App(name=job.app))
         self.jobs_.start(work, recover.resume)
@@ -137,8 +136,6 @@ class Daemon:
         return engines.create(app, self.host.root(app), self.host.settings.limits, user_mode=self.host.user_mode)
 
     def _work(self, job: Job) -> Work:
-        from slotd.core.plain import from_plain
-
         app = from_plain(Plan, job.plan).definition
         return Work(self.host, app, job, self._engine(app), make_data_store(), self.job_changed)
 
@@ -154,15 +151,20 @@ class Daemon:
             job = dataclasses.replace(job, version=version, previous_version=previous)
             work = self._work(job)
         except BaseException:
-            self.jobs_.unreserve(name)
+            self.jobs_.unreserve(name, kind)
             raise
         self.jobs_.start(work, recipe)
         await self._board.refresh(name)
         return job.id
 
     async def start_check(self, app: str) -> int:
+        """One check of an app at a time: who asks while one runs is given that one."""
         plan = Plan(definition=self._definition(app))
-        return await self._start(JobKind.CHECK, plan, lambda work: backup_recipe.run_single(work, check_recipe.STEPS))
+        async with self._checking:
+            if (running := self.jobs_.check_of(app)) is not None:
+                return running
+            recipe: Recipe = lambda work: backup_recipe.run_single(work, check_recipe.STEPS)  # noqa: E731
+            return await self._start(JobKind.CHECK, plan, recipe)
 
     async def start_update(
         self, app: str, *, version: str = "", force: bool = False, now: bool = False, automatic: bool = False
@@ -184,8 +186,8 @@ class Daemon:
     async def start_rollback(self, app: str, *, data: str = "", to: str = "") -> int:
         definition = self._definition(app)
         running = self.jobs_.of_app(app)
-        if running is not None and running.job.step == "trial":
-            requests.require_trial_choice(app, data)
+        if running is not None and running.may_be_judged:
+            requests.require_trial_choice(app, data, to, running.plan.old_version)
             running.decide("bad", "an administrator, who asked for a rollback")
             return running.job.id
         self.jobs_.reserve(app)
@@ -216,7 +218,7 @@ class Daemon:
     async def start_restore(self, app: str, backup: str) -> int:
         definition = self._definition(app)
         self.jobs_.require_free(app)
-        row = await off_loop(self.store.backup, app, backup)
+        row = await off_loop(requests.whole_backup, self.store, app, backup)
         view = self.app(app)
         self.jobs_.reserve(app)
         release = dataclasses.replace(Plan().release, version=view.version)
@@ -224,15 +226,24 @@ class Daemon:
         return await self._start(JobKind.RESTORE, plan, backup_recipe.restore, version=view.version)
 
     async def check_all(self) -> Sequence[int]:
-        return [await self.start_check(name) for name in sorted(self._definitions.apps)]
+        return await self._each(sorted(self._definitions.apps), self.start_check)
 
     async def apply_all(self) -> Sequence[int]:
         """Apply what may be applied without asking: everything in mode auto, what was approved in mode approve."""
+        ready = [view.name for view in self.apps() if requests.may_apply_by_itself(view)]
+        return await self._each([name for name in ready if self.jobs_.of_app(name) is None], self._apply)
+
+    async def _apply(self, name: str) -> int:
+        return await self.start_update(name, version=requests.version_to_apply(self.app(name)), automatic=True)
+
+    async def _each(self, names: Sequence[str], start: Callable[[str], Awaitable[int]]) -> Sequence[int]:
+        """A job for each app; one that cannot be started is told of, and keeps none of the others from theirs."""
         started: list[int] = []
-        for name in sorted(self._definitions.apps):
-            view = self.app(name)
-            if requests.may_apply_by_itself(view) and self.jobs_.of_app(name) is None:
-                started.append(await self.start_update(name, version=requests.version_to_apply(view), automatic=True))
+        for name in names:
+            try:
+                started.append(await start(name))
+            except SlotdError as error:
+                _log.warning("%s: %s", name, error)
         return started
 
     # -- a person's word --------------------------------------------------------------------------
@@ -273,7 +284,7 @@ class Daemon:
     def _on_trial(self, app: str) -> Work:
         self.app(app)
         work = self.jobs_.of_app(app)
-        if work is None or work.job.step != "trial":
+        if work is None or not work.may_be_judged:
             raise NothingToDo(f"cannot judge {app}: no version of it is on trial.")
         return work
 
@@ -333,7 +344,10 @@ class Daemon:
             self._board.refresh_soon(job.app)
 
     async def job_ended(self, work: Work, details: Mapping[str, Any]) -> None:
-        await self._board.refresh(work.app.name)
+        try:
+            await self._board.refresh(work.app.name)
+        except Exception:  # the end is told all the same
+            _log.exception("%s: its view could not be put together", work.app.name)
         for listener in self._board.listeners:
             listener.job_changed(work.job)
             listener.job_removed(work.job, details)
@@ -349,7 +363,7 @@ class Daemon:
         view = self._board.find(app.name)
         if view is None or app.policy.apply != "check" or not requests.may_apply_by_itself(view):
             return
-        self._own(self.start_update(app.name, version=requests.version_to_apply(view), automatic=True))
+        self._own(self._apply(app.name))
 
     def _own(self, work: Awaitable[Any]) -> None:
         task = asyncio.ensure_future(work)

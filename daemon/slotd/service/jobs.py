@@ -13,11 +13,14 @@ from typing import Any, Protocol
 from slotd.core import machine
 from slotd.errors import Busy, Failed, NoSuchJob, TooLate
 from slotd.model import Job, JobKind, Result
+from slotd.recipes import recover
 from slotd.recipes.context import Work
 
 _log = logging.getLogger(__name__)
 
 FINISHED_S = 600.0  # how long a finished job stays an object on the bus
+RETRY_S = 1.0  # before a job that must not stay as it is is taken up again; doubled each time
+MOST_RETRY_S = 60.0
 
 Recipe = Callable[[Work], Awaitable[Result]]
 
@@ -53,6 +56,11 @@ class Jobs:
         job_id = self._mutating.get(app)
         return self._works.get(job_id) if job_id is not None else None
 
+    def check_of(self, app: str) -> int | None:
+        """The check that runs on an app."""
+        checks = (w.job for w in self._works.values() if w.job.kind is JobKind.CHECK and w.job.app == app)
+        return next((job.id for job in checks if not job.is_finished), None)
+
     def apps(self) -> set[str]:
         """Apps with a running job, whatever became of their definitions."""
         return {work.job.app for work in self._works.values()}
@@ -82,8 +90,9 @@ class Jobs:
         self.require_free(app)
         self._mutating[app] = 0
 
-    def unreserve(self, app: str) -> None:
-        if self._mutating.get(app) == 0:
+    def unreserve(self, app: str, kind: JobKind | None = None) -> None:
+        """Give it back. A check never took it: what is reserved then is another's."""
+        if kind is not JobKind.CHECK and self._mutating.get(app) == 0:
             del self._mutating[app]
 
     # -- doing ------------------------------------------------------------------------------------
@@ -105,7 +114,7 @@ class Jobs:
                 await self._room.acquire()
                 held_room = True
                 work.on_trial = self._room.release
-            await recipe(work)
+            await self._to_its_end(work, recipe)
         except asyncio.CancelledError:
             if not work.cancel_asked:
                 raise
@@ -123,6 +132,27 @@ class Jobs:
                 work.on_trial = None
             if work.job.is_finished:
                 await self._end(work)
+
+    async def _to_its_end(self, work: Work, recipe: Recipe) -> None:
+        """Run the recipe. Where an error escapes it with the app maybe stopped, what a crash would call for is done.
+
+        Such an error is the store's: a disk that is full or failing. It is tried until that is over.
+        """
+        wait_s = RETRY_S
+        while True:
+            try:
+                await recipe(work)
+            except Exception as error:
+                if machine.may_cancel(work.job.step) and not work.too_late:
+                    raise
+                _log.error(
+                    "job %d cannot go on in step %s, and tries again", work.job.id, work.job.step, exc_info=error
+                )
+            else:
+                return
+            await asyncio.sleep(wait_s)
+            wait_s = min(MOST_RETRY_S, 2 * wait_s)
+            recipe = recover.resume
 
     async def _end(self, work: Work) -> None:
         job = work.job
@@ -152,7 +182,9 @@ class Jobs:
             if job_id in self._recent:
                 raise TooLate(f"cannot cancel job {job_id}: it has ended as {self._recent[job_id].result}.")
             raise NoSuchJob(f"cannot cancel job {job_id}: no such job runs.", hint="See `slotctl jobs`.")
-        if not machine.may_cancel(work.job.step):
+        if work.cancel_asked:
+            return  # it is on its way: a second cancellation would only cut its clearing up short
+        if work.too_late or not machine.may_cancel(work.job.step):
             raise TooLate(
                 f"cannot cancel job {job_id}: it is in step {work.job.step} already.",
                 hint=f"Let it end, or go back with `slotctl rollback {work.job.app}`.",

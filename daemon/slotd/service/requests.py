@@ -8,6 +8,7 @@ from pathlib import Path
 
 from slotd.core.plain import from_plain
 from slotd.core.schema import App
+from slotd.data import make_data_store
 from slotd.engines import Engine
 from slotd.errors import BadOption, DataChoiceRequired, NoRollback, NoSuchBackup, SlotdError
 from slotd.host import files
@@ -18,8 +19,12 @@ from slotd.store import Store
 DATA_CHOICES = ("keep", "restore")
 
 
-def require_trial_choice(app: str, data: str) -> None:
-    """Within a trial the data come back with the code; nothing else makes sense."""
+def require_trial_choice(app: str, data: str, to: str, previous: str) -> None:
+    """Within a trial the data come back with the code, to the version before; nothing else makes sense."""
+    if to and to != previous:
+        raise NoRollback(
+            f"cannot roll back {app} to {to}: while a version is on trial, the way back leads to {previous or 'nothing'}."
+        )
     if data not in ("", "restore"):
         raise BadOption(
             f"cannot roll back {app} with data={data!r}: while a version is on trial its data are always restored.",
@@ -52,6 +57,8 @@ def rollback_plan(host: Host, app: App, engine: Engine, *, data: str, to: str) -
             hint=f"See `slotctl backups {app.name}`, or use --data=keep.",
         )
     restore = data == "restore" and backup is not None
+    if restore and backup is not None:
+        whole_backup(host.store, app.name, backup.id)
     return Plan(
         definition=app,
         release=Release(version=here.version, tag=here.version),
@@ -62,6 +69,26 @@ def rollback_plan(host: Host, app: App, engine: Engine, *, data: str, to: str) -
         backup=backup.id if restore and backup else "",
         restore=restore,
     )
+
+
+def whole_backup(store: Store, app: str, backup_id: str) -> Backup:
+    """A backup that can be restored, asked of the disk, before anything is stopped for it. Raises `NoSuchBackup`."""
+    row = store.backup(app, backup_id)
+    if not make_data_store().is_sealed(Path(row.path)):
+        raise NoSuchBackup(
+            f"cannot restore backup {backup_id} of {app}: it was never finished, or {row.path} is damaged.",
+            hint=f"See `slotctl backups {app}` for others.",
+        )
+    return row
+
+
+def close_stale_trials(store: Store) -> None:
+    """A trial whose job has ended, or is not there, is watched by nobody: it would stand in the way of every update."""
+    with store.transaction():
+        alive = {job.id for job in store.unfinished_jobs()}
+        for trial in store.trials():
+            if trial.job not in alive:
+                store.forget(trial)
 
 
 def newest_backup_of(store: Store, app: str, version: str) -> Backup | None:
@@ -129,9 +156,10 @@ def reconcile(store: Store, engine: Engine, host: Host) -> None:
 def _read_header(path: Path, app: str, kind: str) -> Backup | None:
     try:
         header = json.loads(files.read_bounded(path / "header.json", 1024 * 1024))
-        fields = {"path": str(path), "app": app, "kind": kind, "sealed": True}
-        wanted = {"id", "version", "reason", "created_at", "job", "bytes"}
-        defaults = {"id": path.name, "version": "", "reason": "found", "created_at": path.stat().st_mtime}
-        return from_plain(Backup, defaults | {k: v for k, v in header.items() if k in wanted} | fields)
-    except (OSError, ValueError, TypeError, SlotdError):
+        said = {"bytes": header.get("bytes", 0)} | dict(header.get("header", {}))  # what `seal` was given is inside
+        fields = {"id": path.name, "path": str(path), "app": app, "kind": kind, "sealed": True}
+        wanted = {"version", "reason", "created_at", "job", "bytes"}
+        defaults = {"version": "", "reason": "found", "created_at": path.stat().st_mtime}
+        return from_plain(Backup, defaults | {k: v for k, v in said.items() if k in wanted} | fields)
+    except (OSError, ValueError, TypeError, AttributeError, SlotdError):
         return None

@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import time
+import uuid
 from pathlib import Path
 
 from slotd.core.events import BY_NAME
@@ -36,6 +37,22 @@ def read_id(path: str) -> str:
         return ""
 
 
+def this_boot(runtime: Path) -> str:
+    """What tells this boot from every other: a mark in a directory that does not outlive one.
+
+    The kernel's boot id would do on a machine; in a container, a sandboxed unit is shown the host's.
+    """
+    runtime.mkdir(mode=0o755, parents=True, exist_ok=True)
+    mark = runtime / "boot"
+    try:
+        descriptor = os.open(mark, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+    except FileExistsError:
+        return read_id(str(mark))
+    with os.fdopen(descriptor, "w") as file:
+        file.write(uuid.uuid4().hex)
+    return read_id(str(mark))
+
+
 def make_host(paths: Paths, systemd: Systemd, *, user_mode: bool) -> Host:
     """Open the state and put the doors together. Blocking."""
     for directory, mode in ((paths.state, 0o755), (paths.cache, 0o700), (paths.state / "apps", 0o755)):
@@ -54,7 +71,7 @@ def make_host(paths: Paths, systemd: Systemd, *, user_mode: bool) -> Host:
         paths=paths,
         settings=settings,
         machine_id=read_id("/etc/machine-id"),
-        boot_id=read_id("/proc/sys/kernel/random/boot_id"),
+        boot_id=this_boot(paths.runtime),
         user_mode=user_mode,
         clock=Clock(),
     )
