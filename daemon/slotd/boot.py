@@ -19,7 +19,7 @@ from slotd import engines
 from slotd.core.health import UnitStatus
 from slotd.core.plain import from_plain
 from slotd.data import make_data_store
-from slotd.errors import Failed, SlotdError
+from slotd.errors import Failed
 from slotd.host import definitions
 from slotd.host.offloop import off_loop
 from slotd.host.paths import Paths

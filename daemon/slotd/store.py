@@ -103,6 +103,13 @@ class Store:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         os.close(descriptor)
         self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=10)
+        try:
+            self._open(path)
+        except BaseException:
+            self._db.close()
+            raise
+
+    def _open(self, path: Path) -> None:
         self._db.row_factory = sqlite3.Row
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "trusted_schema=OFF"):
             self._db.execute(f"PRAGMA {pragma}")
@@ -121,6 +128,8 @@ class Store:
                 f"cannot use {self.path}: a newer slotd wrote it (schema {found}, this one knows {SCHEMA_VERSION}).",
                 hint="Install that slotd again.",
             )
+        if found == SCHEMA_VERSION:
+            return  # nothing is written: the way back must open the store on a full disk, too
         with self.transaction():
             if found == 0:
                 for table, (_, key) in TABLES.items():
@@ -308,11 +317,20 @@ def open_store(path: Path, *, now: float) -> tuple[Store, Path | None]:
     try:
         return Store(path), None
     except sqlite3.DatabaseError as error:
-        if isinstance(error, sqlite3.OperationalError) and "unable to open" in str(error):
-            raise Failed(f"cannot open {path}: {error}.", hint="Is the state directory there and writable?") from error
+        if not _is_damage(
+            error
+        ):  # locked, a full or failing disk: the state is there, and to lose it would be the harm
+            hint = "Is the state directory there and writable, and is there space?"
+            raise Failed(f"cannot open {path}: {error}.", hint=hint) from error
         aside = path.with_name(f"{path.name}.broken.{int(now)}")
         for suffix in ("", "-wal", "-shm"):
             part = path.with_name(path.name + suffix)
             if part.exists():
                 part.rename(aside.with_name(aside.name + suffix))
         return Store(path), aside
+
+
+def _is_damage(error: sqlite3.DatabaseError) -> bool:
+    """Whether the file itself is no whole database. Only then may another take its place."""
+    code = getattr(error, "sqlite_errorcode", None)
+    return code is None or code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)

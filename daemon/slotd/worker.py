@@ -41,7 +41,8 @@ def main() -> None:
     os.dup2(1, 2)  # descriptor 2 belongs to systemd-run
     daemon = socket.socket(fileno=os.dup(0))
     request, fds = _receive(daemon)
-    threading.Thread(target=_leave_with, args=(daemon,), daemon=True).start()
+    answered = threading.Event()
+    threading.Thread(target=_leave_with, args=(daemon, answered), daemon=True).start()
 
     def progress(said: dict[str, Any]) -> None:
         daemon.sendall(frames.encode({"progress": said}))
@@ -55,6 +56,7 @@ def main() -> None:
         what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         message = f"cannot {verb}: the worker met something unforeseen, {what[:1000]}."
         answer = frames.encode({"error": {"name": "Failed", "message": message, "hint": "See `journalctl -u slotd`."}})
+    answered.set()
     daemon.sendall(answer)
     sys.stderr.flush()
     os._exit(0)  # nothing to clean up, and foreign bytes have been in these hands
@@ -91,12 +93,12 @@ def _exactly(daemon: socket.socket, count: int) -> bytes:
     return bytes(parts)
 
 
-def _leave_with(daemon: socket.socket) -> None:
+def _leave_with(daemon: socket.socket, answered: threading.Event) -> None:
     """Ends the worker when the daemon is gone; it says nothing after its request."""
     try:
         daemon.recv(1)
     finally:
-        os._exit(1)
+        os._exit(0 if answered.is_set() else 1)
 
 
 if __name__ == "__main__":

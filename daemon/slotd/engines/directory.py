@@ -64,11 +64,21 @@ class DirectoryEngine:
 
     def empty(self, slot: SlotName) -> None:
         self._require_inactive(slot)
-        # The record first: a tree that is half removed says no more that it is whole.
-        with files.explaining(f"cannot empty {self.path(slot)}"), contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            os.unlink(self.path(slot) / OWN / "slot.json")
-            files.fsync_dir(self.path(slot) / OWN)
+        self._forget_record(slot)
         files.remove_tree(self.path(slot))
+
+    def _forget_record(self, slot: SlotName) -> None:
+        """Before all else goes: a tree that is half removed must not say that it is whole."""
+        with files.explaining(f"cannot empty {self.path(slot)}"):
+            try:
+                with _opened(self.path(slot)) as top, files.opened(OWN, files.DIRECTORY, dir_fd=top) as own:
+                    os.unlink("slot.json", dir_fd=own)
+                    os.fsync(own)
+            except (FileNotFoundError, NotADirectoryError):
+                return  # there is none
+            except OSError as error:
+                if error.errno != errno.ELOOP:  # a link in its place, which is nobody's record
+                    raise
 
     def open(self, slot: SlotName) -> int:
         self._require_inactive(slot)
@@ -144,17 +154,19 @@ class DirectoryEngine:
             whole = dataclasses.replace(
                 record, state=SlotState.WHOLE, manifest=f"sha256:{hashlib.sha256(manifest).hexdigest()}"
             )
-            own = path / OWN
-            try:
-                os.mkdir(own, 0o755)
-            except OSError as error:
-                if error.errno != errno.EEXIST:
-                    raise
-            files.write_atomic(own / "manifest", manifest, 0o644)
-            # The record last, and everything on disk before anyone may trust it.
-            files.syncfs(path)
-            text = json.dumps(to_plain(whole), indent=2, sort_keys=True) + "\n"
-            files.write_atomic(own / "slot.json", text.encode(), 0o644)
+            # Made anew and reached by its descriptor: the prepare commands, or in a writable slot the app's user, could
+            # have put a link there, and root would write where it leads.
+            files.remove_at(descriptor, OWN)
+            os.mkdir(OWN, 0o755, dir_fd=descriptor)
+            with files.opened(OWN, files.DIRECTORY, dir_fd=descriptor) as directory:
+                if os.fstat(directory).st_uid != os.geteuid():
+                    raise Failed(f"cannot finish slot {slot} of {self.app.name}: someone else made {OWN} in it.")
+                own = Path(f"/proc/self/fd/{directory}")
+                files.write_atomic(own / "manifest", manifest, 0o644)
+                # The record last, and everything on disk before anyone may trust it.
+                files.syncfs(path)
+                text = json.dumps(to_plain(whole), indent=2, sort_keys=True) + "\n"
+                files.write_atomic(own / "slot.json", text.encode(), 0o644)
             files.syncfs(path)
             files.fsync_dir(self.root)
         return whole

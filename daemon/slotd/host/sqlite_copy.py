@@ -1,6 +1,7 @@
 """Copy one SQLite database with SQLite's own backup, beside a live writer. A program of its own: standard library only.
 
     python3 -I sqlite_copy.py SOURCE TARGET UID GID
+    python3 -I sqlite_copy.py SOURCE - UID GID       the copy goes to standard output, a file; already as UID
 
 The target is opened first, in a directory that only the caller can reach; then all rights but those of UID are given
 up for good, and only then is the source - a foreign file in a foreign directory - opened and read. So neither a
@@ -13,12 +14,25 @@ from __future__ import annotations
 import os
 import sqlite3
 import sys
+import tempfile
 from urllib.parse import quote
 
 BUSY_S = 30.0
 
 
 def main(source: str, target: str, uid: int, gid: int) -> None:
+    if target != "-":
+        copy_into(source, target, uid, gid)
+        return
+    with tempfile.NamedTemporaryFile(dir="/var/tmp") as made:
+        copy_into(source, made.name, uid, gid)
+        with open(made.name, "rb") as whole:
+            size, done = os.fstat(whole.fileno()).st_size, 0
+            while done < size:
+                done += os.sendfile(1, whole.fileno(), done, size - done)
+
+
+def copy_into(source: str, target: str, uid: int, gid: int) -> None:
     copy = sqlite3.connect(f"file:{quote(target)}?mode=rw", uri=True, isolation_level=None)
     copy.execute("PRAGMA journal_mode=OFF")  # so that no second file is opened once the rights are gone
     copy.execute("PRAGMA locking_mode=EXCLUSIVE")

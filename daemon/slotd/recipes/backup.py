@@ -8,6 +8,7 @@ from slotd.core import machine
 from slotd.errors import Cancelled, Failed, NothingToDo, SlotdError
 from slotd.host.offloop import off_loop
 from slotd.model import Result
+from slotd.recipes import check as looking
 from slotd.recipes import preserve, rollback
 from slotd.recipes.context import Work
 from slotd.recipes.run import Step, Stopped, perform, undo
@@ -65,6 +66,14 @@ async def run_single(work: Work, steps: tuple[Step, ...]) -> Result:
         return work.job.result
     await work.finish(result)
     return result
+
+
+async def backup(work: Work) -> Result:
+    return await run_single(work, BACKUP_STEPS)
+
+
+async def check(work: Work) -> Result:
+    return await run_single(work, looking.STEPS)
 
 
 async def restore(work: Work, *, first: str = "") -> Result:

@@ -68,9 +68,7 @@ async def settle(work: Work) -> Result:
                 work, Stopped(step, OnError.UNDO, Failed(f"slotd was interrupted in step {step} and could not go on."))
             )
         if step in ("start", "trial") or (step == "switch" and await _link_is_new(work)):
-            return await rollback.roll_back(
-                work, "it did not run, and slotd itself could not be started to watch it"
-            )
+            return await rollback.roll_back(work, "it did not run, and slotd itself could not be started to watch it")
     return await resume(work)
 
 

@@ -22,7 +22,6 @@ from slotd.host import definitions, journal
 from slotd.host.offloop import off_loop
 from slotd.model import AppView, Event, Job, JobKind, Mode
 from slotd.recipes import backup as backup_recipe
-from slotd.recipes import check as check_recipe
 from slotd.recipes import recover, update
 from slotd.recipes.context import Host, Plan, Work
 from slotd.recipes.rollback import roll_back
@@ -163,8 +162,7 @@ class Daemon:
         async with self._checking:
             if (running := self.jobs_.check_of(app)) is not None:
                 return running
-            recipe: Recipe = lambda work: backup_recipe.run_single(work, check_recipe.STEPS)  # noqa: E731
-            return await self._start(JobKind.CHECK, plan, recipe)
+            return await self._start(JobKind.CHECK, plan, backup_recipe.check)
 
     async def start_update(
         self, app: str, *, version: str = "", force: bool = False, now: bool = False, automatic: bool = False
@@ -212,8 +210,7 @@ class Daemon:
         self.jobs_.reserve(app)
         version = self.app(app).version
         plan = Plan(definition=definition, old_version=version)
-        recipe: Recipe = lambda work: backup_recipe.run_single(work, backup_recipe.BACKUP_STEPS)  # noqa: E731
-        return await self._start(JobKind.BACKUP, plan, recipe, version=version)
+        return await self._start(JobKind.BACKUP, plan, backup_recipe.backup, version=version)
 
     async def start_restore(self, app: str, backup: str) -> int:
         definition = self._definition(app)
@@ -312,8 +309,8 @@ class Daemon:
         self.host.settings = self._definitions.settings
         for name, broken in self._definitions.broken.items():
             for problem in broken.problems:
-                fields = {"SLOTD_APP": name}
-                await off_loop(journal.send, BY_NAME["misconfigured"], f"{name}: {problem}", fields=fields, units=())
+                told, fields = f"{name}: {problem}", {"SLOTD_APP": name}
+                await off_loop(journal.send, BY_NAME["misconfigured"], told, fields=fields, units=())
         for problem in self._definitions.settings_problems:
             _log.error("%s", problem)
         names = {*self._definitions.apps, *self._definitions.broken, *self.jobs_.apps()}
@@ -329,8 +326,7 @@ class Daemon:
         version = view.version if view else ""
         event = Event(id=0, app=app, at=self.host.clock.now(), kind=kind, message=message, version=version)
         await off_loop(self.store.add_event, event)
-        units = view.units if view else ()
-        fields = {"SLOTD_APP": app, "SLOTD_VERSION": version}
+        fields, units = {"SLOTD_APP": app, "SLOTD_VERSION": version}, view.units if view else ()
         await off_loop(journal.send, BY_NAME[kind], f"{app}: {message}", fields=fields, units=units)
 
     def job_new(self, job: Job) -> None:

@@ -23,7 +23,7 @@ def require_trial_choice(app: str, data: str, to: str, previous: str) -> None:
     """Within a trial the data come back with the code, to the version before; nothing else makes sense."""
     if to and to != previous:
         raise NoRollback(
-            f"cannot roll back {app} to {to}: while a version is on trial, the way back leads to {previous or 'nothing'}."
+            f"cannot roll back {app} to {to}: while a version is on trial, the way back is to {previous or 'nothing'}."
         )
     if data not in ("", "restore"):
         raise BadOption(

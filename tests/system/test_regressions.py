@@ -1,0 +1,78 @@
+"""Ways in which an app once could be lost, or left stopped: each was found by reading, and none may come back."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import pytest
+from tests.system.container import Container
+from tests.system.notes import Notes, Publisher
+from tests.system.test_crash import check_promises, crash_at, fired, wait_until_done
+
+_versions = itertools.count(1)
+
+CURRENT = "/var/lib/slotd/apps/notes/current"
+
+
+@pytest.fixture(scope="module")
+def notes(container: Container, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Notes]:
+    with Publisher(tmp_path_factory.mktemp("publisher")) as publisher:
+        app = Notes(container, publisher, port=8941)
+        app.set_up(trial="500ms")
+        container.run("systemctl enable notes.service")
+        app.install("1.0")
+        app.slotctl("enable", "notes")
+        yield app
+
+
+def last_backup(notes: Notes) -> str:
+    return str(next(copy["id"] for copy in notes.json("backups", "notes") if copy["kind"] == "backup"))
+
+
+@pytest.mark.parametrize("step", ["rb-stop", "rb-quarantine", "rb-restore"])
+def test_a_host_that_goes_down_in_a_restore_comes_up_with_its_version_and_the_restored_data(
+    notes: Notes, step: str
+) -> None:
+    notes.slotctl("backup", "notes")
+    saved, copy_id = notes.wait_state(), last_backup(notes)
+    notes.write(f"written after the backup, before {step}")
+    assert notes.wait_state() != saved
+    crash_at(notes, f"{step}:begin", action="hang")
+    notes.slotctl("--no-wait", "restore", "notes", copy_id)
+    notes.machine.wait_for(f"test -e /run/slotd-fired/{step}:begin")
+
+    notes.machine.crash()
+    notes.machine.boot()
+
+    wait_until_done(notes)
+    assert notes.machine.run(f"readlink {CURRENT}").stdout.strip() in ("a", "b")
+    assert notes.wait_state() == saved
+
+
+def test_a_restore_of_a_backup_that_is_not_whole_is_refused_before_the_app_is_stopped(notes: Notes) -> None:
+    notes.slotctl("backup", "notes")
+    copy_id, pid = last_backup(notes), notes.machine.run("systemctl show -P MainPID notes").stdout
+    notes.machine.run(f"mv /var/lib/slotd/backups/notes/{copy_id}/header.json /root/")
+    printed = notes.slotctl("restore", "notes", copy_id, status=None)
+    assert "never finished" in printed
+    assert notes.machine.run("systemctl show -P MainPID notes").stdout == pid
+    assert notes.json("status", "notes")["state"] != "held"
+
+
+@pytest.mark.parametrize("action", ["eio", "enospc"])
+@pytest.mark.parametrize("point", ["commit:begin", "snapshot:copied", "switch:trial", "switch:link", "start:counted"])
+def test_a_disk_error_in_the_late_steps_leaves_a_running_app_and_no_open_trial(
+    notes: Notes, point: str, action: str
+) -> None:
+    before = notes.wait_state()
+    new = f"3.{next(_versions)}"
+    notes.publisher.publish(new)
+    crash_at(notes, point, action)
+    notes.slotctl("update", "notes", status=None)
+    wait_until_done(notes)
+    assert fired(notes, point)
+    check_promises(notes, before, new)
+    if notes.wait_state()["version"] != new:
+        notes.slotctl("update", "notes", "--version", new, "--force")
+    assert notes.wait_state()["version"] == new
