@@ -19,6 +19,8 @@ from collections.abc import Sequence
 from slotd import __version__
 from slotd.errors import SlotdError
 
+LOCK_S = 60.0  # less than slotd.service's TimeoutStartSec=
+
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="slotd", description="Keeps the applications of this host up to date.")
@@ -54,23 +56,34 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 async def _run(args: argparse.Namespace) -> int:
-    if args.verb in (None, "run"):
-        from slotd.service.wiring import serve
-
-        return await serve(user_mode=args.user)
+    verb = args.verb or "run"
+    if verb in ("run", "boot", "recover"):
+        return await _run_alone(verb, user_mode=args.user)
     from slotd import boot
 
-    match args.verb:
-        case "boot":
-            return await boot.boot(user_mode=args.user)
-        case "recover":
-            return await boot.recover(user_mode=args.user)
+    match verb:
         case "prune":
             return await boot.prune(user_mode=args.user)
         case "failed":
             return await boot.report_failed(args.unit, user_mode=args.user)
         case _:
             return boot.enable(args.app, on=args.verb == "enable", user_mode=args.user)
+
+
+async def _run_alone(verb: str, *, user_mode: bool) -> int:
+    """What takes up interrupted jobs: never two at a time. The daemon waits; the others leave it to who has it."""
+    from slotd.host.lock import only_one
+    from slotd.host.paths import Paths
+
+    state = Paths.from_environment(user_mode, os.environ).state
+    with only_one(state, wait_s=LOCK_S if verb == "run" else 0.0):
+        if verb == "run":
+            from slotd.service.wiring import serve
+
+            return await serve(user_mode=user_mode)
+        from slotd import boot
+
+        return await (boot.boot if verb == "boot" else boot.recover)(user_mode=user_mode)
 
 
 if __name__ == "__main__":

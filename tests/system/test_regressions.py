@@ -30,17 +30,18 @@ def last_backup(notes: Notes) -> str:
     return str(next(copy["id"] for copy in notes.json("backups", "notes") if copy["kind"] == "backup"))
 
 
-@pytest.mark.parametrize("step", ["rb-stop", "rb-quarantine", "rb-restore"])
+# Inside of rb-quarantine and rb-restore, off the event loop.
+@pytest.mark.parametrize("point", ["data.quarantine.rename", "data.quarantine.seal", "data.restore.place"])
 def test_a_host_that_goes_down_in_a_restore_comes_up_with_its_version_and_the_restored_data(
-    notes: Notes, step: str
+    notes: Notes, point: str
 ) -> None:
     notes.slotctl("backup", "notes")
     saved, copy_id = notes.wait_state(), last_backup(notes)
-    notes.write(f"written after the backup, before {step}")
+    notes.write(f"written after the backup, before {point}")
     assert notes.wait_state() != saved
-    crash_at(notes, f"{step}:begin", action="hang")
+    crash_at(notes, point, action="hang")
     notes.slotctl("--no-wait", "restore", "notes", copy_id)
-    notes.machine.wait_for(f"test -e /run/slotd-fired/{step}:begin")
+    notes.machine.wait_for(f"test -e /run/slotd-fired/{point}")
 
     notes.machine.crash()
     notes.machine.boot()

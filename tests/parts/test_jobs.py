@@ -1,0 +1,107 @@
+"""Running jobs: a second cancellation, one that comes too late, and errors that no step caught."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from slotd.core.schema import App
+from slotd.errors import TooLate
+from slotd.model import Job, JobKind, JobState, Result
+from slotd.recipes.context import Clock, Host, Work
+from slotd.service import jobs as service_jobs
+from slotd.service.jobs import Jobs
+from slotd.store import Store
+
+
+class Nobody:
+    def __init__(self) -> None:
+        self.ended = asyncio.Event()
+
+    def job_new(self, job: Job) -> None: ...
+
+    def job_changed(self, job: Job) -> None: ...
+
+    def job_forgotten(self, job_id: int) -> None: ...
+
+    async def job_ended(self, work: Work, details: Mapping[str, Any]) -> None:
+        self.ended.set()
+
+
+def make_work(tmp_path: Path, step: str) -> Work:
+    store = Store(tmp_path / "state.db")
+    host: Any = Host.__new__(Host)
+    host.store, host.clock = store, Clock()
+    job = store.new_job("x", JobKind.UPDATE, now=1.0, correlation="", plan={})
+    nothing: Any = None
+    return Work(
+        host, App(name="x"), Job(job.id, "x", JobKind.UPDATE, JobState.RUNNING, step), nothing, nothing, lambda _: None
+    )
+
+
+async def test_a_second_cancellation_does_not_cut_the_undo_short(tmp_path: Path) -> None:
+    told, undone = Nobody(), []
+    jobs, work = Jobs(told, parallel=1), make_work(tmp_path, "preserve")
+
+    async def recipe(work: Work) -> Result:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            asyncio.current_task().uncancel()  # type: ignore[union-attr]
+            await asyncio.sleep(0.1)
+            undone.append(True)
+            await work.finish(Result.CANCELLED)
+        return Result.CANCELLED
+
+    jobs.start(work, recipe)
+    await asyncio.sleep(0.01)
+    jobs.cancel(work.job.id)
+    await asyncio.sleep(0.01)
+    jobs.cancel(work.job.id)
+    await asyncio.wait_for(told.ended.wait(), 5)
+    assert undone == [True]
+    await jobs.stop()
+
+
+async def test_what_is_being_undone_can_no_longer_be_cancelled(tmp_path: Path) -> None:
+    jobs, work = Jobs(Nobody(), parallel=1), make_work(tmp_path, "preserve")
+
+    async def recipe(work: Work) -> Result:
+        await asyncio.sleep(60)
+        return Result.FAILED
+
+    jobs.start(work, recipe)
+    work.too_late = True
+    with pytest.raises(TooLate):
+        jobs.cancel(work.job.id)
+    await jobs.stop()
+
+
+@pytest.mark.parametrize(("step", "retried"), [("switch", True), ("rb-restore", True), ("fetch", False)])
+async def test_an_error_that_escapes_with_the_app_stopped_is_taken_up_as_after_a_crash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, retried: bool
+) -> None:
+    told, calls = Nobody(), []
+    jobs, work = Jobs(told, parallel=1), make_work(tmp_path, step)
+    monkeypatch.setattr(service_jobs, "RETRY_S", 0.01)
+
+    async def recipe(_work: Work) -> Result:
+        raise OSError(28, "database or disk is full")
+
+    async def resume(work: Work) -> Result:
+        calls.append(work.job.step)
+        if len(calls) == 1:
+            raise OSError(28, "database or disk is full")
+        await work.finish(Result.ROLLED_BACK)
+        return Result.ROLLED_BACK
+
+    monkeypatch.setattr("slotd.recipes.recover.resume", resume)
+    jobs.start(work, recipe)
+    await asyncio.wait_for(told.ended.wait(), 5)
+    assert calls == ([step, step] if retried else [])
+    assert work.job.result is (Result.ROLLED_BACK if retried else Result.FAILED)
+    await jobs.stop()

@@ -1,0 +1,102 @@
+"""What the store learns from the disk, and what nobody but slotd may write there."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from slotd.core.schema import App, Limits
+from slotd.data import DataSpec, make_data_store
+from slotd.engines.directory import DirectoryEngine
+from slotd.errors import NoSuchBackup
+from slotd.model import Backup, Job, JobKind, JobState, Slot, SlotName, SlotState, Trial
+from slotd.service import requests
+from slotd.store import Store
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "state.db")
+
+
+def engine(tmp_path: Path) -> DirectoryEngine:
+    root = tmp_path / "slots"
+    root.mkdir(exist_ok=True)
+    return DirectoryEngine(App(name="x"), root, Limits(), user_mode=True)
+
+
+def sealed_backup(tmp_path: Path, copy_id: str) -> Path:
+    data, copy = tmp_path / "data", tmp_path / "backups" / "x" / copy_id
+    data.mkdir(exist_ok=True)
+    (data / "note").write_text("note")
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    tree = make_data_store()
+    tree.cold(DataSpec((data,)), copy)
+    tree.seal(copy, {"app": "x", "id": copy_id, "version": "1.0", "reason": "manual", "created_at": 5.0, "job": 7})
+    return copy
+
+
+def test_a_lost_store_learns_from_a_backup_of_which_version_it_is(store: Store, tmp_path: Path) -> None:
+    sealed_backup(tmp_path, "c1")
+    host: Any = SimpleNamespace(paths=SimpleNamespace(state=tmp_path))
+    requests.reconcile(store, engine(tmp_path), host)
+    (found,) = store.backups("x")
+    assert (found.id, found.version, found.reason, found.created_at, found.job) == ("c1", "1.0", "manual", 5.0, 7)
+    assert requests.newest_backup_of(store, "x", "1.0") == found
+
+
+def test_a_backup_that_is_no_longer_whole_is_not_restored(store: Store, tmp_path: Path) -> None:
+    copy = sealed_backup(tmp_path, "c1")
+    store.save(Backup("c1", "x", "backup", "1.0", "update", 1.0, str(copy), sealed=True))
+    assert requests.whole_backup(store, "x", "c1").id == "c1"
+    (copy / "header.json").unlink()
+    with pytest.raises(NoSuchBackup, match="never finished"):
+        requests.whole_backup(store, "x", "c1")
+
+
+def test_a_trial_that_nobody_watches_is_closed_and_others_stay(store: Store) -> None:
+    for app, state in (("x", JobState.FAILED), ("y", JobState.RUNNING)):
+        job = store.new_job(app, JobKind.UPDATE, now=1.0, correlation="", plan={})
+        store.save(Job(job.id, app, JobKind.UPDATE, state))
+        store.save(Trial(app, job.id, "2.0", "", SlotName.B, "1.0", SlotName.A, "", 3, 1.0, 60.0))
+    requests.close_stale_trials(store)
+    assert [trial.app for trial in store.trials()] == ["y"]
+
+
+def test_a_link_in_the_place_of_the_record_leads_root_nowhere(tmp_path: Path) -> None:
+    slots, elsewhere = engine(tmp_path), tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "slot.json").write_text("mine")
+    os.close(slots.open(SlotName.A))
+    (slots.path(SlotName.A) / "inner").mkdir()
+    (slots.path(SlotName.A) / ".slotd").symlink_to("inner")
+    slots.finish(SlotName.A, Slot("x", SlotName.A, SlotState.WHOLE, "1.0"))
+    assert not (slots.path(SlotName.A) / ".slotd").is_symlink()
+    assert list((slots.path(SlotName.A) / "inner").iterdir()) == []
+    assert slots.record(SlotName.A) is not None
+
+    (slots.path(SlotName.A) / ".slotd").rename(slots.path(SlotName.A) / "away")
+    (slots.path(SlotName.A) / ".slotd").symlink_to(elsewhere)
+    slots.empty(SlotName.A)
+    assert (elsewhere / "slot.json").read_text() == "mine"
+    assert not slots.path(SlotName.A).exists()
+
+
+def test_a_slot_that_is_half_removed_does_not_say_that_it_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slots = engine(tmp_path)
+    os.close(slots.open(SlotName.A))
+    slots.finish(SlotName.A, Slot("x", SlotName.A, SlotState.WHOLE, "1.0"))
+
+    def cut_short(_path: Path) -> None:
+        raise OSError(5, "cut short")
+
+    monkeypatch.setattr("slotd.host.files.remove_tree", cut_short)
+    with pytest.raises(OSError, match="cut short"):
+        slots.empty(SlotName.A)
+    assert slots.record(SlotName.A) is None
