@@ -71,12 +71,12 @@ async def _run(args: argparse.Namespace) -> int:
 
 
 async def _run_alone(verb: str, *, user_mode: bool) -> int:
-    """What takes up interrupted jobs: never two at a time. The daemon waits; the others leave it to who has it."""
+    """What takes up interrupted jobs: never two at a time. `recover` leaves it to who has it."""
     from slotd.host.lock import only_one
     from slotd.host.paths import Paths
 
     state = Paths.from_environment(user_mode, os.environ).state
-    with only_one(state, wait_s=LOCK_S if verb == "run" else 0.0):
+    with only_one(state, wait_s=0.0 if verb == "recover" else LOCK_S):
         if verb == "run":
             from slotd.service.wiring import serve
 

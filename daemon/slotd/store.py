@@ -244,9 +244,10 @@ class Store:
     def unfinished_jobs(self) -> list[Job]:
         return self._all(Job, "state IN ('waiting', 'running') ORDER BY id")
 
-    def jobs(self, *, app: str = "", limit: int = 200) -> list[Job]:
-        """The newest jobs first."""
-        return self._all(Job, "(? = '' OR app = ?) ORDER BY id DESC LIMIT ?", (app, app, limit))
+    def jobs(self, *, app: str = "", limit: int = 200, checks: bool = True) -> list[Job]:
+        """The newest jobs first; `checks` False leaves out those that only looked."""
+        where = "(? = '' OR app = ?) AND (? OR kind != 'check') ORDER BY id DESC LIMIT ?"
+        return self._all(Job, where, (app, app, checks, limit))
 
     def begin_step(self, job: Job, now: float) -> None:
         """Record the intent: the job's row names the step before the step's first effect."""

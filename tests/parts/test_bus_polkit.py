@@ -154,7 +154,7 @@ async def test_a_caller_who_leaves_while_asked_is_denied_and_the_dialogue_goes_a
             await asking
 
 
-async def test_a_caller_who_left_before_the_question_is_nobody() -> None:
+async def test_a_caller_who_left_before_the_question_is_nobody(readable_source: Path) -> None:
     """CVE-2021-3560: the lookup of a caller who is gone fails, and must not be taken for root."""
     async with policed("notes") as (it, polkit, _):
         polkit.allowed = {"org.slotd1.hold"}
@@ -171,7 +171,7 @@ async def test_a_caller_who_left_before_the_question_is_nobody() -> None:
             "    peer.close()\n"
         )
         command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "/usr/bin/python3", "-c", script]
-        paths = [str(it.bus.socket), "x", os.getcwd(), os.path.join(os.getcwd(), "daemon")]
+        paths = [str(it.bus.socket), "x", str(readable_source), str(readable_source / "daemon")]
         done = await asyncio.to_thread(subprocess.run, [*command, *paths], capture_output=True, timeout=30)
         assert (done.returncode, done.stderr) == (0, b"")
         await eventually(lambda: not it.service.in_flight)

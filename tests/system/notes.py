@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from tests import keys
-from tests.system.container import Container
+from tests.system.container import Container, free_port
 
 APP = Path(__file__).parents[1] / "apps" / "notes.py"
 
@@ -152,10 +152,10 @@ def _tar(top: str, files: Mapping[str, bytes]) -> bytes:
 class Notes:
     """The app on one machine."""
 
-    def __init__(self, machine: Container, publisher: Publisher, *, port: int = 8901) -> None:
+    def __init__(self, machine: Container, publisher: Publisher, *, port: int = 0) -> None:
         self.machine = machine
         self.publisher = publisher
-        self.port = port
+        self.port = port or free_port()  # the machine shares the network with this one, and with its sisters
 
     def set_up(self, *, mode: str = "approve", trial: str = "2s", more: str = "", settings: str = "") -> None:
         """User, unit, key, definition. `more` is a drop-in of the definition."""

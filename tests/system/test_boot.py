@@ -13,7 +13,7 @@ from tests.system.notes import Notes, Publisher
 @pytest.fixture
 def notes(image: Image, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Notes]:
     with Publisher(tmp_path_factory.mktemp("publisher")) as publisher, Container(image) as machine:
-        app = Notes(machine, publisher, port=8902)
+        app = Notes(machine, publisher)
         app.set_up(trial="1h")
         machine.run("systemctl enable --quiet notes; slotctl enable notes")
         app.install("1.0", trial="300ms")

@@ -77,3 +77,38 @@ def test_a_disk_error_in_the_late_steps_leaves_a_running_app_and_no_open_trial(
     if notes.wait_state()["version"] != new:
         notes.slotctl("update", "notes", "--version", new, "--force")
     assert notes.wait_state()["version"] == new
+
+
+def test_an_update_that_failed_goes_on_failing_after_a_crash_in_its_undo(notes: Notes) -> None:
+    """Killed while a failed update is undone: the half undone rest is not taken for one to go on with."""
+    before, pid = notes.wait_state(), notes.machine.run("systemctl show -P MainPID notes").stdout
+    notes.publisher.publish(f"3.{next(_versions)}")
+    crash_at(notes, "preserve:end", "enospc")
+    notes.machine.write_file(
+        "/run/systemd/system/slotd.service.d/second.conf",
+        "[Service]\nEnvironment=SLOTD_FAILPOINTS=preserve:end=enospc,data.remove.begun=kill\n",
+    )
+    notes.machine.run("systemctl daemon-reload && systemctl restart slotd")
+    notes.slotctl("update", "notes", status=None)
+    wait_until_done(notes)
+    assert fired(notes, "data.remove.begun")
+    job = notes.json("history", "notes")
+    assert notes.wait_state() == before
+    assert notes.machine.run("systemctl show -P MainPID notes").stdout == pid, job
+    notes.machine.run("rm -f /run/systemd/system/slotd.service.d/second.conf; systemctl daemon-reload")
+
+
+def test_an_app_that_is_started_while_its_data_come_back_is_stopped_and_they_come_back_again(notes: Notes) -> None:
+    notes.slotctl("backup", "notes")
+    saved, copy_id = notes.wait_state(), last_backup(notes)
+    notes.write("written after the backup")
+    crash_at(notes, "data.restore.finish", "hang")
+    notes.slotctl("--no-wait", "restore", "notes", copy_id)
+    notes.machine.wait_for("test -e /run/slotd-fired/data.restore.finish")
+    notes.machine.run("systemctl start notes")
+    notes.wait_state()
+    notes.write("on half restored data")
+    notes.machine.run("systemctl kill -s KILL slotd")
+    wait_until_done(notes)
+    assert notes.wait_state() == saved
+    assert not [found for found in notes.json("history", "notes") if found["kind"] == "rollback-failed"]

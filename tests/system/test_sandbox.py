@@ -73,9 +73,6 @@ def _(): subprocess.run(["systemctl", "is-active", "--quiet", "dbus.service"], c
 @tried("a probe of a local port")
 def _(): socket.create_connection(("127.0.0.1", int(sys.argv[1])), timeout=5).close()
 
-@tried("which boot this is")
-def _(): open("/proc/sys/kernel/random/boot_id").read()
-
 @tried("a definition is written")
 def _(): open("/etc/slotd/apps.d/x.toml", "w")
 

@@ -6,20 +6,24 @@ Changes nothing of the app.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 
 from slotd.core import policy
+from slotd.core.answer import LONGEST_BAN_S
 from slotd.core.plain import to_plain
 from slotd.core.schema import App
 from slotd.errors import Misconfigured, SlotdError, SourceFailed
 from slotd.host import files
 from slotd.host.offloop import off_loop
-from slotd.model import Result
+from slotd.model import AppRecord, Result
 from slotd.recipes.context import Work
 from slotd.recipes.run import Step
 from slotd.sources.work import credential_host, listing_from_json
 
 WORKER_GRACE_S = 60.0  # more than the worker's own deadline: it can still say what went wrong
+WAIT = "wait"  # the daemon's own key in an app's source state: until when the server must not be asked
 
 
 async def ask_source(work: Work) -> Result:
@@ -41,30 +45,32 @@ async def look(work: Work, *, wanted: str = "", force: bool = False) -> policy.C
     """List the releases and choose. The time of the check, an error and what is available go into the app's record."""
     app, store = work.app, work.host.store
     record = await off_loop(store.app, app.name)
+    now = work.host.clock.now()
+    _require_patience(record, app, now)
     limits = work.host.settings.limits
     secret, host = credential(app)
     request = {
         "source": to_plain(app.source),
         "limits": to_plain(limits),
-        "state": to_plain(record.source_state),
+        "state": {key: value for key, value in to_plain(record.source_state).items() if key != WAIT},
         "also": [name for name in (app.verify.checksums, app.verify.signature) if "{checksums}" not in name and name],
         "credential": secret,
         "credential_host": host,
     }
-    now = work.host.clock.now()
     try:
         claim = await work.host.workers.call(
             "list",
             request,
             unit=work.unit("list"),
             timeout_s=limits.index_s + WORKER_GRACE_S,
-            properties=worker_properties(app),
+            properties=worker_properties(work),
         )
         listing = listing_from_json(claim, app.source, limits)
     except SlotdError as error:
         await off_loop(store.change_app, app.name, last_check=now, last_error=str(error))
         if not isinstance(error, SourceFailed):
             raise
+        await _remember_patience(work, error, now)
         await work.tell("check-failed", f"the source could not be asked: {error}")
         raise
     active = await off_loop(work.engine.active)
@@ -90,6 +96,33 @@ async def look(work: Work, *, wanted: str = "", force: bool = False) -> policy.C
     return choice
 
 
+def _require_patience(record: AppRecord, app: App, now: float) -> None:
+    """Raises `SourceFailed` while the server's "not before" lasts: it is not asked again, also not by a person.
+
+    Another address or a credential is asked at once, and a clock that was set back does not make it last longer.
+    """
+    wait = record.source_state.get(WAIT)
+    if not isinstance(wait, Mapping) or wait.get("of") != [app.source.url, app.source.credential]:
+        return
+    until = wait.get("until", 0.0)
+    if now < until <= now + LONGEST_BAN_S:
+        clock = datetime.fromtimestamp(until, UTC).strftime("%H:%M:%S UTC")
+        raise SourceFailed(
+            f"cannot ask the source of {app.name}: its server does not want to be asked again before {clock}.",
+            hint="Its limit of requests is used up; the app runs on, and the next check after that time will work.",
+            retry_at=until,
+        )
+
+
+async def _remember_patience(work: Work, error: SourceFailed, now: float) -> None:
+    if error.retry_at <= now:
+        return
+    source, store = work.app.source, work.host.store
+    wait = {"until": min(error.retry_at, now + LONGEST_BAN_S), "of": [source.url, source.credential]}
+    record = await off_loop(store.app, work.app.name)
+    await off_loop(store.change_app, work.app.name, source_state={**record.source_state, WAIT: wait})
+
+
 def credential(app: App) -> tuple[str | None, str]:
     """The secret that the definition names, from systemd's credentials, and the one host it may be sent to."""
     if not app.source.credential:
@@ -105,6 +138,11 @@ def credential(app: App) -> tuple[str | None, str]:
     return secret, credential_host(app.source)
 
 
-def worker_properties(app: App) -> tuple[str, ...]:
-    """A folder of releases is shown to the worker read-only, wherever it lies."""
-    return (f"BindReadOnlyPaths={app.source.path}",) if app.source.type == "directory" else ()
+def worker_properties(work: Work) -> tuple[str, ...]:
+    """A folder of releases is shown to the worker read-only, wherever it lies.
+
+    Under a user's own manager the worker sees what the user sees: there it could not have a mount of its own.
+    """
+    source = work.app.source
+    is_hidden = source.type == "directory" and not work.host.user_mode
+    return (f"BindReadOnlyPaths={source.path}",) if is_hidden else ()

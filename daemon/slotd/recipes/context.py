@@ -98,6 +98,7 @@ class Plan:
     backup: str = ""
     quarantine: str = ""
     restore: bool = False
+    disturbed: bool = False
     was_switched: bool = False
     dependents: tuple[str, ...] = ()
     reason: str = ""

@@ -130,7 +130,7 @@ async def _download_one(work: Work, cache: Path, artifact: Artifact) -> str:
             unit=work.unit("fetch"),
             timeout_s=limits.download_s + WORKER_GRACE_S,
             on_progress=on_progress,
-            properties=worker_properties(work.app),
+            properties=worker_properties(work),
         )
         failpoint.hit("fetch:downloaded")
         size = os.fstat(descriptor).st_size
@@ -230,7 +230,7 @@ async def _small(work: Work, url: str) -> bytes:
         request,
         unit=work.unit("small"),
         timeout_s=limits.index_s + WORKER_GRACE_S,
-        properties=worker_properties(work.app),
+        properties=worker_properties(work),
     )
     try:
         return base64.b64decode(str(claim["body"]), validate=True)

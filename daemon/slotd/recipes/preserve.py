@@ -177,12 +177,17 @@ async def seal_copy(work: Work) -> None:
 
 async def require_down(work: Work) -> None:
     """What was saved must be what the app left: nobody (a socket, a timer, a person) started it meanwhile."""
-    for unit in work.app.service.units:
-        if not unit.endswith(".socket") and (await work.host.systemd.show(unit)).active_state in _UP:
-            raise Failed(
-                f"cannot trust the backup: {unit} was started by someone else while its data were copied.",
-                hint="See `journalctl -u slotd` for when, then update again.",
-            )
+    if await is_up(work):
+        raise Failed(
+            f"cannot trust the backup: {work.app.name} was started by someone else while its data were copied.",
+            hint=f"See `journalctl -u {work.app.service.units[0]}` for when, then update again.",
+        )
+
+
+async def is_up(work: Work) -> bool:
+    """Whether any unit of the app runs, or is about to. Sockets do not count: they are never stopped."""
+    units = [unit for unit in work.app.service.units if not unit.endswith(".socket")]
+    return any([(await work.host.systemd.show(unit)).active_state in _UP for unit in units])
 
 
 async def seal(work: Work, backup: Backup) -> Backup:

@@ -32,6 +32,8 @@ async def resume(work: Work) -> Result:
             f"job {work.job.id} was interrupted {work.job.resumed} times in step {step}.",
             hint=f"See `journalctl -u slotd`, then `slotctl unhold {work.app.name}`.",
         )
+        if action is OnCrash.UNDO and work.plan.stopped_at:
+            await preserve.start_again(work)  # whatever else is wrong, the old version and its data are whole
         await rollback.hold(work, str(error))
         await work.finish(Result.FAILED, error)
         return Result.FAILED
@@ -72,6 +74,16 @@ async def settle(work: Work) -> Result:
     return await resume(work)
 
 
+async def cancelled(work: Work) -> Result:
+    """A person cancelled the job outside of any step: before its first, or while it was being resumed."""
+    if work.job.kind is JobKind.UPDATE and work.job.step:
+        return await give_up(work, Stopped(work.job.step, OnError.UNDO, Cancelled("cancelled on request")))
+    if work.job.kind is JobKind.BACKUP and work.job.step:
+        return await _end_single(work, work.job.step)
+    await work.finish(Result.CANCELLED)
+    return Result.CANCELLED
+
+
 async def _link_is_new(work: Work) -> bool:
     return await off_loop(work.engine.active) == work.plan.slot and work.plan.slot is not None
 
@@ -83,9 +95,9 @@ def _why_it_gave_up(work: Work) -> SlotdError:
 
 async def _end_single(work: Work, step: str) -> Result:
     if work.job.kind is JobKind.BACKUP and step:
-        await undo(work, backup.BACKUP_STEPS, last=step)
         if work.plan.stopped_at:
-            await preserve.start_all(work)
+            await preserve.start_again(work)  # first: the app is down as long as this takes
+        await undo(work, backup.BACKUP_STEPS, last=step)
     await work.finish(
         Result.FAILED, Failed(f"slotd was interrupted in step {step or work.job.kind}; nothing was changed.")
     )

@@ -14,9 +14,11 @@ from slotd.host import failpoint
 from slotd.host.offloop import off_loop
 from slotd.model import Backup, Blocked, Job, Result, Slot, SlotState
 from slotd.recipes.context import Work
-from slotd.recipes.preserve import dependents_of, new_copy_id, start_all, stop_all
+from slotd.recipes.preserve import dependents_of, is_up, new_copy_id, start_all, stop_all
 from slotd.recipes.run import Step, Stopped, perform
 from slotd.recipes.trial import wait_until_healthy
+
+MOST_RESTORES = 3
 
 
 async def roll_back(work: Work, reason: str, *, first: str = "") -> Result:
@@ -44,6 +46,10 @@ async def roll_back(work: Work, reason: str, *, first: str = "") -> Result:
 async def stop_units(work: Work) -> None:
     if not work.plan.dependents:
         await work.remember(dependents=tuple(await dependents_of(work)))
+    aside = work.host.copy_path("quarantine", work.app.name, work.plan.quarantine)
+    if work.plan.restore and await off_loop(work.data.is_sealed, aside) and await is_up(work):
+        # This is a second try, and in between the app was started: on data that may have been half there.
+        await work.remember(disturbed=True)
     await stop_all(work)
 
 
@@ -75,8 +81,19 @@ async def bring_data_back(work: Work) -> None:
     backup = await _require_whole_backup(work)
     if backup is None:
         return
-    aside = work.host.copy_path("quarantine", work.app.name, work.plan.quarantine)
-    await off_loop(work.data.restore, work.data_spec, Path(backup.path), aside)
+    for _ in range(MOST_RESTORES):
+        aside = work.host.copy_path("quarantine", work.app.name, work.plan.quarantine)
+        await off_loop(work.data.restore, work.data_spec, Path(backup.path), aside)
+        if not work.plan.disturbed and not await is_up(work):
+            return
+        # Someone (a socket, a person) started the app on data that were only half there, maybe the failed version.
+        await stop_all(work)
+        await work.remember(quarantine=f"{work.plan.quarantine}-again", disturbed=False)
+        await set_data_aside(work)
+    raise Failed(
+        f"cannot restore the data of {work.app.name}: something starts it again and again meanwhile.",
+        hint="Stop its sockets and timers, then restore the backup.",
+    )
 
 
 async def _require_whole_backup(work: Work) -> Backup | None:
@@ -92,6 +109,7 @@ async def _require_whole_backup(work: Work) -> Backup | None:
 async def point_back(work: Work) -> None:
     """`current` at the old slot again, or gone where nothing was installed before."""
     await off_loop(work.engine.switch, work.plan.old_slot)
+    await stop_all(work)  # whatever was started meanwhile is of the other slot
 
 
 async def start_units(work: Work) -> None:

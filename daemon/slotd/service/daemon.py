@@ -382,7 +382,7 @@ class Daemon:
                 active = self._engine(app).active()
             except SlotdError as error:
                 problems.append(str(error))
-        finished = [j for j in self.store.jobs(app=name, limit=20) if j.is_finished and j.kind is not JobKind.CHECK]
+        finished = [job for job in self.store.jobs(app=name, limit=20, checks=False) if job.is_finished]
         return views.view(
             name,
             app,

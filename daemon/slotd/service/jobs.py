@@ -118,7 +118,7 @@ class Jobs:
         except asyncio.CancelledError:
             if not work.cancel_asked:
                 raise
-            await work.finish(Result.CANCELLED)  # before its first step
+            await recover.cancelled(work)
         except Exception as error:
             _log.exception("job %d ended unexpectedly", job_id)
             reference = f"cannot go on with job {job_id}: internal error ({type(error).__name__})."

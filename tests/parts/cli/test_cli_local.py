@@ -91,7 +91,7 @@ def test_an_app_that_is_not_defined_gets_a_name_that_is_close(etc: Path, capsys:
         assert "Did you mean notes?" in capsys.readouterr().err
 
 
-def test_enable_without_root_says_how(etc: Path) -> None:
+def test_enable_without_root_says_how(etc: Path, readable_source: Path) -> None:
     code = """if True:
         import os, sys
         from slotd.cli.main import main
@@ -99,8 +99,7 @@ def test_enable_without_root_says_how(etc: Path) -> None:
             os.setuid(65534)
         sys.exit(main(["enable", "notes"]))
     """
-    run = subprocess.run(
-        ["/usr/bin/python3", "-c", code], env={"PYTHONPATH": "daemon"}, capture_output=True, text=True, check=False
-    )
+    path = {"PYTHONPATH": str(readable_source / "daemon")}
+    run = subprocess.run(["/usr/bin/python3", "-c", code], env=path, capture_output=True, text=True, check=False)
     assert run.returncode == 5
     assert "sudo slotctl enable notes" in run.stderr

@@ -1,0 +1,197 @@
+"""The notes app as a user's unit, and its publisher on the release server."""
+
+from __future__ import annotations
+
+import io
+import json
+import socket
+import tarfile
+import time
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tests.keys import MinisignKey, OpenPGPKey
+from tests.parts.daemon.world import PYTHON, REPOSITORY, World
+from tests.release_server import ReleaseServer
+
+APP = REPOSITORY / "tests" / "apps" / "notes.py"
+
+UNIT = """[Unit]
+StartLimitIntervalSec=0
+
+[Service]
+Type=notify
+Environment=NOTES_PORT={port} NOTES_DATA={data}
+ExecStart={python} -I -S {current}/notes.py
+Restart=on-failure
+RestartSec=100ms
+WatchdogSec=5s
+TimeoutStopSec=5s
+"""
+DEFINITION = """
+[service]
+units = ["{name}.service"]
+start_timeout = "5s"
+
+[source]
+{source}
+asset = "{name}-{{version}}.tar.gz"
+
+[verify]
+require = ["sha256", "{signed}"]
+signature = "{{asset}}.{suffix}"
+keys = ["{key}"]
+
+[data]
+paths = ["{data}"]
+sqlite = ["notes.db"]
+
+[policy]
+{policy}
+
+[[health]]
+type = "http"
+url = "http://127.0.0.1:{port}/health"
+json = {{ version = "{{version}}" }}
+interval = "100ms"
+timeout = "1s"
+grace = "3s"
+failures = 2
+"""
+QUICK = {"mode": "approve", "delay": "0", "trial": "200ms"}
+
+
+class Notes:
+    """One app of this kind: its unit, definition, releases, and what it says of itself. `source`: github http directory"""
+
+    def __init__(
+        self, world: World, server: ReleaseServer, key: MinisignKey | OpenPGPKey, *, name: str = "notes",
+        source: str = "http",
+    ) -> None:  # fmt: skip
+        self.world, self.server, self.key, self.name, self.source = world, server, key, name, source
+        self.data = world.root / "data" / name
+        self.releases = world.root / "releases" / name
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port: int = free.getsockname()[1]
+
+    # -- on the host ------------------------------------------------------------------------------
+
+    @property
+    def definition(self) -> Path:
+        return self.world.config / "apps.d" / f"{self.name}.toml"
+
+    def set_up(self) -> None:
+        """Unit, key and definition; the daemon is not told."""
+        current = self.world.state / "apps" / self.name / "current"
+        unit = UNIT.format(port=self.port, data=self.data, python=PYTHON, current=current)
+        self.world.write(self.world.units / f"{self.name}.service", unit)
+        self.world.make(self.data.parent)
+        if self.source == "directory":
+            self.world.make(self.releases)
+        kind = "openpgp" if isinstance(self.key, OpenPGPKey) else "minisign"
+        self.world.write(self.world.config / "keys.d" / f"{self.name}.{kind}", self._public)
+        self.define()
+
+    @property
+    def _public(self) -> bytes:
+        return self.key.public() if isinstance(self.key, OpenPGPKey) else self.key.public
+
+    def define(self, *, more: str = "", **policy: Any) -> None:
+        """Write the definition, with the policy given in place of the quick one."""
+        signed, suffix = ("openpgp", "asc") if isinstance(self.key, OpenPGPKey) else ("minisign", "minisig")
+        source = {
+            "github": f'type = "github"\nurl = "{self.server.url}/github"\nrepository = "acme/{self.name}"',
+            "http": f'type = "http"\nurl = "{self.server.url}/http/{self.name}/index.json"',
+            "directory": f'type = "directory"\npath = "{self.releases}"',
+        }[self.source]
+        text = DEFINITION.format(
+            name=self.name,
+            source=source,
+            signed=signed,
+            suffix=suffix,
+            key=f"{self.name}.{signed}",
+            data=self.data,
+            port=self.port,
+            policy="\n".join(f"{key} = {json.dumps(value)}" for key, value in (QUICK | policy).items()),
+        )
+        if self.source == "directory":  # which tells no digest of its own
+            text = text.replace("[data]", 'checksums = "SHA256SUMS"\n\n[data]', 1)
+        self.world.write(self.definition, text + more)
+
+    # -- at its publisher -------------------------------------------------------------------------
+
+    @property
+    def project(self) -> str:
+        return f"github/acme/{self.name}" if self.source == "github" else f"http/{self.name}"
+
+    def publish(self, version: str, behaviour: str = "well", *, schema: int = 1, **said: Any) -> str:
+        """A signed release; gives its artifact's name. The same content for the same arguments but the version."""
+        files = {
+            "notes.py": APP.read_bytes(),
+            "VERSION": version.encode(),
+            "SCHEMA": str(schema).encode(),
+            "behaviour": behaviour.encode(),
+        }
+        return self.publish_files(version, files, **said)
+
+    def publish_files(self, version: str, files: Mapping[str, bytes], **said: Any) -> str:
+        artifact, name = _tar(f"{self.name}-{version}", files), f"{self.name}-{version}.tar.gz"
+        suffix = "asc" if isinstance(self.key, OpenPGPKey) else "minisig"
+        published = {name: artifact, f"{name}.{suffix}": self.key.sign(artifact)}
+        if self.source == "directory":
+            self._put_into_folder(version, published)
+        else:
+            self.server.release(self.project, f"v{version}" if self.source == "github" else version, published, **said)
+        return name
+
+    def _put_into_folder(self, version: str, files: Mapping[str, bytes]) -> None:
+        import hashlib
+
+        sums = "".join(f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in files.items())
+        for name, content in {**files, "SHA256SUMS": sums.encode()}.items():
+            self.world.write(self.releases / version / name, content)
+
+    # -- itself -----------------------------------------------------------------------------------
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/"
+
+    def says(self) -> dict[str, Any]:
+        """Version, number of notes and files, a digest over all its data."""
+        deadline = time.monotonic() + 10
+        while True:
+            try:
+                with urllib.request.urlopen(self.url, timeout=5) as answer:
+                    return dict(json.load(answer))
+            except OSError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.05)
+
+    @property
+    def version(self) -> str:
+        return str(self.says()["version"])
+
+    def write(self, *texts: str) -> dict[str, Any]:
+        for text in texts:
+            request = urllib.request.Request(self.url, data=text.encode(), method="POST")
+            urllib.request.urlopen(request, timeout=5).close()
+        return self.says()
+
+    def run_id(self) -> str:
+        """Another one after every start."""
+        return self.world.unit(f"{self.name}.service", "InvocationID")["InvocationID"]
+
+
+def _tar(top: str, files: Mapping[str, bytes]) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w:gz") as archive:
+        for name, content in files.items():
+            entry = tarfile.TarInfo(f"{top}/{name}")
+            entry.size, entry.mode = len(content), 0o644
+            archive.addfile(entry, io.BytesIO(content))
+    return out.getvalue()
