@@ -125,7 +125,7 @@ def test_the_newest_of_each_kind_always_survives(
         sealed = [each for each in backups if each.kind == kind and each.sealed]
         if not sealed:
             continue
-        assert max(sealed, key=lambda each: each.created_at).id not in gone
+        assert max(sealed, key=lambda each: (each.created_at, each.job)).id not in gone
         assert max(sealed, key=lambda each: each.job).id not in gone or all(each.job == 0 for each in sealed)
         assert len([each for each in sealed if each.id not in gone]) >= min(len(sealed), max(1, keep))
 

@@ -109,7 +109,7 @@ def _require_patience(record: AppRecord, app: App, now: float) -> None:
         clock = datetime.fromtimestamp(until, UTC).strftime("%H:%M:%S UTC")
         raise SourceFailed(
             f"cannot ask the source of {app.name}: its server does not want to be asked again before {clock}.",
-            hint="Its limit of requests is used up; the app runs on, and the next check after that time will work.",
+            hint="The app runs on as it is; the next check after that time will work.",
             retry_at=until,
         )
 

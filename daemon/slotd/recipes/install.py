@@ -8,7 +8,7 @@ from pathlib import Path
 
 from slotd.core.artifact import place_name
 from slotd.core.template import expand_command
-from slotd.errors import Failed, NoSpace
+from slotd.errors import Failed, NoSpace, VerificationFailed
 from slotd.host import failpoint, files
 from slotd.host.offloop import off_loop
 from slotd.model import Blocked, Result, Slot, SlotState
@@ -74,9 +74,15 @@ async def _require_space(work: Work) -> None:
 
 
 async def _unpack(work: Work, path: Path, name: str) -> None:
+    """Unpack the bytes that were verified: the descriptor handed to the worker is measured, whatever the path was."""
     slots, limits = work.app.slots, work.host.settings.limits
     artifact = await off_loop(os.open, path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
+        if await off_loop(files.hash_fd, artifact, "sha256") != path.name:
+            raise VerificationFailed(
+                f"cannot unpack {name}: its bytes in {path} are not those that were verified.",
+                hint="The disk may be failing; remove the file and update again.",
+            )
         directory = await off_loop(work.engine.open, work.new_slot)
         try:
             request = {

@@ -136,6 +136,7 @@ class World:
             "XDG_CACHE_HOME": str(self.root / "cache"),
             "XDG_DATA_HOME": str(self.root / "share"),
             "DBUS_SESSION_BUS_ADDRESS": self.address,
+            "SYSTEMCTL_FORCE_BUS": "1",
         }
 
     # -- life -------------------------------------------------------------------------------------

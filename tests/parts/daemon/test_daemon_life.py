@@ -1,0 +1,115 @@
+"""The daemon itself: it leaves when idle, comes back when asked, goes on after a stop, and is restarted when it stalls."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.parts.daemon.desk import Desk
+from tests.parts.daemon.notes import Notes
+from tests.parts.daemon.world import World
+
+WATCHDOG = "2s"
+
+
+@pytest.fixture(scope="module")
+def world(tree: Path) -> Iterator[World]:
+    with World(tree, watchdog=WATCHDOG) as session:
+        yield session
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _installed(world: World, notes: Notes) -> None:
+    notes.publish("1.0")
+    world.slotctl("update", "notes")
+    notes.write("one", "two")
+
+
+def pid(world: World) -> str:
+    return world.unit("slotd.service", "MainPID")["MainPID"]
+
+
+async def wait_state(world: World, state: str, *, timeout_s: float = 15.0) -> None:
+    world.run("busctl", "--user", "status", "org.freedesktop.systemd1")
+    deadline = time.monotonic() + timeout_s
+    while (found := world.unit("slotd.service", "ActiveState")["ActiveState"]) != state:
+        assert time.monotonic() < deadline, f"slotd.service is {found}"
+        time.sleep(0.05)
+
+
+async def test_it_leaves_when_idle_and_the_next_call_brings_it_back(world: World, notes: Notes, desk: Desk) -> None:
+    world.start(SLOTD_IDLE_SECONDS="0.3")
+    await wait_state(world, "inactive")
+    assert world.unit("slotd.service", "Result")["Result"] == "success"
+    assert (await desk.app("notes"))["Version"] == "1.0"
+    await wait_state(world, "inactive")
+    assert notes.version == "1.0"
+
+
+async def test_it_does_not_leave_as_idle_during_a_trial(world: World, notes: Notes, desk: Desk) -> None:
+    notes.define(trial="1s")
+    world.start(SLOTD_IDLE_SECONDS="0.1")
+    notes.publish("1.1")
+    job = await desk.start("Update", "notes")
+    await desk.step_of(job, "trial")
+    first = pid(world)
+    assert first != "0"
+    assert (await desk.end_of(job))["result"] == "updated"
+    await wait_state(world, "inactive")
+    assert (await desk.job(job))["Result"] == "updated"  # asked of the next one
+
+
+@pytest.mark.parametrize("step", ["fetch", "stage", "preserve", "trial"])
+async def test_told_to_stop_in_the_middle_of_a_job_it_goes_on_with_it_when_it_is_back(
+    world: World, notes: Notes, desk: Desk, step: str
+) -> None:
+    notes.define(trial="600ms")
+    version = {"fetch": "1.2", "stage": "1.3", "preserve": "1.4", "trial": "1.5"}[step]
+    before = notes.says()
+    notes.publish(version)
+    world.start()
+    job = await desk.start("Update", "notes")
+    await desk.step_of(job, step)
+    world.systemctl("stop", "slotd.service")
+    assert world.unit("slotd.service", "Result")["Result"] == "success"
+    assert not world.systemctl("list-units", "--plain", "--no-legend", "slotd-worker-*").strip()
+    desk.removed.clear()
+    world.systemctl("start", "slotd.service")
+    if job not in desk.removed and (await desk.job(job))["State"] == "running":
+        await desk.end_of(job)
+    assert (await desk.job(job))["Result"] == "updated"
+    assert notes.says() == before | {"version": version}
+
+
+@pytest.mark.parametrize("step", ["stage", "stop", "trial"])
+async def test_a_loop_that_stalls_is_ended_by_the_watchdog_and_the_next_daemon_settles_its_job(
+    world: World, notes: Notes, desk: Desk, step: str
+) -> None:
+    notes.define(trial="300ms")
+    before = notes.says()
+    version, result = {"stage": ("2.0", "updated"), "stop": ("2.1", "failed"), "trial": ("2.1", "updated")}[step]
+    notes.publish(version)
+    world.fail_at(f"{step}:begin", "hang")
+    first = pid(world)
+    job = await desk.start("Update", "notes")
+    # No answer while it stalls; systemd kills it for want of a sign of life, and starts the next.
+    ended = await desk.end_of(job)
+    assert world.has_fired(f"{step}:begin")
+    assert pid(world) not in ("0", first)
+    assert world.unit("slotd.service", "NRestarts")["NRestarts"] == "1"
+    assert ended["result"] == result
+    after = notes.says()
+    assert after["digest"] == before["digest"]
+    assert after["version"] == (version if result == "updated" else before["version"])
+    assert f"interrupted in step {step}" in world.slotctl("history", "notes")
+
+
+async def test_a_bus_call_in_vain_does_not_keep_it(world: World, desk: Desk) -> None:
+    world.start(SLOTD_IDLE_SECONDS="0.3")
+    said = world.run(
+        "busctl", "--user", "call", "org.slotd1", "/org/slotd1", "org.slotd1.Manager", "Nonsense", status=1
+    )
+    assert "has no method Nonsense" in said
+    await wait_state(world, "inactive")

@@ -1,0 +1,98 @@
+"""A version on trial: probes that crash or hang, a person's verdict, a unit that gives up."""
+
+from __future__ import annotations
+
+import pytest
+from tests.parts.daemon.desk import Desk
+from tests.parts.daemon.notes import Notes
+from tests.parts.daemon.world import World
+
+from slotd.errors import SlotdError
+
+PROBE = '[[health]]\ntype = "exec"\ncommand = ["/bin/sh", "-c", "{script}"]\ninterval = "100ms"\ntimeout = "{timeout}"\ngrace = "{grace}"\nfailures = 2\n'  # noqa: E501
+
+
+def probe(script: str, *, timeout: str = "1s", grace: str = "0") -> str:
+    return PROBE.format(script=script, timeout=timeout, grace=grace)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _installed(world: World, notes: Notes) -> None:
+    notes.publish("1.0")
+    world.slotctl("update", "notes")
+    notes.write("one", "two")
+
+
+@pytest.mark.parametrize(
+    ("version", "more", "why"),
+    [
+        ("1.1", probe("echo the parts are missing; exit 7"), "exited with status 7: the parts are missing"),
+        ("1.2", probe("kill -SEGV $$"), "exited with status 139"),
+        ("1.3", probe("sleep 60", timeout="300ms"), "did not end within"),
+    ],
+)
+async def test_a_probe_that_crashes_or_hangs_takes_the_version_back_and_is_quoted(
+    world: World, notes: Notes, desk: Desk, version: str, more: str, why: str
+) -> None:
+    before = notes.says()
+    # Only the new version fails it: the way back must find the old one well.
+    script = f'[ "$(cat {world.state}/apps/notes/current/VERSION)" = 1.0 ] && exit 0; '
+    notes.define(more=more.replace('"-c", "', '"-c", \'' + script).replace('"]\ninterval', "']\ninterval"), trial="5s")
+    await desk.call("Reload")
+    notes.publish(version)
+    ended = await desk.do("Update", "notes")
+    assert ended["result"] == "rolled-back"
+    assert why in ended["error"]
+    assert notes.says() == before
+    assert why in world.slotctl("status", "notes")
+    assert not world.systemctl("list-units", "--plain", "--no-legend", "slotd-worker-*").strip()
+
+
+async def test_a_version_marked_bad_goes_back_at_once(world: World, notes: Notes, desk: Desk) -> None:
+    before = notes.says()
+    notes.define(trial="1h")
+    await desk.call("Reload")
+    notes.publish("2.0")
+    job = await desk.start("Update", "notes")
+    await desk.step_of(job, "trial")
+    await desk.until(lambda: "trial" in desk.values("/org/slotd1/app/notes", "State"))
+    notes.write("by 2.0")
+    await desk.call("MarkBad", "sa{sv}", "notes")
+    ended = await desk.end_of(job)
+    assert ended["result"] == "rolled-back"
+    assert "marked bad by an administrator" in ended["error"]
+    assert notes.says() == before
+    with pytest.raises(SlotdError, match="no version of it is on trial"):
+        await desk.call("MarkGood", "sa{sv}", "notes")
+
+
+async def test_a_version_marked_good_is_good_before_its_time(notes: Notes, desk: Desk) -> None:
+    notes.publish("2.1")
+    job = await desk.start("Update", "notes")
+    await desk.step_of(job, "trial")
+    trial = (await desk.app("notes"))["Trial"]
+    assert trial["version"] == "2.1"
+    await desk.call("MarkGood", "sa{sv}", "notes")
+    assert (await desk.end_of(job))["result"] == "updated"
+    app = await desk.app("notes")
+    assert (app["State"], app["Version"], app["Trial"]) == ("idle", "2.1", {})
+
+
+async def test_going_back_during_the_trial_restores_the_data_without_being_asked(notes: Notes, desk: Desk) -> None:
+    before = notes.says()
+    notes.publish("2.2")
+    job = await desk.start("Update", "notes")
+    await desk.step_of(job, "trial")
+    notes.write("by 2.2")
+    await desk.call("Rollback", "sa{sv}", "notes")
+    assert (await desk.end_of(job))["result"] == "rolled-back"
+    assert notes.says() == before
+
+
+async def test_a_release_that_crashes_over_and_over_uses_up_its_attempts(notes: Notes, desk: Desk) -> None:
+    before = notes.says()
+    notes.publish("2.3", "crash-after 0.2")
+    ended = await desk.do("Update", "notes")
+    assert ended["result"] == "rolled-back"
+    assert "exited with status 5" in ended["error"]
+    assert notes.says() == before
