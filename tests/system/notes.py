@@ -200,16 +200,21 @@ class Notes:
         request = urllib.request.Request(f"http://127.0.0.1:{self.port}/", data=text.encode(), method="POST")
         urllib.request.urlopen(request, timeout=5).close()
 
-    def install(self, version: str = "1.0", *, trial: str = "") -> dict[str, Any]:
-        """A first version with some notes in it; `trial` is that of this installation alone. Gives its state."""
-        self.publisher.publish(version)
+    def set_trial(self, trial: str) -> None:
+        """Watch the next versions for so long; empty: as the definition says."""
         drop_in = "/etc/slotd/apps.d/notes.toml.d/trial.toml"
         if trial:
             self.machine.write_file(drop_in, f'[policy]\ntrial = "{trial}"\n')
-            self.machine.run("systemctl reload slotd")
+        else:
+            self.machine.run(f"rm -f {drop_in}")
+        self.machine.run("systemctl reload slotd")
+
+    def install(self, version: str = "1.0", *, trial: str = "") -> dict[str, Any]:
+        """A first version with some notes in it; `trial` is that of this installation alone. Gives its state."""
+        self.publisher.publish(version)
+        self.set_trial(trial)
         self.slotctl("update", "notes")
-        if trial:
-            self.machine.run(f"rm {drop_in} && systemctl reload slotd")
+        self.set_trial("")
         for number in range(10):
             self.write(f"note {number}")
         return self.state()

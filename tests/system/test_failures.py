@@ -22,7 +22,7 @@ CASES = {
     "crash-at-start": ("1.1", "exited with status 3"),
     "crash-after 1": ("1.2", "exited with status 5"),
     "hang-at-start": ("1.3", "was not ready"),
-    "red-after 2": ("1.4", "gave 503"),
+    "red-after 20": ("1.4", "gave 503"),
     "starve-watchdog-after 1": ("1.5", "watchdog"),
     "damage-data": ("1.6", "signal 6"),
     "lose-data": ("1.7", "exited with status 4"),
@@ -34,6 +34,7 @@ def test_a_release_that_fails_its_trial_is_rolled_back_with_its_data(notes: Note
     version, why = CASES[behaviour]
     before = notes.wait_state()
     notes.publisher.publish(version, behaviour, schema=2)
+    notes.set_trial("40s" if behaviour.startswith("red-after") else "6s")
 
     printed = notes.slotctl("update", "notes", status=4)
 

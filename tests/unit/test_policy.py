@@ -110,7 +110,8 @@ def test_a_blocked_version_stays_blocked_until_the_publisher_replaces_its_file()
     old, new = f"sha256:{'a' * 64}", f"sha256:{'b' * 64}"
     block = Blocked("radicale", "3.1", old, "it crashed at start", NOW)
     bad = [release("3.1", digest=old)]
-    assert pick(bad, blocked=[block]).skipped == (("3.1", "it is blocked on this host: it crashed at start"),)
+    why = "it is blocked on this host (`slotctl update radicale --force` tries it again): it crashed at start"
+    assert pick(bad, blocked=[block]).skipped == (("3.1", why),)
     assert version(pick([release("3.1", digest=new)], blocked=[block])) == "3.1"
     assert pick([release("3.1")], blocked=[block]).release is None, "a source without digests unblocks nothing"
     assert pick([release("3.1", digest=new)], blocked=[replace(block, digest="")]).release is None
@@ -240,7 +241,7 @@ def test_what_was_approved_is_applied_by_itself_under_every_rule_and_nothing_els
     block = Blocked("radicale", "3.1", "", "it crashed", NOW)
     blocked = pick(releases, wanted="3.1", automatic=True, blocked=[block])
     assert blocked.release is None
-    assert ("3.1", "it is blocked on this host: it crashed") in blocked.skipped
+    assert any(name == "3.1" and why.startswith("it is blocked on this host") for name, why in blocked.skipped)
     assert pick([release("3.1", yanked=True)], wanted="3.1", automatic=True).release is None
     assert pick([release("3.2")], wanted="3.1", automatic=True).release is None
     assert pick(releases, wanted="3.0", automatic=True).release is None

@@ -27,8 +27,6 @@ async def load_app(client: Client, name: str) -> App:
 
 async def suggest(client: Client, name: str, error: NoSuchApp) -> NoSuchApp:
     """`error` with a hint that names an app spelt like `name`, or where definitions go."""
-    if error.hint:
-        return error
     from difflib import get_close_matches
 
     names = [str(row[0]) for row in await client.call("ListApps")]
@@ -36,7 +34,7 @@ async def suggest(client: Client, name: str, error: NoSuchApp) -> NoSuchApp:
     if close:
         error.hint = f"Did you mean {close[0]}?"
     elif names:
-        error.hint = "`slotctl list` shows all."
+        error.hint = error.hint or "`slotctl list` shows all."
     else:
         error.hint = "No app is defined yet; a definition is a file like /etc/slotd/apps.d/NAME.toml."
     return error
@@ -69,6 +67,7 @@ def _row(name: str, version: str, state: str, available: str, mode: str) -> Sequ
 
 def _say_none(out: Out) -> None:
     out.line("No app is defined. A definition is a file like /etc/slotd/apps.d/NAME.toml; see slotd-app.toml(5).")
+    out.line("After writing one: `slotctl verify NAME`, then `systemctl reload slotd`.")
 
 
 async def status(client: Client, args: Namespace, out: Out) -> int:
@@ -165,7 +164,8 @@ def block(app: App, job: Job | None, events: Sequence[Event], out: Out) -> list[
         field("Job", f"{job.id} {escape(job.kind)}{step}, {job.progress} %")
     if app.available and app.available != app.version:
         field("Available", escape(app.available) + _next(app, name))
-    field("Approved", escape(app.approved))
+    if app.approved != app.available:
+        field("Approved", escape(app.approved))
     field("Mode", escape(app.mode))
     field("Hold", (escape(app.hold_reason) or "yes") if app.held else "")
     field("Units", ", ".join(escape(u) for u in app.units))
@@ -187,11 +187,13 @@ def _where(version: str, slot: str) -> str:
 def _next(app: App, name: str) -> str:
     """What a person may do about the available version."""
     version = escape(app.available)
+    if app.held:
+        return f" (held: slotctl unhold {name})"
     if app.state == "awaiting-approval":
         return f" (slotctl approve {name} {version})"
-    if app.approved == app.available:
-        return " (approved; applied in the next window, or now with slotctl update " + name + ")"
-    return f" (slotctl update {name})" if app.mode != "auto" else ""
+    is_due = app.version and (app.mode == "auto" or (app.mode == "approve" and app.approved == app.available))
+    approved = "approved; " if app.approved == app.available else ""
+    return f" ({approved}{'slotd-apply.timer installs it, or now: ' if is_due else ''}slotctl update {name})"
 
 
 def _backups(app: App, now: float) -> str:
@@ -199,12 +201,12 @@ def _backups(app: App, now: float) -> str:
     aside = len(app.backups) - len(saved)
     if not app.backups:
         return "none"
-    text = str(len(saved))
+    text = str(len(saved) or "none")
     if saved:
         newest = saved[0]
         old = f", {coarse(max(now - newest.created, 0))} old" if newest.created else ""
         text += f", newest {escape(newest.id)} (of {escape(newest.version) or 'no version'}, {size(newest.bytes)}{old})"
-    return text + (f"; and {aside} set aside after rollbacks or restores" if aside else "")
+    return text + (f"; {aside} set aside by rollbacks or restores" if aside else "")
 
 
 async def history(client: Client, args: Namespace, out: Out) -> int:

@@ -95,9 +95,8 @@ async def _run(client: Client, args: Namespace, out: Out, requests: Sequence[Req
                 app = apps[job.app] = await _app_after(client, job)
                 sentence, hint = summary(job, app)
                 failed = exit_code(job) not in (DONE, NOTHING)
-                for line in (sentence, f"  {hint}" if hint else ""):
-                    if line:
-                        shown.note(line, error=failed)
+                for line in (sentence, *(f"  {line}" for line in hint.splitlines())):
+                    shown.note(line, error=failed)
 
             ended = await follower.finish(paths, tell)
     except asyncio.CancelledError:
@@ -139,9 +138,11 @@ def _document(job: Job, app: App | None) -> dict[str, Any]:
 
 def _report(out: Out, requests: Sequence[Request], refused: list[Job], ended: list[Job], *, waited: bool) -> int:
     for job in refused:
-        out.complain(f"{job.app}: {job.error_message}" if len(requests) > 1 else job.error_message, job.error_hint)
+        is_named = len(requests) == 1 or job.app in job.error_message
+        out.complain(job.error_message if is_named else f"{job.app}: {job.error_message}", job.error_hint)
     if not refused and not ended:
-        what = "no release is approved and due" if requests[0].kind == "update" else "no app can be checked"
+        is_update = requests[0].kind == "update"
+        what = "no release is known that may be applied by itself" if is_update else "no app can be checked"
         out.line(f"Nothing to do: {what}.")
         return NOTHING
     codes = [code_of(job.error_name) for job in refused]

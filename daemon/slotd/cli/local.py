@@ -18,6 +18,17 @@ if TYPE_CHECKING:
     from slotd.host.paths import Paths
 
 
+_UNITS = tuple(
+    f"{place}/systemd/{kind}"
+    for place in ("/etc", "/run", "/usr/local/lib", "/usr/lib", "/lib")
+    for kind in ("system", "system.attached", "generator", "generator.early", "generator.late", "transient")
+)
+_USER_UNITS = (
+    *(f"{place}/systemd/user" for place in ("~/.config", "~/.local/share", "/etc", "/run", "/usr/local/lib")),
+    *("/usr/share/systemd/user", "/usr/lib/systemd/user", "/lib/systemd/user"),
+)
+
+
 def _paths(args: Namespace) -> Paths:
     from slotd.host.paths import Paths
 
@@ -81,7 +92,7 @@ def verify(args: Namespace, out: Out) -> int:
 
     paths = _paths(args)
     if args.what and _is_file(args.what):
-        findings = [_of_file(Path(args.what), paths)]
+        findings = [_of_file(Path(args.what), paths, user=args.user)]
         general: list[str] = []
         warnings: list[str] = []
     else:
@@ -89,7 +100,7 @@ def verify(args: Namespace, out: Out) -> int:
         names = sorted({*loaded.apps, *loaded.broken})
         if args.what and args.what not in names:
             raise _nowhere(args.what, loaded, paths)
-        findings = [_of_app(name, loaded, paths) for name in ([args.what] if args.what else names)]
+        findings = [_of_app(name, loaded, paths, user=args.user) for name in ([args.what] if args.what else names)]
         general = list(loaded.settings_problems)
         warnings = [] if args.what else list(loaded.warnings)
     out.document({"apps": findings, "settings_problems": general, "warnings": warnings})
@@ -109,26 +120,26 @@ def _is_file(what: str) -> bool:
     return "/" in what or what.endswith(".toml")
 
 
-def _of_file(path: Path, paths: Paths) -> dict[str, Any]:
+def _of_file(path: Path, paths: Paths, *, user: bool) -> dict[str, Any]:
     from slotd.host import definitions
 
     try:
-        return _finding(definitions.load_file(path, paths), paths)
+        return _finding(definitions.load_file(path, paths), paths, user=user)
     except Misconfigured as error:
         return _bad(path.name.removesuffix(".toml"), error)
 
 
-def _of_app(name: str, loaded: Definitions, paths: Paths) -> dict[str, Any]:
+def _of_app(name: str, loaded: Definitions, paths: Paths, *, user: bool) -> dict[str, Any]:
     if name in loaded.broken:
         return _bad(name, loaded.broken[name])
-    return _finding(loaded.apps[name], paths)
+    return _finding(loaded.apps[name], paths, user=user)
 
 
 def _bad(name: str, error: Misconfigured) -> dict[str, Any]:
-    return {"app": name, "files": [], "keys": [], "problems": list(error.problems)}
+    return {"app": name, "files": [], "keys": [], "problems": list(error.problems), "warnings": []}
 
 
-def _finding(app: App, paths: Paths) -> dict[str, Any]:
+def _finding(app: App, paths: Paths, *, user: bool) -> dict[str, Any]:
     """A definition that parses; its keys are read and parsed too, each on its own so that every bad one is named."""
     from slotd.host.definitions import read_keys
     from slotd.verify import KeyFile
@@ -149,7 +160,28 @@ def _finding(app: App, paths: Paths) -> dict[str, Any]:
         keys += [{"file": file, "kind": kind, "id": number, "owner": owner} for file, kind, number, owner in described]
         if not described:
             problems.append(f"cannot use the key file {name}: there is no public key in it.")
-    return {"app": app.name, "files": list(app.files), "keys": keys, "problems": problems}
+    warnings = _missing(app, user=user)
+    return {"app": app.name, "files": list(app.files), "keys": keys, "problems": problems, "warnings": warnings}
+
+
+def _missing(app: App, *, user: bool) -> list[str]:
+    """What is needed before the first update, and may still be made: unit files, the user, a folder of releases."""
+    missing = []
+    for unit in app.service.units:
+        template = f"{unit.partition('@')[0]}@.{unit.rpartition('.')[2]}" if "@" in unit else unit
+        folders = _USER_UNITS if user else _UNITS
+        if not any(os.path.lexists(f"{os.path.expanduser(d)}/{name}") for d in folders for name in (unit, template)):
+            missing.append(f"service.units: there is no unit file {unit} yet.")
+    if app.service.user and not user:
+        from pwd import getpwnam
+
+        try:
+            getpwnam(app.service.user)
+        except KeyError:
+            missing.append(f"service.user: there is no user {app.service.user} yet.")
+    if app.source.path and not os.path.isdir(app.source.path):
+        missing.append(f"source.path: there is no directory {app.source.path}.")
+    return missing
 
 
 def _tell(finding: dict[str, Any], out: Out) -> None:
@@ -162,6 +194,8 @@ def _tell(finding: dict[str, Any], out: Out) -> None:
     for key in finding["keys"]:
         owner = f" {escape(key['owner'])}" if key["owner"] else ""
         out.line(f"  key {escape(key['file'])}: {key['kind']} {escape(key['id'])}{owner}")
+    for warning in finding["warnings"]:
+        out.line(f"  {out.look.paint('warning: ', 'yellow')}{escape(warning)}")
 
 
 def _list(problems: Iterable[str], out: Out) -> None:

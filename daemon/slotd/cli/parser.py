@@ -27,10 +27,11 @@ class Parser(argparse.ArgumentParser):
         from slotd.cli.tables import escape, warn
 
         known, wrong = self._known(), ""
-        if found := re.search(r"invalid choice: '([^']*)'", message):
+        if found := re.search(r"invalid choice: '([^']*)'(?: \(choose from (.*)\))?", message):
             wrong = found[1]
-            what = "mode" if "MODE" in message else "command"
-            message = f"unknown {what} {wrong!r}"
+            is_mode = "MODE" in message
+            choices = f": choose from {found[2]}" if is_mode and found[2] else ""
+            message = f"unknown {'mode' if is_mode else 'command'} {wrong!r}{choices}"
         elif found := re.search(r"unrecognized arguments: (-\S+)", message):
             wrong = found[1].split("=")[0]
             message = f"unknown option {wrong}"
@@ -99,8 +100,8 @@ def build() -> Parser:
     _apps(sub, "every app")
     sub = command("update", "jobs:update", "install the newest release allowed (or the first one)", changes=True)
     _apps(sub, "every app that has a release which its mode allows")
-    sub.add_argument("--version", metavar="VERSION", help="this version, older ones too")
-    sub.add_argument("--force", action="store_true", help="also a version that failed here before")
+    sub.add_argument("--version", metavar="VERSION", help="this version; an older one needs --force, too")
+    sub.add_argument("--force", action="store_true", help="also one that failed here before, is older, or is installed")
     sub.add_argument("--now", action="store_true", help="without the delay of the policy")
 
     sub = command("rollback", "jobs:rollback", "go back to the version before", changes=True)
@@ -130,13 +131,13 @@ def build() -> Parser:
     sub.add_argument("--limit", metavar="N", type=_count, default=50, help="at most this many events (50)")
     sub = command("backups", "apps:backups", "list the saved copies of an app's data")
     sub.add_argument("app", metavar="APP")
-    sub = command("backup", "jobs:backup", "save a copy of an app's data now", changes=True)
+    sub = command("backup", "jobs:backup", "save a copy of an app's data now; it is stopped for a moment", changes=True)
     sub.add_argument("app", metavar="APP")
     sub = command("restore", "jobs:restore", "put a saved copy back; what is there now is set aside", changes=True)
     sub.add_argument("app", metavar="APP")
     sub.add_argument("id", metavar="ID", help="see slotctl backups APP")
 
-    sub = command("jobs", "jobs:jobs", "list running jobs")
+    sub = command("jobs", "jobs:jobs", "list jobs that run")
     sub.add_argument("--all", action="store_true", help="finished ones too")
     sub.add_argument("--limit", metavar="N", type=_count, default=50, help="at most this many, the newest (50)")
     sub = command("cancel", "jobs:cancel", "cancel a job, as long as the app has not been stopped for it", changes=True)
@@ -169,7 +170,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = build()
     args = parser.parse_args(argv)
     if args.command in ("check", "update"):
-        name = f"{parser.prog} {args.command}"
+        name = args.command
         if args.all and args.apps:
             parser.error(f"{name}: give names or --all, not both")
         if not args.all and not args.apps:
@@ -177,7 +178,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         args.apps = list(dict.fromkeys(args.apps))
     if args.command == "update":
         if args.version and (args.all or len(args.apps) > 1):
-            parser.error("slotctl update: --version is for one app")
+            parser.error("update: --version is for one app")
         if args.all and (args.force or args.now):
-            parser.error("slotctl update: --force and --now are not for --all; name the apps")
+            parser.error("update: --force and --now are not for --all; name the apps")
     return args

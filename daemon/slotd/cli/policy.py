@@ -8,26 +8,31 @@ from slotd.cli.apps import load_app, suggest
 from slotd.cli.client import CHANGE_S, Client
 from slotd.cli.out import DONE, Out
 from slotd.cli.tables import escape
+from slotd.cli.views import App
 from slotd.errors import NoSuchApp
 
 
-async def _change(client: Client, out: Out, name: str, member: str, *arguments: str) -> None:
-    """Calls `member(name, *arguments, {})`; the document is the app as it is afterwards."""
+async def _change(client: Client, out: Out, name: str, member: str, *arguments: str) -> App:
+    """Calls `member(name, *arguments, {})`; the document is the app as it is afterwards, which it gives."""
     try:
         await client.call(member, "s" * (1 + len(arguments)) + "a{sv}", [name, *arguments, {}], timeout_s=CHANGE_S)
     except NoSuchApp as error:
         raise await suggest(client, name, error) from None
-    if out.json:
-        out.document((await load_app(client, name)).json())
+    app = await load_app(client, name)
+    out.document(app.json())
+    return app
 
 
 async def approve(client: Client, args: Namespace, out: Out) -> int:
-    await _change(client, out, args.app, "Approve", args.version)
-    name = escape(args.app)
-    out.line(
-        f"{name}: {escape(args.version)} is approved; it is applied in the next window, or now with "
-        f"`slotctl update {name}`"
-    )
+    app = await _change(client, out, args.app, "Approve", args.version)
+    name, version = escape(args.app), escape(args.version)
+    if app.held:
+        then = f"nothing is installed until `slotctl unhold {name}`"
+    elif app.mode == "approve" and app.version:
+        then = f"`slotd-apply.timer` installs it, or `slotctl update {name}` does now"
+    else:
+        then = f"`slotctl update {name}` installs it"
+    out.line(f"{name}: {version} is approved; {then}")
     return DONE
 
 
@@ -47,13 +52,13 @@ async def unhold(client: Client, args: Namespace, out: Out) -> int:
 
 
 MODES = {
-    "manual": "looks for releases and tells, applies none by itself",
-    "approve": "applies what was approved",
-    "auto": "applies releases by itself",
+    "manual": "slotd looks for releases and installs none by itself",
+    "approve": "`slotd-apply.timer` installs what was approved",
+    "auto": "`slotd-apply.timer` installs new releases by itself",
 }
 
 
 async def mode(client: Client, args: Namespace, out: Out) -> int:
     await _change(client, out, args.app, "SetMode", args.mode)
-    out.line(f"{escape(args.app)}: mode {args.mode}: slotd {MODES[args.mode]}")
+    out.line(f"{escape(args.app)}: mode {args.mode}: {MODES[args.mode]}")
     return DONE

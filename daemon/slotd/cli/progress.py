@@ -13,8 +13,10 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 STEPS = {
+    "check": "asking the source",
+    "backup": "copying the data; at its end the app is stopped for a moment",
     "resolve": "choosing the release",
-    "delay": "waiting; it can still be cancelled",
+    "delay": "time to cancel it, if nobody asked for it now",
     "fetch": "downloading",
     "verify": "checking digests and signatures",
     "stage": "unpacking and preparing the other slot",
@@ -23,17 +25,17 @@ STEPS = {
     "stop": "stopping the app",
     "snapshot": "sealing the backup",
     "switch": "switching slots",
-    "migrate": "migrating the data",
+    "migrate": "migrating the data, if the definition says how",
     "start": "starting the app",
     "trial": "watching the new version",
     "commit": "keeping the new version",
     "cleanup": "removing what is no longer needed",
-    "rb-stop": "rolling back: stopping the app",
-    "rb-quarantine": "rolling back: setting the data aside",
-    "rb-restore": "rolling back: restoring the data",
-    "rb-switch": "rolling back: switching slots",
-    "rb-start": "rolling back: starting the app",
-    "rb-verify": "rolling back: checking that it runs",
+    "rb-stop": "stopping the app",
+    "rb-quarantine": "setting the data aside, unless they are kept",
+    "rb-restore": "restoring the backup, unless the data are kept",
+    "rb-switch": "switching slots",
+    "rb-start": "starting the app",
+    "rb-verify": "checking that it runs",
 }
 
 
@@ -120,6 +122,8 @@ class Lines:
             return
         self._steps[job.id] = job.step
         what = STEPS.get(job.step, "")
+        if job.step.startswith("rb-") and job.kind != "restore":
+            what = f"rolling back: {what}"
         self.note(f"{escape(job.app)}: {escape(job.step)}{' - ' + what if what else ''}")
 
     def note(self, text: str, *, error: bool = False) -> None:

@@ -198,6 +198,11 @@ class Job:
         )
 
     @property
+    def notes(self) -> list[str]:
+        """What a job that ended without an error has to say, a line each."""
+        return [line for line in (self.error_message, *self.error_hint.splitlines()) if line]
+
+    @property
     def is_finished(self) -> bool:
         return self.state in FINISHED
 

@@ -34,7 +34,10 @@ def summary(job: Job, app: App | None = None) -> tuple[str, str]:
         return f"{name}: {new} is the same, file for file, as what is installed; nothing was touched", ""
     if job.result == "up-to-date" and job.kind != "check":
         have = escape(app.version) if app else old or new
-        return f"{name}: {have or 'it'} is up to date; nothing to do", escape(job.error_message)
+        passed_over = "\n".join(escape(line) for line in job.notes)
+        if app is not None and not have:
+            return f"{name}: nothing is installed, and its source offers nothing to install", passed_over
+        return f"{name}: {have or 'it'} is up to date; nothing to do", passed_over
     if job.result == "rolled-back":
         return _rolled_back(job, took, why)
     if job.result == "rollback-failed":
@@ -78,11 +81,20 @@ def _checked(job: Job, app: App | None) -> tuple[str, str]:
         return f"{name}: checked", ""
     have, offer = escape(app.version), escape(app.available)
     if not offer or app.available == app.version:
-        return (f"{name}: {have} is up to date", "") if have else (f"{name}: no release to install was found", "")
+        state = f"{have} is up to date" if have else "nothing is installed, and its source offers nothing to install"
+        return f"{name}: {state}", "\n".join(escape(line) for line in job.notes)
     with_what = f" ({have} is installed)" if have else " (nothing is installed)"
     if app.state == "awaiting-approval":
         return (
             f"{name}: {offer} is available{with_what} and awaits approval",
             f"Approve it with `slotctl approve {name} {offer}`, or install it now with `slotctl update {name}`.",
         )
-    return f"{name}: {offer} is available{with_what}", ""
+    if app.held:
+        return f"{name}: {offer} is available{with_what}; the app is held", f"`slotctl unhold {name}` lifts the hold."
+    by_itself = "`slotd-apply.timer` installs it, or " if app.mode == "auto" and have else ""
+    if app.approved and app.approved == app.available and app.mode == "approve":
+        by_itself = "It is approved: `slotd-apply.timer` installs it, or "
+    return (
+        f"{name}: {offer} is available{with_what}",
+        f"{by_itself}`slotctl update {name}`{' does now' if by_itself else ' installs it'}.",
+    )

@@ -56,6 +56,30 @@ def refusal(status: int, headers: Mapping[str, str], url: str, now: float, *, ha
     return SourceFailed(f"{start} the server answered with status {status}", retry_at=retry_at)
 
 
+def too_late(url: str, deadline_s: float) -> SourceFailed:
+    """The deadline of the whole has passed, whether the server was slow or sent without an end."""
+    return SourceFailed(
+        f"cannot read {shown(url)}: it took longer than {deadline_s:g} s",
+        hint="Try again later. If it needs that long, raise `index` or `download` in [limits] of slotd.toml.",
+    )
+
+
+def too_large(url: str, most_bytes: int) -> SourceFailed:
+    """A list, a sums file or a signature that is longer than anything of its kind."""
+    return SourceFailed(
+        f"cannot read {shown(url)}: it is larger than {most_bytes} bytes",
+        hint="If it really is that large, raise `index_bytes` or `sums_bytes` in [limits] of slotd.toml.",
+    )
+
+
+def too_far(url: str, redirects: int) -> SourceFailed:
+    """Redirects without an end, or nearly."""
+    return SourceFailed(
+        f"cannot read {shown(url)}: it redirects more than {redirects} times",
+        hint="Give the address that it leads to in the end, or tell whoever runs the server.",
+    )
+
+
 def come_back(status: int, headers: Mapping[str, str], now: float) -> float:
     """When the server wants to be asked again, seconds since the epoch; 0 if it did not say. `retry-after` comes first,
     then `x-ratelimit-reset` where nothing remains, and 429 without either means a minute.

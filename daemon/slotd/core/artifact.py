@@ -78,8 +78,9 @@ def is_odd(text: str) -> bool:
 
 def refused(artifact: str, entry: bytes | str | None, why: str) -> VerificationFailed:
     """The error for an entry that no honest archive holds."""
+    name = entry.decode("utf-8", "backslashreplace") if isinstance(entry, bytes) else entry
     return VerificationFailed(
-        f"cannot unpack {artifact}: its entry {ascii(entry)[:200]} {why}.",
+        f"cannot unpack {artifact}: its entry {ascii(name)[:200]} {why}.",
         hint="An honest archive holds no such thing: ask its publisher.",
         forged=True,
     )

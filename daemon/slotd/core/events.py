@@ -93,8 +93,8 @@ KINDS: tuple[EventKind, ...] = (
         "app-stopped",
         "d435a025d7bc4559bde4de846269f1fe",
         INFO,
-        "The app was stopped for its update",
-        "Its data are being brought up to date in the backup; then the new version starts.",
+        "The app was stopped for its update or its backup",
+        "Its data are being brought up to date in the backup; then it starts again, after an update the new version.",
     ),
     EventKind(
         "switched",
@@ -189,7 +189,7 @@ KINDS: tuple[EventKind, ...] = (
         "2772ea205b8e47058faf00cdf78a149d",
         NOTICE,
         "A version was approved",
-        "It is applied in the next window.",
+        "`slotd-apply.timer` lets it be installed, unless the app is held or its mode is manual.",
     ),
     EventKind(
         "mode-changed", "adf404dcc5a64845aac054128321918b", NOTICE, "The mode was changed", "See slotd-app.toml(5)."

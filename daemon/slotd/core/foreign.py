@@ -20,6 +20,7 @@ from slotd.errors import SourceFailed
 # makes: 32 MiB of "[],[],…" would otherwise become more than a gigabyte of lists.
 MOST_VALUES = 3_000_000
 MOST_DEPTH = 64
+_HINT = "Is the address right? If it is, tell the publisher, or whoever runs the server, what is wrong."
 
 _BRACKETS = re.compile(r'[\[\]{}]|"[^"\\]*+(?:\\.[^"\\]*+)*+["\\]?', re.DOTALL)
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u0080-\u009f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
@@ -38,15 +39,15 @@ _KINDS: dict[type, str] = {
 def parse(body: bytes, place: str) -> Foreign:
     """The document in `body` (UTF-8). `place` is what messages call it (an address). Raises `SourceFailed`."""
     if sum(body.count(sign) for sign in (b",", b"[", b"{", b":")) > MOST_VALUES:
-        raise SourceFailed(f"cannot use {place}: it holds more than {MOST_VALUES} values")
+        raise SourceFailed(f"cannot use {place}: it holds more than {MOST_VALUES} values", hint=_HINT)
     try:
         text = body.decode("utf-8-sig")
         _check_depth(text, place)
         return Foreign(json.loads(text, parse_constant=_refuse_constant), place)
     except UnicodeDecodeError:
-        raise SourceFailed(f"cannot use {place}: it is not UTF-8 text") from None
+        raise SourceFailed(f"cannot use {place}: it is not UTF-8 text", hint=_HINT) from None
     except ValueError as error:  # JSONDecodeError among them, and numbers of thousands of digits
-        raise SourceFailed(f"cannot use {place}: it is not JSON ({str(error)[:120]})") from None
+        raise SourceFailed(f"cannot use {place}: it is not JSON ({str(error)[:120]})", hint=_HINT) from None
 
 
 def _check_depth(text: str, place: str) -> None:
@@ -56,7 +57,7 @@ def _check_depth(text: str, place: str) -> None:
         if sign in "[{":
             depth += 1
             if depth > MOST_DEPTH:
-                raise SourceFailed(f"cannot use {place}: it is nested more than {MOST_DEPTH} levels deep")
+                raise SourceFailed(f"cannot use {place}: it is nested more than {MOST_DEPTH} levels deep", hint=_HINT)
         elif sign in "]}":
             depth -= 1
 
@@ -79,9 +80,7 @@ class Foreign:
 
     def refuse(self, why: str) -> NoReturn:
         """Raises `SourceFailed` that names the place."""
-        raise SourceFailed(
-            f"cannot use {self.place}: {why}", hint="Tell the publisher, or whoever runs the server, what is wrong."
-        )
+        raise SourceFailed(f"cannot use {self.place}: {why}", hint=_HINT)
 
     @property
     def is_absent(self) -> bool:

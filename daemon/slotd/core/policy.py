@@ -38,6 +38,11 @@ class Choice:
     approved: Choice | None = None
 
     @property
+    def passed_over(self) -> tuple[str, ...]:
+        """The first of `skipped` as sentences."""
+        return tuple(f"{version} was passed over: {why}" for version, why in self.skipped[:_OFFERED])
+
+    @property
     def digest(self) -> str:
         """The digest of the first file as the source tells it, or empty."""
         return self.assets[0].digest if self.assets else ""
@@ -190,7 +195,8 @@ class _Rules:
         for each in self.blocked:
             is_this = each.app in ("", self.app.name) and _is_named(candidate, each.version, self.app.source.scheme)
             if is_this and not _is_replaced(each.digest, offered):
-                return f"it is blocked on this host: {each.reason or 'it failed before'}"
+                force = f"`slotctl update {self.app.name} --force` tries it again"
+                return f"it is blocked on this host ({force}): {each.reason or 'it failed before'}"
         return ""
 
     def _young(self, candidate: _Candidate) -> str:
@@ -225,13 +231,18 @@ class _Rules:
         return [(candidates[0].release.version, f"it is older than the installed {self.current_text}")]
 
 
-def _wanted(candidates: Sequence[_Candidate], wanted: str, rules: _Rules, arch: str) -> Choice:
-    app = rules.app
+def require_version(app: str, wanted: str) -> None:
+    """Refuse what can be no version before a job is made of it. Raises `BadOption`."""
     if wanted.strip().lower() == "latest":
         raise BadOption(
-            f'cannot update {app.name} to "{wanted}": that is not a version.',
+            f'cannot update {app} to "{wanted}": that is not a version.',
             hint="Leave the version out to follow source.versions and source.channel.",
         )
+
+
+def _wanted(candidates: Sequence[_Candidate], wanted: str, rules: _Rules, arch: str) -> Choice:
+    app = rules.app
+    require_version(app.name, wanted)
     named = [each for each in candidates if _is_named(each, wanted, app.source.scheme)]
     if not named:
         offered = ", ".join(each.release.version for each in candidates[:_OFFERED]) or "nothing that fits the scheme"

@@ -181,10 +181,12 @@ def _openpgp(requirement: Verify, asset: str, evidence: Evidence) -> list[Signer
         return signers
     if not problems:
         raise _refusal(asset, "it has no OpenPGP signature", "Check `signature` and `keys` under [verify].")
-    raise _refusal(asset, f"its OpenPGP signature is not good: {'; '.join(problems)}", _HINT_KEYS, forged=bad)
+    hint = _HINT_FORGED if bad else _HINT_KEYS
+    raise _refusal(asset, f"its OpenPGP signature is not good: {'; '.join(problems)}", hint, forged=bad)
 
 
 _HINT_KEYS = "If the publisher has changed keys, get the new one from a place you trust and put it into keys.d."
+_HINT_FORGED = "Someone changed the file or its signature. Do not install it by other means; ask the publisher."
 
 
 def _other(requirement: Verify, kind: str, asset: str, evidence: Evidence) -> list[Signer]:
@@ -206,7 +208,8 @@ def _other(requirement: Verify, kind: str, asset: str, evidence: Evidence) -> li
         return signers
     if not problems:
         raise _refusal(asset, f"it has no {kind} signature", "Check `signature` and `keys` under [verify].")
-    raise _refusal(asset, f"its {kind} signature is not good: {'; '.join(problems)}", _HINT_KEYS, forged=bad)
+    hint = _HINT_FORGED if bad else _HINT_KEYS
+    raise _refusal(asset, f"its {kind} signature is not good: {'; '.join(problems)}", hint, forged=bad)
 
 
 _REASONS = {

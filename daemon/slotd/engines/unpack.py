@@ -110,7 +110,7 @@ class _Unpacking:
         self._progress, self._told_at = progress, 0.0
         self._total = os.fstat(artifact).st_size
         self._consumed: Callable[[], int] = lambda: 0
-        self._bytes = self._files = 0
+        self._bytes = self._files = self._entries = 0
         self._names = Names(name, bounds, self._strip or 0)
         self._seen: dict[str, Kind] = {}
         self._links: dict[str, tuple[str, int]] = {}
@@ -183,16 +183,21 @@ class _Unpacking:
             return True
         self._seen[path] = kind
         self._files += 1
-        if self._files > self._bounds.max_files:
+        self._require_few(self._files)
+        return False
+
+    def _require_few(self, count: int) -> None:
+        if count > self._bounds.max_files:
             raise VerificationFailed(
                 f"cannot unpack {self._name}: it holds more than {self._bounds.max_files} files.",
                 hint="If it is right, raise slots.max_files.",
             )
-        return False
 
     # ── entries ──────────────────────────────────────────────────────────────────────────────────────
 
     def _take(self, entry: Entry, reader: Reader) -> None:
+        self._entries += 1  # one file ten million times over is one file, and takes as long
+        self._require_few(self._entries)
         parts = self._names.parts(entry.name)
         if entry.encrypted:
             raise VerificationFailed(

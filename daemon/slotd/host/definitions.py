@@ -115,11 +115,28 @@ def _load(
     problems += more_problems
     if problems:  # what is missing then would only be said once more, as a missing key
         raise misconfigured(name, problems)
-    app = parse_app(name, [*of_main, *drop_ins], settings=settings, state=str(paths.state), cache=str(paths.cache))
-    _, missing = _keys(paths, app.verify.keys if with_keys else ())
-    if missing:
-        raise misconfigured(name, [f"{written(main)}: verify.keys cannot be used: {problem}" for problem in missing])
+    documents = [*of_main, *drop_ins]
+    try:
+        app = parse_app(name, documents, settings=settings, state=str(paths.state), cache=str(paths.cache))
+    except Misconfigured as error:
+        named = _named_keys(documents) if with_keys else []
+        raise misconfigured(name, [*error.problems, *_missing_keys(main, paths, named)]) from None
+    if with_keys and (missing := _missing_keys(main, paths, app.verify.keys)):
+        raise misconfigured(name, missing)
     return app
+
+
+def _missing_keys(main: Path, paths: Paths, names: Iterable[str]) -> list[str]:
+    return [f"{written(main)}: verify.keys cannot be used: {problem}" for problem in _keys(paths, names)[1]]
+
+
+def _named_keys(documents: Sequence[Document]) -> list[str]:
+    """The keys that a definition names which cannot be used for other reasons; the last file that names any wins."""
+    for _, said in reversed(documents):
+        verify = said.get("verify")
+        if isinstance(verify, Mapping) and isinstance(keys := verify.get("keys"), list):
+            return [key for key in keys if isinstance(key, str) and key and "/" not in key]
+    return []
 
 
 def _drop_ins(places: Sequence[Path], main: str) -> list[Path]:

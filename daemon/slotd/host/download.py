@@ -192,13 +192,14 @@ class _Download:
             except Broken as broken:
                 tries += 1
                 fruitless = 1 if self._target.size > before else fruitless + 1
-                if fruitless >= self._pace.tries or tries >= self._pace.most_tries:
-                    raise SourceFailed(
-                        f"{broken.message}, {tries} times", hint=broken.hint, retry_at=broken.retry_at
-                    ) from None
-                self._report(True)
                 wait_s = min(self._pace.backoff_s * 2 ** (fruitless - 1), self._pace.longest_backoff_s)
-                self._session.rest(max(wait_s, min(broken.retry_at - time.time(), self._pace.longest_backoff_s)))
+                wait_s = max(wait_s, min(broken.retry_at - time.time(), self._pace.longest_backoff_s))
+                is_over = wait_s >= self._session.left_s()  # what was wrong says more than that time ran out
+                if is_over or fruitless >= self._pace.tries or tries >= self._pace.most_tries:
+                    often = f", {tries} times" if tries > 1 else ""
+                    raise SourceFailed(f"{broken.message}{often}", hint=broken.hint, retry_at=broken.retry_at) from None
+                self._report(True)
+                self._session.rest(wait_s)
         if self._order.expected_size and self._target.size != self._order.expected_size:
             raise SourceFailed(
                 f"cannot read {shown(self._order.url)}: it has {self._target.size} bytes, "

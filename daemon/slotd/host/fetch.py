@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 from urllib.parse import unquote
 
 from slotd import __version__
-from slotd.core.answer import refusal, shown
+from slotd.core.answer import refusal, shown, too_far, too_large, too_late
 from slotd.core.schema import Limits
 from slotd.errors import Misconfigured, SourceFailed
 from slotd.host.wire import Watchdog, cause
@@ -150,7 +150,7 @@ class Reply:
                     break
             else:
                 return bytes(body)
-        raise SourceFailed(f"cannot read {shown(self.url)}: it is larger than {limit_bytes} bytes")
+        raise too_large(self.url, limit_bytes)
 
     def refuse(self) -> NoReturn:
         """Raises the `SourceFailed` that says what the status means."""
@@ -231,7 +231,7 @@ class Session:
                 self._dog.allow(self._end)
                 with contextlib.suppress(Exception):
                     response.close()
-        raise SourceFailed(f"cannot read {shown(url)}: it redirects more than {self._redirects} times")
+        raise too_far(url, self._redirects)
 
     def _send(
         self, url: httpx.URL, headers: Mapping[str, str], secret: Credential | None
@@ -239,7 +239,7 @@ class Session:
         import httpx
 
         if self.left_s() <= 0:
-            self._too_late(str(url))
+            raise too_late(str(url), self.deadline_s)
         self._dog.has_cut = False
         sent, is_secret = _headers(url, headers, secret)
         patience_s = self.pace.answer_s + 1  # a second line: the watchdog comes first
@@ -272,20 +272,17 @@ class Session:
             yield
         except (httpx.TransportError, OSError) as error:
             if self.left_s() <= 0:
-                self._too_late(url)
+                raise too_late(url, self.deadline_s) from None
             if self._dog.has_cut or isinstance(error, (httpx.ReadTimeout, httpx.WriteTimeout)):
                 self._fell_silent(url)
             raise Broken(f"cannot read {shown(url)}: {_why(error)}", hint=_hint(error)) from None
         if self.left_s() <= 0:
-            self._too_late(url)
+            raise too_late(url, self.deadline_s)
         if self._dog.has_cut:  # a body that is ended by the end of the connection looks whole
             self._fell_silent(url)
 
     def _fell_silent(self, url: str) -> NoReturn:
         raise Broken(f"cannot read {shown(url)}: the server fell silent", hint="Try again later.")
-
-    def _too_late(self, url: str) -> NoReturn:
-        raise SourceFailed(f"cannot read {shown(url)}: it took longer than {self.deadline_s:g} s")
 
 
 async def probe_get(url: str, *, timeout_s: float, limit_bytes: int) -> tuple[int, bytes]:
@@ -365,16 +362,17 @@ def _headers(url: httpx.URL, more: Mapping[str, str], secret: Credential | None)
 
 
 def _follow(url: httpx.URL, location: str) -> httpx.URL:
-    if not location:
-        raise SourceFailed(f"cannot read {shown(str(url))}: it redirects to nowhere")
-    if not location.isascii() or not location.isprintable() or " " in location or "\\" in location:
-        raise SourceFailed(f"cannot read {shown(str(url))}: it redirects to something that is not an address")
     import httpx
 
     try:
+        if not location or not location.isascii() or not location.isprintable() or set(location) & set(" \\"):
+            raise ValueError(location)
         target = _parse(str(url.join(location)))
-    except (httpx.InvalidURL, ValueError):
-        raise SourceFailed(f"cannot read {shown(str(url))}: it redirects to something that is not an address") from None
+    except (httpx.InvalidURL, ValueError, SourceFailed):
+        raise SourceFailed(
+            f"cannot read {shown(str(url))}: it redirects to {shown(location)!r}, which is no http or https address",
+            hint="Give an address that does not lead there, or tell whoever runs the server.",
+        ) from None
     if url.scheme == "https" and target.scheme != "https":
         raise SourceFailed(
             f"cannot read {shown(str(url))}: it redirects from https to plain http",

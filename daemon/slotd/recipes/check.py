@@ -31,6 +31,7 @@ async def ask_source(work: Work) -> Result:
     before = await off_loop(work.host.store.app, work.app.name)
     choice = await look(work)
     if choice.release is None:
+        work.note = "\n".join(choice.passed_over)
         return Result.UP_TO_DATE
     work.show(version=choice.release.version)
     if before.available != choice.release.version:
@@ -139,10 +140,10 @@ def credential(app: App) -> tuple[str | None, str]:
 
 
 def worker_properties(work: Work) -> tuple[str, ...]:
-    """A folder of releases is shown to the worker read-only, wherever it lies.
+    """A folder of releases is shown to the worker read-only, wherever it lies; of a missing one the worker tells.
 
     Under a user's own manager the worker sees what the user sees: there it could not have a mount of its own.
     """
     source = work.app.source
     is_hidden = source.type == "directory" and not work.host.user_mode
-    return (f"BindReadOnlyPaths={source.path}",) if is_hidden else ()
+    return (f"BindReadOnlyPaths=-{source.path}",) if is_hidden else ()

@@ -13,11 +13,10 @@ from slotd.host import failpoint, files
 from slotd.host.offloop import off_loop
 from slotd.model import Blocked, Result, Slot, SlotState
 from slotd.recipes.context import Work
-from slotd.recipes.obtain import cached_path
+from slotd.recipes.obtain import RESERVE_BYTES, cached_path
 from slotd.recipes.preserve import newest_sealed, wants_backup
 
 UNPACKED_FACTOR = 4  # how much larger a release is expected to be unpacked; `slots.max_size` bounds it for sure
-RESERVE_BYTES = 32 * 1024**2
 
 
 async def fill_slot(work: Work) -> None:

@@ -17,13 +17,17 @@ from typing import Any
 
 from slotd.core import policy, trust, verifyplan
 from slotd.core.plain import to_plain
-from slotd.errors import SourceFailed, VerificationFailed
+from slotd.errors import NoSpace, SlotdError, SourceFailed, VerificationFailed
 from slotd.host import failpoint, files
 from slotd.host.definitions import read_keys
 from slotd.host.offloop import off_loop
-from slotd.model import Blocked, Result, SlotName
+from slotd.model import Blocked, Release, Result, SlotName
 from slotd.recipes.check import WORKER_GRACE_S, credential, look, worker_properties
 from slotd.recipes.context import Artifact, Work
+from slotd.recipes.preserve import require_units
+
+RESERVE_BYTES = 32 * 1024**2  # of the disk that nothing of ours may take from the running apps
+PIECE_BYTES = 1024**2  # what a download may lack to its limit when it is refused for its size
 
 
 def cached_path(cache: Path, sha256: str) -> Path:
@@ -31,21 +35,28 @@ def cached_path(cache: Path, sha256: str) -> Path:
     return cache / sha256
 
 
+def partial_path(cache: Path, url: str) -> Path:
+    """Where a file lies while it is on its way; what is needed to go on with it lies beside it, in `.json`."""
+    return cache / f"partial-{hashlib.sha256(url.encode()).hexdigest()[:32]}"
+
+
 async def choose_release(work: Work) -> Result | None:
     """Ask the source, choose by the rules, write down where the release will go."""
+    await require_units(work)
     active = await off_loop(work.engine.active)
     slots = await off_loop(work.host.store.slots, work.app.name)
     old = slots[active] if active else None
     choice = await look(work, wanted=work.plan.wanted, force=work.plan.force)
     release = choice.release
     if release is None:
-        passed_over = [f"{version} was passed over: {why}" for version, why in choice.skipped[:5]]
-        for text in passed_over:
+        for text in choice.passed_over:
             await work.tell("release-skipped", text)
-        work.note = "; ".join(passed_over)
+        work.note = "\n".join(choice.passed_over)
         return Result.UP_TO_DATE
     artifacts = tuple(Artifact(a.name, a.url, a.size, a.digest) for a in choice.assets)
     work.show(version=release.version, previous=old.version if old else "")
+    for artifact in artifacts:  # a sums file or signature that is missing is known now, before anything is downloaded
+        _plan_checks(work, artifact, release)
     await work.remember(
         release=release,
         artifacts=artifacts,
@@ -72,9 +83,10 @@ async def download(work: Work) -> None:
     """Every artifact into the cache, going on with a partial file; then it is root's, named by what was measured."""
     cache = work.host.cache(work.app.name)
     await off_loop(_make_private, cache)
+    await off_loop(prune_cache, work)
     done: list[Artifact] = []
     for artifact in work.plan.artifacts:
-        known = artifact.source_digest.removeprefix("sha256:") if artifact.source_digest.startswith("sha256:") else ""
+        known = _known_sha256(artifact)
         path = cached_path(cache, known) if known else None
         if path is None or not await off_loop(path.is_file):
             known = await _download_one(work, cache, artifact)
@@ -90,7 +102,7 @@ def _make_private(path: Path) -> None:
 
 async def _download_one(work: Work, cache: Path, artifact: Artifact) -> str:
     """Gives the SHA-256 that the daemon measured, under whose name the file now lies."""
-    partial = cache / f"partial-{hashlib.sha256(artifact.url.encode()).hexdigest()[:32]}"
+    partial = partial_path(cache, artifact.url)
     note = partial.with_suffix(".json")
     limits = work.host.settings.limits
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -98,6 +110,7 @@ async def _download_one(work: Work, cache: Path, artifact: Artifact) -> str:
     descriptor = await off_loop(os.open, partial, flags, 0o644)
     try:
         os.fchmod(descriptor, 0o644)
+        room = await off_loop(_room, cache, descriptor, artifact)
 
         noted: dict[str, Any] = {}
 
@@ -115,7 +128,7 @@ async def _download_one(work: Work, cache: Path, artifact: Artifact) -> str:
             "url": artifact.url,
             "kind": "file" if work.app.source.type == "directory" else "http",
             "offset_state": await off_loop(_read_note, note),
-            "limit_bytes": limits.download_bytes,
+            "limit_bytes": min(limits.download_bytes, room),
             "expected_size": artifact.size,
             "expected_digest": artifact.source_digest,
             "bandwidth": work.host.settings.bandwidth,
@@ -123,20 +136,75 @@ async def _download_one(work: Work, cache: Path, artifact: Artifact) -> str:
             "credential": secret,
             "credential_host": host,
         }
-        claim = await work.host.workers.call(
-            "fetch",
-            request,
-            [descriptor],
-            unit=work.unit("fetch"),
-            timeout_s=limits.download_s + WORKER_GRACE_S,
-            on_progress=on_progress,
-            properties=worker_properties(work),
-        )
+        try:
+            claim = await work.host.workers.call(
+                "fetch",
+                request,
+                [descriptor],
+                unit=work.unit("fetch"),
+                timeout_s=limits.download_s + WORKER_GRACE_S,
+                on_progress=on_progress,
+                properties=worker_properties(work),
+            )
+        except SlotdError:
+            is_full = os.fstat(descriptor).st_size + PIECE_BYTES >= min(limits.download_bytes, room)
+            if is_full or not (await off_loop(_read_note, note)).get("validator"):
+                await off_loop(_drop, partial)  # nothing can go on from it
+            if is_full and room < limits.download_bytes:
+                raise _no_room(cache, artifact, room) from None
+            raise
         failpoint.hit("fetch:downloaded")
         size = os.fstat(descriptor).st_size
     finally:
         os.close(descriptor)
     return await off_loop(_take_over, partial, note, cache, artifact, claim, size)
+
+
+def _room(cache: Path, descriptor: int, artifact: Artifact) -> int:
+    """How large the file may become: a server that never ends must not take the disk from the running apps."""
+    room = files.free_bytes(cache) + os.fstat(descriptor).st_size - RESERVE_BYTES
+    if room <= 0 or artifact.size > room:
+        raise _no_room(cache, artifact, room)
+    return room
+
+
+def _no_room(cache: Path, artifact: Artifact, room: int) -> NoSpace:
+    return NoSpace(
+        f"cannot download {artifact.name}: {cache} has room for {max(0, room) >> 20} MiB"
+        f" beside the {RESERVE_BYTES >> 20} MiB that stay free, and that is too little.",
+        hint="Free some space, then update again; nothing was changed.",
+    )
+
+
+def _drop(partial: Path) -> None:
+    partial.unlink(missing_ok=True)
+    partial.with_suffix(".json").unlink(missing_ok=True)
+
+
+def prune_cache(work: Work) -> None:
+    """Keep the newest `backup.releases` files and those of this job; partial downloads of others go.
+
+    Also before a download: else each release that cannot be had would leave its file behind.
+    """
+    cache, artifacts = work.host.cache(work.app.name), work.plan.artifacts
+    if not cache.is_dir():
+        return
+    own = {artifact.sha256 for artifact in artifacts} | {_known_sha256(artifact) for artifact in artifacts}
+    kept = sorted((p for p in cache.iterdir() if len(p.name) == 64), key=lambda p: p.stat().st_mtime, reverse=True)
+    wanted = max(work.app.backup.releases, 1) * max(1, len(artifacts))
+    for path in kept[wanted:]:
+        if path.name not in own:
+            path.unlink(missing_ok=True)
+    own_partials = {partial_path(cache, artifact.url) for artifact in artifacts}
+    for path in cache.glob("partial-*"):
+        if path.with_suffix("") not in own_partials:
+            path.unlink(missing_ok=True)
+
+
+def _known_sha256(artifact: Artifact) -> str:
+    """What the source says it is, in hex; empty if it does not say."""
+    kind, _, digest = artifact.source_digest.partition(":")
+    return digest if kind == "sha256" else ""
 
 
 def _read_note(note: Path) -> dict[str, Any]:
@@ -184,11 +252,15 @@ async def check_signatures(work: Work) -> None:
     await work.remember(signers=tuple(signers))
 
 
+def _plan_checks(work: Work, artifact: Artifact, release: Release) -> tuple[verifyplan.Wanted, ...]:
+    """The sums and signatures to fetch. Raises `VerificationFailed` if the release does not have one."""
+    words = policy.asset_words(release, work.app.source)
+    return verifyplan.plan(work.app.verify, artifact.name, release.version, release, words)
+
+
 async def _verify_one(work: Work, artifact: Artifact) -> trust.Trusted:
-    verify, release = work.app.verify, work.plan.release
-    wanted = verifyplan.plan(
-        verify, artifact.name, release.version, release, policy.asset_words(release, work.app.source)
-    )
+    verify = work.app.verify
+    wanted = _plan_checks(work, artifact, work.plan.release)
     bodies = {asset.name: await _small(work, asset.url) for asset in verifyplan.names(wanted)}
     keys = await off_loop(read_keys, work.host.paths, verify.keys)
     path = cached_path(work.host.cache(work.app.name), artifact.sha256)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import shlex
 import time
 from pathlib import Path
@@ -24,6 +25,32 @@ def new_copy_id(work: Work, kind: str = "backup") -> str:
     """
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(work.host.clock.now()))
     return f"{stamp}-{work.job.id}" + ("" if kind == "backup" else f"-{kind}")
+
+
+async def require_units(work: Work) -> None:
+    """A unit or a user that is not there is told before anything is downloaded, let alone stopped.
+
+    A link counts as a unit: it may lead into the slot that is still empty.
+    """
+    service = work.app.service
+    config = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
+    linked = f"{config}/systemd/user" if work.host.user_mode else "/etc/systemd/system"
+    for unit in service.units:
+        state = (await work.host.systemd.show(unit)).load_state
+        if state == "masked" or (state == "not-found" and not os.path.islink(f"{linked}/{unit}")):
+            what = "is masked" if state == "masked" else "does not exist"
+            raise Failed(
+                f"cannot update {work.app.name}: its unit {unit} {what}.",
+                hint="Write it and `systemctl daemon-reload` (or unmask it), or mend `units` under [service].",
+            )
+    try:
+        if service.user and not work.host.user_mode:
+            await off_loop(pwd.getpwnam, service.user)
+    except KeyError:
+        raise Failed(
+            f"cannot update {work.app.name}: its user {service.user!r} does not exist.",
+            hint=f"Create it (`useradd --system {service.user}`), or mend `user` under [service].",
+        ) from None
 
 
 def wants_backup(work: Work) -> bool:
@@ -90,7 +117,7 @@ async def stop_units(work: Work) -> None:
     failpoint.hit("stop:remembered")
     await work.remember(stopped_at=work.host.clock.now())
     await stop_all(work)
-    await work.tell("app-stopped", f"stopped {', '.join(work.app.service.units)} for the update")
+    await work.tell("app-stopped", f"stopped {', '.join(work.app.service.units)} for the {work.job.kind}")
 
 
 async def dependents_of(work: Work) -> list[str]:

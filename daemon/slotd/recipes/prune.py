@@ -8,7 +8,7 @@ from slotd.core import retention
 from slotd.host.offloop import off_loop
 from slotd.model import Backup, JobState
 from slotd.recipes.context import Work
-from slotd.recipes.obtain import cached_path
+from slotd.recipes.obtain import prune_cache
 
 
 async def prune_app(work: Work) -> None:
@@ -21,7 +21,7 @@ async def prune_app(work: Work) -> None:
     )
     for copy in expired:
         await remove_copy(work, copy)
-    await off_loop(_prune_cache, work)
+    await off_loop(prune_cache, work)
     await off_loop(store.prune)
 
 
@@ -39,18 +39,3 @@ async def _in_use(work: Work) -> set[str]:
 async def remove_copy(work: Work, copy: Backup) -> None:
     await off_loop(work.data.remove, Path(copy.path))
     await off_loop(work.host.store.forget, copy)
-
-
-def _prune_cache(work: Work) -> None:
-    """Keep the newest `backup.releases` verified files, and those of this job; partial downloads of others go."""
-    cache = work.host.cache(work.app.name)
-    if not cache.is_dir():
-        return
-    own = {artifact.sha256 for artifact in work.plan.artifacts}
-    kept = sorted((p for p in cache.iterdir() if len(p.name) == 64), key=lambda p: p.stat().st_mtime, reverse=True)
-    wanted = max(work.app.backup.releases, 1) * max(1, len(work.plan.artifacts))
-    for path in kept[wanted:]:
-        if path.name not in own:
-            cached_path(cache, path.name).unlink(missing_ok=True)
-    for path in cache.glob("partial-*"):
-        path.unlink(missing_ok=True)

@@ -65,7 +65,7 @@ async def set_data_aside(work: Work) -> None:
         app=work.app.name,
         kind="quarantine",
         version=work.plan.version,
-        reason="rollback",
+        reason="restore" if work.job.kind == "restore" else "rollback",
         created_at=work.host.clock.now(),
         path=str(path),
         job=work.job.id,

@@ -10,7 +10,7 @@ import logging
 
 from slotd.core import machine
 from slotd.core.machine import OnError
-from slotd.errors import Cancelled
+from slotd.errors import Cancelled, NothingToDo
 from slotd.host.offloop import off_loop
 from slotd.model import Result
 from slotd.recipes import install, obtain, preserve, prune, switch, trial
@@ -74,9 +74,10 @@ async def give_up(work: Work, stopped: Stopped) -> Result:
         )
         await work.finish(Result.CANCELLED, stopped.error)
         return Result.CANCELLED
-    await work.tell("update-failed", f"not updated: {stopped.error}")
     error = stopped.error
-    await off_loop(work.host.store.change_app, work.app.name, last_error=str(error))
+    if not isinstance(error, NothingToDo):
+        await work.tell("update-failed", f"not updated: {error}")
+        await off_loop(work.host.store.change_app, work.app.name, last_error=str(error))
     await work.finish(Result.FAILED, error)
     return Result.FAILED
 

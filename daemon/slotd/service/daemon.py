@@ -13,11 +13,12 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from slotd import __version__, engines
+from slotd.core import policy
 from slotd.core.events import BY_NAME
 from slotd.core.plain import from_plain, to_plain
 from slotd.core.schema import App
 from slotd.data import make_data_store
-from slotd.errors import Held, Misconfigured, NoSuchApp, NoSuchVersion, NothingToDo, SlotdError
+from slotd.errors import Held, NoSuchApp, NoSuchVersion, NothingToDo, SlotdError
 from slotd.host import definitions, journal
 from slotd.host.offloop import off_loop
 from slotd.model import AppView, Event, Job, JobKind, Mode
@@ -123,12 +124,7 @@ class Daemon:
     def _definition(self, name: str) -> App:
         self.app(name)
         if name in self._definitions.broken:
-            broken = self._definitions.broken[name]
-            raise Misconfigured(
-                f"cannot work on {name}: {broken.message}",
-                hint=f"Run `slotctl verify {name}`.",
-                problems=broken.problems,
-            )
+            raise requests.unusable(name, self._definitions.broken[name])
         return self._definitions.apps[name]
 
     def _engine(self, app: App) -> engines.Engine:
@@ -168,6 +164,7 @@ class Daemon:
         self, app: str, *, version: str = "", force: bool = False, now: bool = False, automatic: bool = False
     ) -> int:
         definition = self._definition(app)
+        policy.require_version(app, version)
         self.jobs_.require_free(app)
         record = await off_loop(self.store.app, app)
         if record.held:
@@ -268,6 +265,9 @@ class Daemon:
         await self._change(app, "mode-changed", f"the mode is {mode} now", mode=mode)
 
     async def _change(self, app: str, kind: str, message: str, **changes: Any) -> None:
+        record = await off_loop(self.store.app, app)
+        if all(getattr(record, key) == value for key, value in changes.items()):
+            return  # said once already
         await off_loop(lambda: self.store.change_app(app, **changes))
         await self._tell(app, kind, message)
         await self._board.refresh(app)
@@ -334,6 +334,8 @@ class Daemon:
             listener.job_new(job)
 
     def job_changed(self, job: Job) -> None:
+        if job.is_finished:
+            return  # `job_ended` tells it, when the app is shown as it is then
         for listener in self._board.listeners:
             listener.job_changed(job)
         if self._board.find(job.app) is not None:

@@ -8,15 +8,25 @@ from pathlib import Path
 
 from slotd.core.plain import from_plain
 from slotd.core.schema import App
+from slotd.core.timespan import format_span
 from slotd.data import make_data_store
 from slotd.engines import Engine
-from slotd.errors import BadOption, DataChoiceRequired, NoRollback, NoSuchBackup, SlotdError
+from slotd.errors import BadOption, DataChoiceRequired, Misconfigured, NoRollback, NoSuchBackup, SlotdError
 from slotd.host import files
 from slotd.model import AppState, AppView, Backup, Mode, Release, SlotName, SlotState
 from slotd.recipes.context import Host, Plan
 from slotd.store import Store
 
 DATA_CHOICES = ("keep", "restore")
+
+
+def unusable(app: str, broken: Misconfigured) -> Misconfigured:
+    """What a request for an app is answered whose definition cannot be used."""
+    return Misconfigured(
+        f"cannot work on {app}: {broken.message.removeprefix(f'cannot use the definition of {app}: ')}",
+        hint=f"`slotctl verify {app}` lists every problem; after mending it, `systemctl reload slotd`.",
+        problems=broken.problems,
+    )
 
 
 def require_trial_choice(app: str, data: str, to: str, previous: str) -> None:
@@ -40,7 +50,11 @@ def rollback_plan(host: Host, app: App, engine: Engine, *, data: str, to: str) -
         raise NoRollback(f"cannot roll back {app.name}: nothing is installed.")
     here, there = slots[active], slots[active.other]
     if there.state not in (SlotState.GOOD, SlotState.WHOLE) or engine.record(active.other) is None:
-        raise NoRollback(f"cannot roll back {app.name}: the other slot holds no version to go back to.")
+        raise NoRollback(
+            f"cannot roll back {app.name}: the other slot holds no version to go back to.",
+            hint=f"`slotctl update {app.name} --version VERSION --force` installs one that the source still has;"
+            f" `slotctl restore {app.name} ID` brings data back.",
+        )
     if to and to != there.version:
         raise NoRollback(
             f"cannot roll back {app.name} to {to}: only {there.version} is kept in a slot.",
@@ -105,12 +119,13 @@ def _choice_text(host: Host, app: App, version: str, backup: Backup | None, data
             f"cannot roll back {app.name} to {version} without knowing what happens to its data{found}:"
             " there is no backup of that version, so only keep is possible."
         )
-    hours = max(0.0, host.clock.now() - backup.created_at) / 3600
-    age = f"{hours:.1f} hours" if hours < 48 else f"{hours / 24:.0f} days"
+    age_s = max(1.0, host.clock.now() - backup.created_at)
+    unit_s = next(each for each in (86400, 3600, 60, 1) if age_s >= each)
+    age = format_span(age_s // unit_s * unit_s)
     return (
         f"cannot roll back {app.name} to {version} without knowing what happens to its data{found}: the backup"
-        f" {backup.id} is {age} old. restore sets what was written since aside"
-        f" as quarantine, keep hands it to {version}."
+        f" {backup.id} is {age} old. `restore` sets what was written since aside"
+        f" as quarantine, `keep` hands it to {version}."
     )
 
 

@@ -57,7 +57,7 @@ def view(
         held=record.held,
         hold_reason=record.hold_reason,
         last_check=record.last_check,
-        last_error="; ".join(problems) if problems else record.last_error,
+        last_error="\n".join(problems) or record.last_error,
         trial=trial,
         backups=tuple(backups),
         problems=tuple(problems),

@@ -49,7 +49,7 @@ class HttpGetter:
                 page = self._session.read(url, self._limit_bytes, headers)
                 return Answer(page.status, page.headers, page.body, page.url)
             except Broken:
-                if is_last:
+                if is_last or wait_s >= self._session.left_s():  # what was wrong says more than that time ran out
                     raise
                 self._session.rest(wait_s)
                 wait_s *= 2

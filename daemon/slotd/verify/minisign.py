@@ -86,7 +86,8 @@ def _signature(signature: SignatureFile) -> tuple[str, str, bool]:
             raise ValueError
     except (ValueError, IndexError):
         raise VerificationFailed(
-            f"cannot use the signature {signature.name}: it is not a minisign signature, or cut short"
+            f"cannot use the signature {signature.name}: it is not a minisign signature, or cut short",
+            hint="Check `signature` under [verify].",
         ) from None
     return _key_id(raw), comment.removeprefix(_TRUSTED), raw[:2] == b"Ed"
 

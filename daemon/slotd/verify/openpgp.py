@@ -39,7 +39,9 @@ class OpenPGP:
         try:
             data = packets.detached_signatures(signature.data)
         except ValueError as error:
-            raise VerificationFailed(f"cannot use the signature {signature.name}: {error}") from None
+            raise VerificationFailed(
+                f"cannot use the signature {signature.name}: {error}", hint="Check `signature` under [verify]."
+            ) from None
         if signature.covers == SUMS:
             with tool.memory(material.sums or b"") as covered:
                 return _gpgv(ring, data, covered)

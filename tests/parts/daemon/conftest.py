@@ -1,4 +1,4 @@
-"""A user's session with the real daemon for each module, a release server that can misbehave, and the publisher's keys."""
+"""A user's session with the real daemon for each module, a release server that can misbehave, a publisher's keys."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ from slotd.host.bus import Bus, Variant
 NAME, ROOT = "org.slotd1", "/org/slotd1"
 MANAGER, APP, JOB = "org.slotd1.Manager", "org.slotd1.App", "org.slotd1.Job"
 PROPERTIES = "org.freedesktop.DBus.Properties"
+SYSTEMD, SYSTEMD_PATH = "org.freedesktop.systemd1", "/org/freedesktop/systemd1"
 DEADLINE_S = 30.0
 
 
@@ -28,6 +29,7 @@ class Desk:
     async def open(cls, address: str) -> Desk:
         desk = cls(await Bus.connect(address))
         await desk._bus.on_signal(desk._hear, sender=NAME, path_namespace=ROOT)
+        await desk._bus.call(SYSTEMD, SYSTEMD_PATH, f"{SYSTEMD}.Manager", "Subscribe")
         return desk
 
     async def close(self) -> None:
@@ -52,6 +54,20 @@ class Desk:
                     await self._heard.wait()
         except TimeoutError:
             raise AssertionError(f"{what} did not come about in {timeout_s:.0f} s: {self.changes[-10:]}") from None
+
+    async def until_unit(self, unit: str, state: str, *, timeout_s: float = DEADLINE_S) -> None:
+        """Wait until a unit of the user's is in a state (`active`, `inactive`, …), by what systemd tells."""
+        path = (await self._bus.call(SYSTEMD, SYSTEMD_PATH, f"{SYSTEMD}.Manager", "LoadUnit", "s", [unit]))[0]
+        told = asyncio.Event()
+        await self._bus.on_signal(lambda *_: told.set(), sender=SYSTEMD, path=path, member="PropertiesChanged")
+        question = (SYSTEMD, path, PROPERTIES, "Get", "ss", [f"{SYSTEMD}.Unit", "ActiveState"])
+        try:
+            async with asyncio.timeout(timeout_s):
+                while (await self._bus.call(*question))[0] != state:
+                    await told.wait()
+                    told.clear()
+        except TimeoutError:
+            raise AssertionError(f"{unit} did not become {state} in {timeout_s:.0f} s") from None
 
     async def call(
         self, member: str, signature: str = "", *body: Any, path: str = ROOT, interface: str = MANAGER, **options: Any

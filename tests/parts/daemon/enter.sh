@@ -26,6 +26,6 @@ for directory in /usr/lib/systemd/user /etc/systemd/user /usr/local/lib/systemd/
 done
 cd "$world"
 # shellcheck disable=SC2046  # the words are meant to be split
-env -i $(cat environment) setpriv --reuid "$uid" --regid "$gid" --clear-groups \
+env -i $(cat environment) NOTIFY_SOCKET="$world/ready" setpriv --reuid "$uid" --regid "$gid" --clear-groups \
     /lib/systemd/systemd --user --log-target=console --log-level=notice >systemd.log 2>&1 </dev/null &
 cat >/dev/null

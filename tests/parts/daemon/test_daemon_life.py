@@ -1,8 +1,7 @@
-"""The daemon itself: it leaves when idle, comes back when asked, goes on after a stop, and is restarted when it stalls."""
+"""The daemon itself: leaves when idle, comes back when asked, goes on after a stop, is restarted when it stalls."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,20 +30,12 @@ def pid(world: World) -> str:
     return world.unit("slotd.service", "MainPID")["MainPID"]
 
 
-async def wait_state(world: World, state: str, *, timeout_s: float = 15.0) -> None:
-    world.run("busctl", "--user", "status", "org.freedesktop.systemd1")
-    deadline = time.monotonic() + timeout_s
-    while (found := world.unit("slotd.service", "ActiveState")["ActiveState"]) != state:
-        assert time.monotonic() < deadline, f"slotd.service is {found}"
-        time.sleep(0.05)
-
-
 async def test_it_leaves_when_idle_and_the_next_call_brings_it_back(world: World, notes: Notes, desk: Desk) -> None:
     world.start(SLOTD_IDLE_SECONDS="0.3")
-    await wait_state(world, "inactive")
+    await desk.until_unit("slotd.service", "inactive")
     assert world.unit("slotd.service", "Result")["Result"] == "success"
     assert (await desk.app("notes"))["Version"] == "1.0"
-    await wait_state(world, "inactive")
+    await desk.until_unit("slotd.service", "inactive")
     assert notes.version == "1.0"
 
 
@@ -57,7 +48,7 @@ async def test_it_does_not_leave_as_idle_during_a_trial(world: World, notes: Not
     first = pid(world)
     assert first != "0"
     assert (await desk.end_of(job))["result"] == "updated"
-    await wait_state(world, "inactive")
+    await desk.until_unit("slotd.service", "inactive")
     assert (await desk.job(job))["Result"] == "updated"  # asked of the next one
 
 
@@ -112,4 +103,4 @@ async def test_a_bus_call_in_vain_does_not_keep_it(world: World, desk: Desk) -> 
         "busctl", "--user", "call", "org.slotd1", "/org/slotd1", "org.slotd1.Manager", "Nonsense", status=1
     )
     assert "has no method Nonsense" in said
-    await wait_state(world, "inactive")
+    await desk.until_unit("slotd.service", "inactive")

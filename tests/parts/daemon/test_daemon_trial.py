@@ -9,11 +9,16 @@ from tests.parts.daemon.world import World
 
 from slotd.errors import SlotdError
 
-PROBE = '[[health]]\ntype = "exec"\ncommand = ["/bin/sh", "-c", "{script}"]\ninterval = "100ms"\ntimeout = "{timeout}"\ngrace = "{grace}"\nfailures = 2\n'  # noqa: E501
-
-
-def probe(script: str, *, timeout: str = "1s", grace: str = "0") -> str:
-    return PROBE.format(script=script, timeout=timeout, grace=grace)
+# Only a new version fails it: the way back must find the old one well.
+PROBE = """
+[[health]]
+type = "exec"
+command = ["/bin/sh", "-c", '[ "$(cat {slot}/VERSION)" = 1.0 ] || { %s; }']
+interval = "100ms"
+timeout = "%s"
+grace = "0"
+failures = 2
+"""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -24,20 +29,18 @@ def _installed(world: World, notes: Notes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("version", "more", "why"),
+    ("version", "script", "timeout", "why"),
     [
-        ("1.1", probe("echo the parts are missing; exit 7"), "exited with status 7: the parts are missing"),
-        ("1.2", probe("kill -SEGV $$"), "exited with status 139"),
-        ("1.3", probe("sleep 60", timeout="300ms"), "did not end within"),
+        ("1.1", "echo the parts are missing; exit 7", "1s", "exited with status 7: the parts are missing"),
+        ("1.2", "kill -SEGV $$", "1s", "exited with status 139"),
+        ("1.3", "sleep 60", "300ms", "did not end within"),
     ],
 )
 async def test_a_probe_that_crashes_or_hangs_takes_the_version_back_and_is_quoted(
-    world: World, notes: Notes, desk: Desk, version: str, more: str, why: str
+    world: World, notes: Notes, desk: Desk, version: str, script: str, timeout: str, why: str
 ) -> None:
     before = notes.says()
-    # Only the new version fails it: the way back must find the old one well.
-    script = f'[ "$(cat {world.state}/apps/notes/current/VERSION)" = 1.0 ] && exit 0; '
-    notes.define(more=more.replace('"-c", "', '"-c", \'' + script).replace('"]\ninterval', "']\ninterval"), trial="5s")
+    notes.define(more=PROBE % (script, timeout), trial="5s")
     await desk.call("Reload")
     notes.publish(version)
     ended = await desk.do("Update", "notes")

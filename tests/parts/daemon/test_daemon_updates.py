@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 from tests.parts.daemon.desk import Desk
 from tests.parts.daemon.notes import Notes
 from tests.parts.daemon.world import World
+
+from slotd.errors import SlotdError
 
 
 def test_a_first_version_is_installed_by_a_daemon_that_the_bus_starts(world: World, notes: Notes) -> None:
@@ -28,21 +31,6 @@ async def test_an_update_brings_the_new_version_up_on_the_same_data(world: World
     progress = desk.values(job, "Progress")
     assert progress == sorted(progress)
     assert progress[-1] == 100
-
-
-async def test_a_release_with_the_same_files_ends_unchanged_and_the_app_is_not_restarted(
-    world: World, notes: Notes, desk: Desk
-) -> None:
-    running = notes.run_id()
-    current = {
-        path.name: path.read_bytes() for path in (world.state / "apps/notes/current").iterdir() if path.is_file()
-    }
-    notes.publish_files("1.2", current)
-    assert (await desk.do("Update", "notes"))["result"] == "unchanged"
-    assert notes.run_id() == running
-    assert (await desk.app("notes"))["Version"] == "1.1"
-    assert "1.2 holds the same files as 1.1" in world.slotctl("history", "notes")
-    world.slotctl("update", "notes", status=3)  # nothing to do: it is not looked into again
 
 
 async def test_going_back_after_the_trial_must_say_what_becomes_of_the_data(notes: Notes, desk: Desk) -> None:
@@ -106,3 +94,18 @@ async def test_a_release_that_damages_the_data_is_taken_back_with_them_and_not_t
     assert (app["State"], app["Version"]) == ("idle", "1.0")
     assert app["LastError"].startswith("1.3 was rolled back:")
     assert (await desk.do("Update", "notes"))["result"] == "up-to-date"
+
+
+async def test_a_release_with_the_same_files_ends_unchanged_and_the_app_is_not_restarted(
+    world: World, notes: Notes, desk: Desk
+) -> None:
+    running = notes.run_id()
+    current = {
+        path.name: path.read_bytes() for path in (world.state / "apps/notes/current").iterdir() if path.is_file()
+    }
+    notes.publish_files("1.4", current)
+    assert (await desk.do("Update", "notes"))["result"] == "unchanged"
+    assert notes.run_id() == running
+    assert (await desk.app("notes"))["Version"] == "1.0"
+    assert "1.4 holds the same files as 1.0" in world.slotctl("history", "notes")
+    world.slotctl("update", "notes", status=3)  # nothing to do: it is not looked into again
