@@ -12,7 +12,7 @@ from slotd.core import machine
 from slotd.errors import Failed, NoSuchBackup, SlotdError
 from slotd.host import failpoint
 from slotd.host.offloop import off_loop
-from slotd.model import Backup, Blocked, Job, Result, Slot, SlotState
+from slotd.model import Backup, Blocked, Job, JobKind, Result, Slot, SlotState
 from slotd.recipes.context import Work
 from slotd.recipes.preserve import dependents_of, is_up, new_copy_id, start_all, stop_all
 from slotd.recipes.run import Step, Stopped, perform
@@ -140,7 +140,7 @@ async def close(work: Work) -> None:
 
     Where nothing was installed before, the slot is emptied after it.
     """
-    plan = work.plan
+    plan, is_update = work.plan, work.job.kind is JobKind.UPDATE
 
     def commit(job: Job) -> None:
         store = work.host.store
@@ -153,7 +153,7 @@ async def close(work: Work) -> None:
                 job.app,
                 approved="" if record.approved == plan.version else record.approved,
                 available="" if record.available == plan.version else record.available,
-                last_error=f"{plan.version} was rolled back: {plan.reason}",
+                last_error=f"{plan.version} was rolled back: {plan.reason}" if is_update else "",
             )
             if not plan.version:
                 return

@@ -124,8 +124,8 @@ def _choice_text(host: Host, app: App, version: str, backup: Backup | None, data
     age = format_span(age_s // unit_s * unit_s)
     return (
         f"cannot roll back {app.name} to {version} without knowing what happens to its data{found}: the backup"
-        f" {backup.id} is {age} old. `restore` sets what was written since aside"
-        f" as quarantine, `keep` hands it to {version}."
+        f" {backup.id} is {age} old. restore sets what was written since aside"
+        f" as quarantine, keep hands it to {version}."
     )
 
 

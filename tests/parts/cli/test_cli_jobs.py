@@ -126,7 +126,11 @@ async def test_check_all_follows_every_job_and_one_document_tells_of_all(slotd: 
     slotd.add("wiki", state=AppState.IDLE, version="3", available="3")
     run = await slotctl(address, "check", "--all")
     assert run.code == 0
-    assert sorted(run.steps) == ["notes: 1.1 is available (1.0 is installed)", "wiki: 3 is up to date"]
+    assert sorted(run.steps) == [
+        "  `slotctl update notes` installs it.",
+        "notes: 1.1 is available (1.0 is installed)",
+        "wiki: 3 is up to date",
+    ]
     document = (await slotctl(address, "check", "--all", "--json")).json
     assert [(j["app"], j["result"], j["installed"], j["available"]) for j in document["jobs"]] == [
         ("notes", "done", "1.0", "1.1"),
@@ -136,7 +140,7 @@ async def test_check_all_follows_every_job_and_one_document_tells_of_all(slotd: 
 
 async def test_update_all_with_nothing_due_exits_3(slotd: Slotd, address: str) -> None:
     run = await slotctl(address, "update", "--all")
-    assert (run.code, run.out) == (3, "Nothing to do: no release is approved and due.\n")
+    assert (run.code, run.out) == (3, "Nothing to do: no release is known that may be applied by itself.\n")
 
 
 async def test_one_bad_name_among_many_does_not_stop_the_others(slotd: Slotd, address: str) -> None:

@@ -48,7 +48,7 @@ async def test_status_of_one_app_says_everything(slotd: Slotd, address: str) -> 
     assert (fields["Mode"], fields["Hold"], fields["Units"]) == ("approve", "migration", "notes.service")
     assert fields["Last check"].startswith("3 min ago (")
     assert fields["Last error"] == "cannot fetch: 500"
-    assert fields["Backups"] == "2, newest new (of 0.9, 12 MiB, 5 min old); and 1 set aside after rollbacks or restores"
+    assert fields["Backups"] == "2, newest new (of 0.9, 12 MiB, 5 min old); 1 set aside by rollbacks or restores"
     assert [line.split("  ")[-1] for line in lines[-5:]] == [f"event {i}" for i in range(4, 9)]
 
 
