@@ -226,6 +226,8 @@ TOO_MUCH: dict[str, bytes] = {
     ),
     "too many files": tar(*(member(f"f{n}") for n in range(1001))),
     "too many directories in one name": tar(*(member(f"{n}/" + "d/" * 40 + "f") for n in range(30))),
+    "one empty file again and again": tar(*(member("f") for _ in range(1001))),
+    "the top again and again": tar(*(directory("./") for _ in range(1001))),
     "the same file a thousand times": tar(*(member("f", bytes(64 * 1024)) for _ in range(200))),
     "directories too deep": tar(member("/".join(["d"] * 40) + "/f", b"x")),
     "a name too long": tar(pax(member("g", b"x"), path="/".join(["n" * 100] * 50))),

@@ -25,6 +25,7 @@ from slotd.model import AppRecord, Backup, Blocked, Event, Job, JobKind, Slot, S
 T = TypeVar("T")
 
 SCHEMA_VERSION = 1
+BUSY_S = 10.0  # how long to wait for another process that has the database
 
 # table -> (the value it holds, its primary key)
 TABLES: dict[str, tuple[type[Any], tuple[str, ...]]] = {
@@ -93,7 +94,7 @@ _TABLE_OF = {cls: table for table, (cls, _) in TABLES.items()}
 class Store:
     """All durable state of slotd. Safe to call from any thread; one call, one transaction."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, busy_s: float = BUSY_S) -> None:
         """Open or create the database. Raises `sqlite3.DatabaseError` when it is damaged, see `open_store`."""
         self.path = path
         self._lock = threading.RLock()
@@ -102,14 +103,14 @@ class Store:
         self._read_lock = threading.Lock()
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         os.close(descriptor)
-        self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=10)
+        self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=busy_s)
         try:
-            self._open(path)
+            self._open(path, busy_s)
         except BaseException:
             self._db.close()
             raise
 
-    def _open(self, path: Path) -> None:
+    def _open(self, path: Path, busy_s: float) -> None:
         self._db.row_factory = sqlite3.Row
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "trusted_schema=OFF"):
             self._db.execute(f"PRAGMA {pragma}")
@@ -117,7 +118,7 @@ class Store:
             raise sqlite3.DatabaseError("integrity check failed")
         self._migrate()
         # Readers never wait for a writer's fsync: status can be read at any time (promise 8).
-        self._reader = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=10)
+        self._reader = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=busy_s)
         self._reader.row_factory = sqlite3.Row
         self._reader.execute("PRAGMA query_only=ON")
 
@@ -313,10 +314,10 @@ class Store:
             self._db.execute("DELETE FROM blocked WHERE app = ? AND version = ?", (app, version))
 
 
-def open_store(path: Path, *, now: float) -> tuple[Store, Path | None]:
+def open_store(path: Path, *, now: float, busy_s: float = BUSY_S) -> tuple[Store, Path | None]:
     """The store, and where a damaged one was set aside (or None). What the slots say is rebuilt by the caller."""
     try:
-        return Store(path), None
+        return Store(path, busy_s=busy_s), None
     except sqlite3.DatabaseError as error:
         if not _is_damage(
             error
@@ -328,7 +329,7 @@ def open_store(path: Path, *, now: float) -> tuple[Store, Path | None]:
             part = path.with_name(path.name + suffix)
             if part.exists():
                 part.rename(aside.with_name(aside.name + suffix))
-        return Store(path), aside
+        return Store(path, busy_s=busy_s), aside
 
 
 def _is_damage(error: sqlite3.DatabaseError) -> bool:

@@ -110,6 +110,14 @@ def test_a_server_fault_that_stays_ends_in_an_error(server: ReleaseServer, targe
         target.get(order(url))
 
 
+def test_where_no_time_is_left_for_another_try_the_fault_is_said(server: ReleaseServer, target: Target) -> None:
+    url = server.file("app.tar", CONTENT)
+    server.misbehave("status", status=500)
+    patient = Pace(tries=5, backoff_s=10)
+    with pytest.raises(SourceFailed, match=r"the server has a fault \(500\) Try"):
+        target.get(order(url), deadline_s=2, pace=patient)
+
+
 def test_a_server_that_asks_for_a_long_wait_is_not_waited_for(server: ReleaseServer, target: Target) -> None:
     url = server.file("app.tar", CONTENT)
     server.misbehave("status", status=503, headers={"Retry-After": "600"})

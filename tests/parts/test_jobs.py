@@ -13,7 +13,6 @@ from slotd.core.schema import App
 from slotd.errors import TooLate
 from slotd.model import Job, JobKind, JobState, Result
 from slotd.recipes.context import Clock, Host, Work
-from slotd.service import jobs as service_jobs
 from slotd.service.jobs import Jobs
 from slotd.store import Store
 
@@ -83,11 +82,9 @@ async def test_what_is_being_undone_can_no_longer_be_cancelled(tmp_path: Path) -
 
 @pytest.mark.parametrize(("step", "retried"), [("switch", True), ("rb-restore", True), ("fetch", False)])
 async def test_an_error_that_escapes_with_the_app_stopped_is_taken_up_as_after_a_crash(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, retried: bool
+    tmp_path: Path, step: str, retried: bool
 ) -> None:
     told, calls = Nobody(), []
-    jobs, work = Jobs(told, parallel=1), make_work(tmp_path, step)
-    monkeypatch.setattr(service_jobs, "RETRY_S", 0.01)
 
     async def recipe(_work: Work) -> Result:
         raise OSError(28, "database or disk is full")
@@ -99,7 +96,7 @@ async def test_an_error_that_escapes_with_the_app_stopped_is_taken_up_as_after_a
         await work.finish(Result.ROLLED_BACK)
         return Result.ROLLED_BACK
 
-    monkeypatch.setattr("slotd.recipes.recover.resume", resume)
+    jobs, work = Jobs(told, parallel=1, resume=resume, retry_s=0.01), make_work(tmp_path, step)
     jobs.start(work, recipe)
     await asyncio.wait_for(told.ended.wait(), 5)
     assert calls == ([step, step] if retried else [])

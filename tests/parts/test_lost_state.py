@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from slotd.core.schema import App, Limits
 from slotd.data import DataSpec, make_data_store
 from slotd.engines.directory import DirectoryEngine
-from slotd.errors import NoSuchBackup
+from slotd.errors import NoSuchBackup, SlotdError
 from slotd.model import Backup, Job, JobKind, JobState, Slot, SlotName, SlotState, Trial
 from slotd.service import requests
 from slotd.store import Store
@@ -87,16 +88,17 @@ def test_a_link_in_the_place_of_the_record_leads_root_nowhere(tmp_path: Path) ->
 
 
 def test_a_slot_that_is_half_removed_does_not_say_that_it_is_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
     slots = engine(tmp_path)
     os.close(slots.open(SlotName.A))
     slots.finish(SlotName.A, Slot("x", SlotName.A, SlotState.WHOLE, "1.0"))
-
-    def cut_short(_path: Path) -> None:
-        raise OSError(5, "cut short")
-
-    monkeypatch.setattr("slotd.host.files.remove_tree", cut_short)
-    with pytest.raises(OSError, match="cut short"):
-        slots.empty(SlotName.A)
-    assert slots.record(SlotName.A) is None
+    busy = slots.path(SlotName.A) / "busy"
+    busy.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", str(busy)], check=True)  # the removal stops at what is mounted
+    try:
+        with pytest.raises(SlotdError, match="mounted"):
+            slots.empty(SlotName.A)
+        assert slots.record(SlotName.A) is None
+    finally:
+        subprocess.run(["umount", str(busy)], check=True)

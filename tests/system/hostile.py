@@ -14,10 +14,11 @@ from tests.system.notes import Notes, Publisher
 
 SLOTS = "/var/lib/slotd/apps/notes"
 CACHE = "/var/cache/slotd/notes"
+APP = "org.slotd1 /org/slotd1/app/notes org.slotd1.App"
 DROP_IN = "/etc/slotd/apps.d/notes.toml.d/hostile.toml"
 LOOKS = {
     "unit": "systemctl show notes.service -p MainPID -p InvocationID -p NRestarts -p ActiveState",
-    "app": "for p in Version Slot Held Mode Trial; do busctl get-property $APP $p; done",
+    "app": f"busctl get-property {APP} Version Slot Held Mode Trial",
     "current": f"readlink {SLOTS}/current",
     "active slot": f"cd {SLOTS}/current/ && find . -printf '%p %y %m %u %g %s %T@ %l\\n' | sort && "
     "find . -type f -print0 | sort -z | xargs -0 sha256sum",
@@ -25,7 +26,7 @@ LOOKS = {
     "other slot": f'find {SLOTS}/[ab] -mindepth 1 -not -path "{SLOTS}/$(readlink {SLOTS}/current)/*"',
     "workers": "systemctl list-units --all --plain --no-legend 'slotd-worker-*'",
 }
-LOOK = "APP='org.slotd1 /org/slotd1/app/notes org.slotd1.App'; " + "; printf '\\f\\n'; ".join(LOOKS.values())
+LOOK = "; printf '\\f\\n'; ".join(LOOKS.values())
 
 
 class HostilePublisher(Publisher):
@@ -138,7 +139,8 @@ def refused_and_remembered(notes: Notes, *command: str, says: tuple[str, ...]) -
     refused(notes, *command, says=says)
     status = notes.json("status", "notes")
     assert status["state"] in ("idle", "awaiting-approval")
-    for told in (status["last_error"], notes.slotctl("history", "notes"), notes.machine.journal("notes.service")):
+    history = "\n".join(event["message"] for event in status["history"])
+    for told in (status["last_error"], history, notes.machine.journal("notes.service")):
         assert_says(told, *says)
 
 

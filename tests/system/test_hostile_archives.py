@@ -47,18 +47,15 @@ def refused_without_a_trace(notes: Notes, archive: bytes, *says: str) -> None:
 
 TARS: dict[str, tuple[str, ...]] = {
     "a name that climbs out": ("its entry '../evil' leads out of the slot",),
-    "a name that climbs out from inside": ("its entry 'a/b/../../../evil' leads out of the slot",),
     "an absolute name": ("its entry '/tmp/evil' has an absolute name",),
     "a link that climbs out": ("its entry 'a' is a link to '../evil', outside the slot",),
     "a link to an absolute path": ("its entry 'a' is a link to '/etc/passwd', outside the slot",),
-    "a link that climbs out through a link that comes later": ("outside the slot",),
     "a file through a link out": ("its entry 'a' comes twice, as a symlink and as a directory",),
     "a hard link to an absolute file": ("its entry '/etc/passwd' has an absolute name",),
     "a character device": ("its entry 'null' is neither a file, a directory nor a link",),
     "a block device": ("its entry 'disk' is neither a file, a directory nor a link",),
     "a fifo": ("its entry 'pipe' is neither a file, a directory nor a link",),
     "a set-user-id program": ("its entry 'su' has a set-id bit",),
-    "a set-group-id program": ("its entry 'su' has a set-id bit",),
     "slotd's own record": ("its entry '.slotd' is in the place of slotd's own record",),
     "a name with an escape sequence": (r"its entry 'a\x1b[2Jb' has control characters",),
 }
@@ -85,7 +82,6 @@ def test_a_zip_is_refused_that_holds(notes: Notes, trap: str) -> None:
 TOO_MUCH: dict[str, tuple[str, ...]] = {
     "a bomb of zeros": ("more than 16777216 bytes", "raise slots.max_size"),
     "a zip bomb that claims one byte": ("slots.max_size",),
-    "a header that claims an exabyte": ("more than 16777216 bytes", "raise slots.max_size"),
     "a sparse file of a terabyte": ("more than 16777216 bytes", "raise slots.max_size"),
     "too many files": ("more than 1000 files", "raise slots.max_files"),
     "a gzip cut short": ("truncated gzip input", "The artifact is damaged"),

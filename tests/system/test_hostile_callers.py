@@ -8,11 +8,10 @@ from collections.abc import Iterator
 
 import pytest
 from tests.system.container import Container
-from tests.system.hostile import HostilePublisher, assert_says, refused, untouched
+from tests.system.hostile import APP, HostilePublisher, assert_says, refused, untouched
 from tests.system.notes import Notes
 
 MANAGER = "org.slotd1 /org/slotd1 org.slotd1.Manager"
-APP = "org.slotd1 /org/slotd1/app/notes org.slotd1.App"
 ARTIFACT = "/files/notes-*.tar.gz"
 
 

@@ -76,6 +76,20 @@ def test_a_check_says_what_is_available_and_how_to_get_it() -> None:
     assert "slotctl approve notes 1.1" in hint
 
 
+def test_an_app_without_a_release_is_not_called_up_to_date() -> None:
+    app = App.of({"Name": "notes", "State": "absent"})
+    why = ("1.0 was passed over: it is too young", "0.9 was passed over: its asset is not there (yet)")
+    for kind in ("check", "update"):
+        sentence, hint = summary(job(kind, result="up-to-date", error_message=why[0], error_hint=why[1]), app)
+        assert sentence == "notes: nothing is installed, and its source offers nothing to install"
+        assert hint.splitlines() == list(why)
+
+
+def test_a_check_of_a_held_app_says_how_to_lift_the_hold() -> None:
+    app = App.of({"Name": "notes", "Version": "1.0", "AvailableVersion": "1.1", "State": "held", "Held": True})
+    assert summary(job("check", result="done"), app)[1] == "`slotctl unhold notes` lifts the hold."
+
+
 def test_a_forged_version_name_is_escaped_in_the_summary() -> None:
     assert "\x1b" not in summary(job(result="updated", version="1.1\x1b[2J"))[0]
 

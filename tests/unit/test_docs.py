@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,15 @@ def test_every_event_that_the_code_tells_is_in_the_catalogue() -> None:
         told |= set(re.findall(r'(?:\.tell\(\s*|_tell\([^,]+,\s*|_change\([^,]+,\s*)"([a-z-]+)"', path.read_text()))
     assert told
     assert told <= set(events.BY_NAME)
+
+
+def test_the_manual_page_of_definitions_has_every_key_of_the_reference() -> None:
+    reference = REPOSITORY / "docs" / "slotd-app.toml.md"
+    command = [REPOSITORY / "packaging" / "man-page", reference]
+    page = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    keys = re.findall(r"^\| `(\w+)`", reference.read_text(), re.MULTILINE)
+    assert "repository" in keys
+    assert [key for key in keys if f".TP\n\\fB{key}\\fR" not in page] == []
 
 
 @pytest.mark.parametrize(

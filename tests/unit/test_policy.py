@@ -282,7 +282,9 @@ def test_the_usual_spellings_of_architecture_and_system_fit(template: str, arch:
 def test_a_name_must_fit_as_a_whole() -> None:
     source = schema.Source(type="github", asset=("app-{version}.tar.gz",))
     names = ("app-1.2.3.tar.gz.asc", "xapp-1.2.3.tar.gz", "app-1.2.30.tar.gz", "app-*.tar.gz")
-    assert match(source, offering(*names), "x86_64").problem == "its asset app-1.2.3.tar.gz is not there (yet)"
+    has = "app-*.tar.gz, app-1.2.30.tar.gz, xapp-1.2.3.tar.gz, app-1.2.3.tar.gz.asc"
+    problem = match(source, offering(*names), "x86_64").problem
+    assert problem == f"its asset app-1.2.3.tar.gz is not there (yet); it has {has}"
 
 
 def test_all_of_several_files_must_be_there() -> None:

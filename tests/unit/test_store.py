@@ -132,19 +132,15 @@ def test_a_commit_survives_the_death_of_its_process(tmp_path: Path) -> None:
     assert Store(tmp_path / "state.db").app("x").approved == "2.0"
 
 
-def test_a_database_that_another_process_has_locked_is_not_taken_for_damaged(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_database_that_another_process_has_locked_is_not_taken_for_damaged(tmp_path: Path) -> None:
     path = tmp_path / "state.db"
     Store(path).close()
     with sqlite3.connect(path) as db:
         db.execute("PRAGMA user_version = 0")  # so that opening it must write
-    real = sqlite3.connect
-    monkeypatch.setattr(sqlite3, "connect", lambda *a, **k: real(*a, **{**k, "timeout": 0.05}))
-    other = real(path, isolation_level=None)
+    other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     with pytest.raises(Failed, match="locked"):
-        open_store(path, now=1.0)
+        open_store(path, now=1.0, busy_s=0.05)
     other.close()
     assert [found.name for found in tmp_path.iterdir() if "broken" in found.name] == []
 

@@ -170,15 +170,15 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = build()
     args = parser.parse_args(argv)
     if args.command in ("check", "update"):
-        name = args.command
+        parser.prog = f"{parser.prog} {args.command}"
         if args.all and args.apps:
-            parser.error(f"{name}: give names or --all, not both")
+            parser.error("give names or --all, not both")
         if not args.all and not args.apps:
-            parser.error(f"{name}: name an app, or --all")
+            parser.error("name an app, or --all")
         args.apps = list(dict.fromkeys(args.apps))
     if args.command == "update":
         if args.version and (args.all or len(args.apps) > 1):
-            parser.error("update: --version is for one app")
+            parser.error("--version is for one app")
         if args.all and (args.force or args.now):
-            parser.error("update: --force and --now are not for --all; name the apps")
+            parser.error("--force and --now are not for --all; name the apps")
     return args

@@ -16,7 +16,7 @@ STEPS = {
     "check": "asking the source",
     "backup": "copying the data; at its end the app is stopped for a moment",
     "resolve": "choosing the release",
-    "delay": "time to cancel it, if nobody asked for it now",
+    "delay": "waiting, if it is automatic; it can still be cancelled",
     "fetch": "downloading",
     "verify": "checking digests and signatures",
     "stage": "unpacking and preparing the other slot",

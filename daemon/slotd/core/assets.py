@@ -33,6 +33,7 @@ _ARCHITECTURES: tuple[tuple[str, ...], ...] = (
 )
 _SYSTEMS = ("linux", "Linux", "linux-gnu", "unknown-linux-gnu", "unknown-linux-musl")
 _SIGNATURES = (".asc", ".sig", ".minisig", ".pem", ".json", ".txt")
+_NAMED = 4  # files of a release that does not have the one that is asked for
 _SUMS = (".sha256", ".sha512", ".sha256sum", ".sha512sum", ".md5")
 
 
@@ -63,7 +64,9 @@ def match(source: Source, release: Release, arch: str = THIS_ARCHITECTURE) -> Ma
                 break
         else:
             first = next(names(template, version=release.version, tag=release.tag, arch=arch))[0]
-            return Match(problem=f"its asset {first} is not there (yet)")
+            by_kind = sorted(offered, key=lambda name: (name.endswith((*_SIGNATURES, *_SUMS, "SUMS")), name))
+            has = f"; it has {', '.join(by_kind[:_NAMED])}" if offered else ""
+            return Match(problem=f"its asset {first} is not there (yet){has}")
     return Match(tuple(assets), words)
 
 

@@ -37,8 +37,11 @@ class Told(Protocol):
 class Jobs:
     """The jobs of this daemon's life."""
 
-    def __init__(self, told: Told, *, parallel: int) -> None:
+    def __init__(self, told: Told, *, parallel: int, resume: Recipe = recover.resume, retry_s: float = RETRY_S) -> None:
+        """`resume` takes up what an error left, first after `retry_s`."""
         self._told = told
+        self._resume = resume
+        self._retry_s = retry_s
         self._room = asyncio.Semaphore(parallel)
         self._works: dict[int, Work] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
@@ -138,7 +141,7 @@ class Jobs:
 
         Such an error is the store's: a disk that is full or failing. It is tried until that is over.
         """
-        wait_s = RETRY_S
+        wait_s = self._retry_s
         while True:
             try:
                 await recipe(work)
@@ -152,7 +155,7 @@ class Jobs:
                 return
             await asyncio.sleep(wait_s)
             wait_s = min(MOST_RETRY_S, 2 * wait_s)
-            recipe = recover.resume
+            recipe = self._resume
 
     async def _end(self, work: Work) -> None:
         job = work.job

@@ -62,7 +62,7 @@ class Directory:
                     releases[release.version] = release
         except OSError as error:
             raise SourceFailed(
-                f"cannot read the folder {source.path}: {error.strerror}",
+                f"cannot read the folder {source.path}: {error.strerror}.",
                 hint="Is it mounted, and may everyone read it? slotd reads it as an unprivileged user.",
             ) from None
         newest = sorted(releases.values(), key=lambda release: release.published, reverse=True)

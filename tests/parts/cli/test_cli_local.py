@@ -63,6 +63,26 @@ def test_every_problem_of_a_definition_is_told_at_once(etc: Path, capsys: pytest
     assert "notes: good" in out
 
 
+def test_what_is_not_there_yet_is_a_warning(etc: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = DEFINITION.replace("notes", "no-such-thing").replace("/srv/releases", "/nonexistent")
+    (etc / "apps.d/other.toml").write_text(other)
+    assert main(["verify", "--json", "other"]) == 0
+    [finding] = json.loads(capsys.readouterr().out)["apps"]
+    assert finding["warnings"] == [
+        "service.units: there is no unit file no-such-thing.service yet.",
+        "service.user: there is no user no-such-thing yet.",
+        "source.path: there is no directory /nonexistent.",
+    ]
+
+
+def test_a_missing_key_is_told_beside_other_problems(etc: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (etc / "apps.d/notes.toml").write_text(DEFINITION.replace("units =", "unit =").replace("publisher", "nobody"))
+    assert main(["verify", "notes"]) == 1
+    out = capsys.readouterr().out
+    assert "service.unit is not a known key" in out
+    assert "nobody.gpg: there is no such key" in out
+
+
 def test_a_key_that_is_none_is_a_problem(etc: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (etc / "keys.d/publisher.gpg").write_text("not a key")
     assert main(["verify", "--json", "notes"]) == 1
