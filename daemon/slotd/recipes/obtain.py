@@ -73,7 +73,7 @@ async def wait_for_veto(work: Work) -> None:
     if not work.plan.automatic or work.plan.now or work.app.policy.delay_s <= 0:
         return
     await work.tell(
-        "step",
+        "update-delayed",
         f"updating to {work.plan.version} in {work.app.policy.delay_s:.0f} s; `slotctl cancel {work.job.id}` stops it",
     )
     await asyncio.sleep(work.app.policy.delay_s)
@@ -248,7 +248,7 @@ async def check_signatures(work: Work) -> None:
             await _reject(work, artifact, error)
             raise
         signers += [f"{signer.kind}:{signer.key}" for signer in trusted.signers]
-        await work.tell("step", f"verified {artifact.name}: {'; '.join(trusted.checks)}")
+        await work.tell("verified", f"verified {artifact.name}: {'; '.join(trusted.checks)}")
     await work.remember(signers=tuple(signers))
 
 

@@ -69,7 +69,7 @@ async def copy_hot(work: Work) -> None:
     base = await newest_sealed(work)
     stats = await off_loop(work.data.hot, work.data_spec, Path(backup.path), base, lambda: work.cancel_asked)
     for note in (*stats.notes, *(f"{name} is a socket or a fifo and is not copied" for name in stats.skipped[:20])):
-        await work.tell("step", f"backup: {note}")
+        await work.tell("backup-note", f"backup: {note}")
 
 
 async def record_backup(work: Work, *, reason: str) -> Backup:

@@ -114,7 +114,7 @@ async def watch(work: Work) -> None:
         while True:
             work.woken.clear()
             if work.verdict == "good":
-                await work.tell("step", f"{work.plan.version} was marked good by {work.verdict_by}")
+                await work.tell("marked-good", f"{work.plan.version} was marked good by {work.verdict_by}")
                 return
             if work.verdict == "bad":
                 raise Failed(f"{work.plan.version} was marked bad by {work.verdict_by}")
