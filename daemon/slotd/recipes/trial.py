@@ -10,6 +10,7 @@ import asyncio
 import dataclasses
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
+from enum import StrEnum
 from importlib import import_module
 
 from slotd.core import health as rules
@@ -23,6 +24,14 @@ from slotd.recipes.context import Work
 from slotd.recipes.switch import open_trial, start_on_trial
 
 SAVE_EVERY_S = 15.0  # how much watched time a crash of the daemon may cost
+
+
+class Look(StrEnum):
+    """What the units do. Only time in which all are up is watched time, and no trial ends in any other."""
+
+    UP = "up"
+    BETWEEN = "between"  # a crash and its restart, or still starting
+    DOWN = "down"  # by someone's hand, or slotd starts it again
 
 
 def make_probe(kind: str) -> Probe:
@@ -120,17 +129,18 @@ async def watch(work: Work) -> None:
                 raise Failed(f"{work.plan.version} was marked bad by {work.verdict_by}")
             probes.check_alive()
             attempts_left = (await open_trial(work)).attempts_left
-            running = await look_after_units(work, probes, by_hand, last_words)
+            look = await look_after_units(work, probes, by_hand, last_words)
             now = clock.monotonic()
-            if running:
+            if look is Look.UP:
                 remaining -= now - before
             if (await open_trial(work)).attempts_left < attempts_left:
                 remaining = saved = work.app.policy.trial_s  # a crash begins the trial anew: it must pass it in one go
             before = now
-            if running and probes.verdict is Verdict.UNHEALTHY:
+            if look is not Look.DOWN and probes.verdict is Verdict.UNHEALTHY:
                 raise Failed(f"{work.plan.version} is not healthy: {probes.reason}")
             work.progress(1.0 - max(0.0, remaining) / max(work.app.policy.trial_s, 0.001))
-            if remaining <= 0 and probes.verdict is Verdict.HEALTHY and work.verdict != "bad":
+            is_green = look is Look.UP and probes.verdict is Verdict.HEALTHY
+            if remaining <= 0 and is_green and work.verdict != "bad":
                 work.verdict = "passed"  # who says a word after this is told that it comes too late
                 return
             if saved - remaining >= SAVE_EVERY_S:
@@ -144,8 +154,8 @@ async def watch(work: Work) -> None:
                 continue
 
 
-async def look_after_units(work: Work, probes: Watch, by_hand: set[str], last_words: Mapping[str, str]) -> bool:
-    """Count the starts since the last look; start what gave up. Gives whether all units run.
+async def look_after_units(work: Work, probes: Watch, by_hand: set[str], last_words: Mapping[str, str]) -> Look:
+    """Count the starts since the last look; start what gave up.
 
     Raises `Failed` when the attempts are spent.
     """
@@ -170,8 +180,10 @@ async def look_after_units(work: Work, probes: Watch, by_hand: set[str], last_wo
         await start_on_trial(work)
         by_hand.clear()  # those jobs were slotd's own
         probes.begin_anew()
-        return False
-    return not down
+        return Look.DOWN
+    if down:
+        return Look.DOWN
+    return Look.UP if all(rules.is_up(status) for status in looks.values()) else Look.BETWEEN
 
 
 def gave_up(status: UnitStatus, by_hand: set[str]) -> bool:
