@@ -112,6 +112,26 @@ def test_a_file_that_never_ends_leaves_nothing_on_the_disk(notes: Notes, publish
     assert "partial" not in notes.machine.run(["ls", CACHE]).stdout
 
 
+@pytest.fixture
+def small_disk(notes: Notes) -> Iterator[None]:
+    """Downloads lie on a file system of 48 MiB, and may be larger than that."""
+    settings = "/etc/slotd/slotd.toml.d/large.toml"
+    notes.machine.write_file(settings, '[limits]\ndownload_bytes = "1G"\ndownload = "1min"\n')
+    notes.machine.run("mount -t tmpfs -o size=48M tmpfs /var/cache/slotd && systemctl restart slotd")
+    yield
+    notes.machine.run(f"rm {settings} && systemctl stop slotd && umount /var/cache/slotd && systemctl start slotd")
+
+
+def test_a_file_that_never_ends_does_not_fill_the_disk(
+    notes: Notes, publisher: HostilePublisher, small_disk: None
+) -> None:
+    publisher.server.misbehave("endless", ARTIFACT)
+    says = ("/var/cache/slotd/notes has room for 16 MiB beside the 32 MiB that stay free", "Free some space")
+    refused_and_remembered(notes, "update", "notes", says=says)
+    free = notes.machine.run("df --output=avail -k /var/cache/slotd | tail -1").stdout
+    assert int(free) > 45 * 1024
+
+
 def test_what_one_failed_download_left_goes_with_the_next(notes: Notes, publisher: HostilePublisher) -> None:
     publisher.server.misbehave("drip", ARTIFACT, etag='"one"', times=1)
     notes.slotctl("update", "notes", status=1)
