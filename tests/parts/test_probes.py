@@ -22,7 +22,6 @@ from slotd.probes.unit import UnitProbe
 
 if TYPE_CHECKING:
     from slotd.host.run import Workers
-
     from slotd.host.systemd import Systemd
 
 VERSION = "4.9.2"
