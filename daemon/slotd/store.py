@@ -221,6 +221,13 @@ class Store:
     def trial(self, app: str) -> Trial | None:
         return self._one(Trial, "app = ?", (app,))
 
+    def close_trial(self, app: str, job_id: int) -> None:
+        """Close the trial that a job opened; one of another job stays, none is fine."""
+        with self.transaction():
+            trial = self.trial(app)
+            if trial is not None and trial.job == job_id:
+                self.forget(trial)
+
     def trials(self) -> list[Trial]:
         return self._all(Trial)
 

@@ -30,6 +30,8 @@ def power_cut(notes: Notes) -> None:
     notes.machine.run("sync")
     notes.machine.crash()
     notes.machine.boot()
+    # Each boot must have been counted: a count that failed shows here, with its unit, and not two boots later.
+    notes.machine.wait_for("systemctl is-active --quiet slotd-boot.service")
 
 
 def test_a_trial_goes_on_after_a_power_cut(notes: Notes) -> None:

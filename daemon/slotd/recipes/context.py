@@ -87,7 +87,6 @@ class Plan:
     force: bool = False
     now: bool = False
     automatic: bool = False
-    asked_by: str = ""
     release: Release = field(default_factory=lambda: Release(version="", tag=""))
     artifacts: tuple[Artifact, ...] = ()
     signers: tuple[str, ...] = ()
@@ -99,7 +98,6 @@ class Plan:
     quarantine: str = ""
     restore: bool = False
     disturbed: bool = False
-    was_switched: bool = False
     dependents: tuple[str, ...] = ()
     reason: str = ""
     gave_up: str = ""

@@ -145,9 +145,7 @@ async def close(work: Work) -> None:
     def commit(job: Job) -> None:
         store = work.host.store
         with store.transaction():
-            trial = store.trial(job.app)
-            if trial is not None and trial.job == job.id:
-                store.forget(trial)
+            store.close_trial(job.app, job.id)
             record = store.app(job.app)
             store.change_app(
                 job.app,
@@ -210,9 +208,7 @@ async def hold(work: Work, reason: str) -> None:
 
     def commit(job: Job) -> None:
         with work.host.store.transaction():
-            trial = work.host.store.trial(job.app)
-            if trial is not None and trial.job == job.id:
-                work.host.store.forget(trial)
+            work.host.store.close_trial(job.app, job.id)
             if job.kind == "update" and work.plan.version and machine.may_block(job.step):
                 # It failed here, even if there was no way back: an unhold must not try it again by itself (promise 6).
                 block = Blocked(job.app, work.plan.version, work.plan.digest, work.plan.reason or reason, now)

@@ -46,14 +46,7 @@ async def point_current(work: Work) -> None:
 
 async def close_trial(work: Work) -> None:
     """Undo of `switch` while the symlink still points at the old slot: a trial that never began is not left open."""
-
-    def close() -> None:
-        with work.host.store.transaction():
-            trial = work.host.store.trial(work.app.name)
-            if trial is not None and trial.job == work.job.id:
-                work.host.store.forget(trial)
-
-    await off_loop(close)
+    await off_loop(work.host.store.close_trial, work.app.name, work.job.id)
 
 
 async def run_migrations(work: Work) -> None:
@@ -146,9 +139,7 @@ async def mark_good(work: Work) -> None:
     def commit(job: Job) -> None:
         store = work.host.store
         with store.transaction():
-            trial = store.trial(job.app)
-            if trial is not None and trial.job == job.id:
-                store.forget(trial)
+            store.close_trial(job.app, job.id)
             slot = store.slots(job.app)[work.new_slot]
             store.save(dataclasses.replace(slot, state=SlotState.GOOD))
             record = store.app(job.app)

@@ -50,7 +50,6 @@ async def update(work: Work, *, first: str = "") -> Result:
         result = await perform(work, STEPS, first=first) or Result.UPDATED
     except Stopped as stopped:
         if stopped.action is OnError.ROLL_BACK:
-            await _mark_switched(work)
             return await roll_back(work, stopped.error.message)
         return await give_up(work, stopped)
     await switch.close_passed_trial(work)
@@ -80,7 +79,3 @@ async def give_up(work: Work, stopped: Stopped) -> Result:
         await off_loop(work.host.store.change_app, work.app.name, last_error=str(error))
     await work.finish(Result.FAILED, error)
     return Result.FAILED
-
-
-async def _mark_switched(work: Work) -> None:
-    await work.remember(was_switched=True)

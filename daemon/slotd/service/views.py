@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from slotd.core import machine
+from slotd.core import machine, policy
 from slotd.core.schema import App
 from slotd.model import (
     AppRecord,
@@ -40,7 +40,7 @@ def view(
     current = slots.get(active) if active else None
     other = slots.get(active.other) if active else None
     has_previous = other is not None and other.state in (SlotState.GOOD, SlotState.WHOLE)
-    mode = record.mode or (app.policy.mode if app else Mode.APPROVE)
+    mode = policy.effective_mode(app, record) if app else record.mode or Mode.APPROVE
     return AppView(
         name=name,
         description=app.description if app else "",
