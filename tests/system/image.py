@@ -25,8 +25,8 @@ CONTROL = REPOSITORY / "packaging" / "debian" / "control"
 CA_BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
 
 # What a small server has, and what its applications and these tests use.
-EXTRA = ["ca-certificates", "curl", "iproute2", "minisign", "polkitd"]
-EXTRA += ["procps", "python3-venv", "sqlite3", "systemd-sysv"]
+EXTRA = ["acl", "attr", "ca-certificates", "curl", "dbus-user-session", "iproute2", "libglib2.0-bin", "libpam-systemd"]
+EXTRA += ["minisign", "polkitd", "procps", "python3-venv", "restic", "sqlite3", "systemd-sysv"]
 # Nobody logs in, and nothing may start by itself in the middle of a test.
 MASKED = ("apt-daily-upgrade.timer", "apt-daily.timer", "console-getty.service", "dpkg-db-backup.timer", "getty.target")
 
