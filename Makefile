@@ -16,6 +16,7 @@ help:
 	@echo 'make test-unit    the rules alone, in seconds'
 	@echo 'make test-parts   each part with its real counterpart'
 	@echo 'make test-system  the package in booted containers'
+	@echo 'make bench        speed and memory, each beside an opponent; writes docs/performance.md'
 	@echo 'make lint         ruff, mypy, layers, units'
 	@echo 'make clean        remove build/ (with its cached container images) and dist/'
 
@@ -46,8 +47,9 @@ lint: bootstrap
 demo: deb
 	@/usr/bin/python3 tests/demo/demo.py
 
-bench: bootstrap
-	$(PYTEST) -s tests/bench
+# BENCH names some of them, QUICK=1 makes them small.
+bench: deb
+	@PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=daemon:. SLOTD_BENCH_QUICK=$(QUICK) /usr/bin/python3 -m tests.bench $(BENCH)
 
 clean:
 	rm -rf build dist
