@@ -6,6 +6,7 @@ is allowed.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -44,7 +45,7 @@ def parse_app(
     top = Section(merged, (), report)
     app = App(
         name=name,
-        description=top.text("description", "", _one_line),
+        description=description(top),
         service=sections.service(top.table("service")),
         source=sections.source(top.table("source")),
         verify=sections.verify(top.table("verify")),
@@ -63,19 +64,31 @@ def parse_app(
     return app
 
 
+def description(top: Section) -> str:
+    """What a definition says besides its tables."""
+    return top.text("description", "", _one_line)
+
+
 def parse_settings(documents: Sequence[Document]) -> Settings:
     """`slotd.toml` and its drop-ins. Raises `Misconfigured`."""
-    default = Settings()
     merged, origins = merge(documents)
     report = Report(origins, documents[0][0] if documents else "")
-    top = Section(merged, (), report)
+    found = settings(Section(merged, (), report))
+    if report.problems:
+        raise misconfigured("", report.problems)
+    return dataclasses.replace(found, files=tuple(file for file, _ in documents))
+
+
+def settings(top: Section) -> Settings:
+    """The whole of `slotd.toml`, as far as it can be read; problems are in the section's report."""
+    default = Settings()
     notify = tuple(sections.notifier(each) for each in top.tables("notify"))
     if notify:
         top.say("notify", "notify is not supported yet; take the notifiers out")
     metrics = top.text("metrics", default.metrics, lambda text: forms.absolute_path(text) if text else text)
     if metrics:
         top.problem("metrics", "this is not supported yet; take it out")
-    settings = Settings(
+    found = Settings(
         max_parallel=top.whole("max_parallel", default.max_parallel, 1, 64),
         notify=notify,
         metrics=metrics,
@@ -83,12 +96,9 @@ def parse_settings(documents: Sequence[Document]) -> Settings:
         policy=sections.policy(top.table("policy"), default.policy),
         backup=sections.backup(top.table("backup"), default.backup),
         limits=sections.limits(top.table("limits")),
-        files=tuple(file for file, _ in documents),
     )
     top.finish()
-    if report.problems:
-        raise misconfigured("", report.problems)
-    return settings
+    return found
 
 
 def misconfigured(app: str, problems: Sequence[str]) -> Misconfigured:

@@ -338,6 +338,16 @@ def notifier(section: Section) -> dict[str, object]:
     return {"type": kind}
 
 
+# What of [limits] is neither a time nor a size, with its bounds.
+_COUNTS = {
+    "index_pages": (1, 1000),
+    "index_releases": (1, 1_000_000),
+    "least_bytes_per_s": (0, 1024**3),
+    "redirects": (0, 100),
+    "path_depth": (1, 1024),
+}
+
+
 def limits(section: Section) -> Limits:
     """Every field may be set; a time is `download`, not `download_s`, as everywhere in TOML."""
     default = Limits()
@@ -347,8 +357,8 @@ def limits(section: Section) -> Limits:
         if isinstance(current, float):
             key = field.name.removesuffix("_s")
             values[field.name] = section.span(key, current, least_s=0.1, most_s=7 * DAY_S)
-        elif field.name in ("redirects", "least_bytes_per_s"):
-            values[field.name] = section.whole(field.name, current, 0, 2**31)
+        elif field.name in _COUNTS:
+            values[field.name] = section.whole(field.name, current, *_COUNTS[field.name])
         else:
             values[field.name] = section.size(field.name, current, 1, 1024**5)
     section.finish()
