@@ -38,5 +38,5 @@ def test_the_index_has_a_line_for_every_page() -> None:
     index = (REPOSITORY / "docs" / "README.md").read_text()
     linked = set(re.findall(r"\]\(([^)]+)\)", index))
     pages = {path.name for path in (REPOSITORY / "docs").iterdir()} - {"README.md"}
-    assert pages <= linked
+    assert pages <= linked, "give each page a line in docs/README.md"
     assert [link for link in linked if not (REPOSITORY / "docs" / link).exists()] == []
