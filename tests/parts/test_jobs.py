@@ -19,13 +19,14 @@ from slotd.store import Store
 
 class Nobody:
     def __init__(self) -> None:
-        self.ended = asyncio.Event()
+        self.ended, self.forgotten = asyncio.Event(), asyncio.Event()
 
     def job_new(self, job: Job) -> None: ...
 
     def job_changed(self, job: Job) -> None: ...
 
-    def job_forgotten(self, job_id: int) -> None: ...
+    def job_forgotten(self, job_id: int) -> None:
+        self.forgotten.set()
 
     async def job_ended(self, work: Work, details: Mapping[str, Any]) -> None:
         self.ended.set()
@@ -58,9 +59,9 @@ async def test_a_second_cancellation_does_not_cut_the_undo_short(tmp_path: Path)
 
     jobs.start(work, recipe)
     await asyncio.sleep(0.01)
-    jobs.cancel(work.job.id)
+    jobs.cancel(work.job)
     await asyncio.sleep(0.01)
-    jobs.cancel(work.job.id)
+    jobs.cancel(work.job)
     await asyncio.wait_for(told.ended.wait(), 5)
     assert undone == [True]
     await jobs.stop()
@@ -76,7 +77,7 @@ async def test_what_is_being_undone_can_no_longer_be_cancelled(tmp_path: Path) -
     jobs.start(work, recipe)
     work.too_late = True
     with pytest.raises(TooLate):
-        jobs.cancel(work.job.id)
+        jobs.cancel(work.job)
     await jobs.stop()
 
 
@@ -101,4 +102,22 @@ async def test_an_error_that_escapes_with_the_app_stopped_is_taken_up_as_after_a
     await asyncio.wait_for(told.ended.wait(), 5)
     assert calls == ([step, step] if retried else [])
     assert work.job.result is (Result.ROLLED_BACK if retried else Result.FAILED)
+    await jobs.stop()
+
+
+async def test_a_finished_job_is_kept_for_a_while_and_then_forgotten(tmp_path: Path) -> None:
+    told, work = Nobody(), make_work(tmp_path, "fetch")
+    jobs = Jobs(told, parallel=1, finished_s=0.05)
+
+    async def recipe(work: Work) -> Result:
+        await work.finish(Result.UP_TO_DATE)
+        return Result.UP_TO_DATE
+
+    jobs.start(work, recipe)
+    await asyncio.wait_for(told.ended.wait(), 5)
+    assert [job.id for job in jobs.known()] == [work.job.id]
+    await asyncio.wait_for(told.forgotten.wait(), 5)
+    assert jobs.known() == []
+    with pytest.raises(TooLate, match="it has ended as up-to-date"):
+        jobs.cancel(work.job)
     await jobs.stop()

@@ -196,6 +196,10 @@ class Work:
             self.job = dataclasses.replace(self.job, progress=percent)
             self._changed(self.job)
 
+    def touch(self) -> None:
+        """What is shown of the app may have changed, such as its trial: look at it again."""
+        self._changed(self.job)
+
     def show(self, *, version: str = "", previous: str = "") -> None:
         """Set the versions that the job shows; committed with the next intent."""
         self.job = dataclasses.replace(
@@ -240,6 +244,7 @@ class Work:
             text = f"{self.app.name}: {message}"
             more = {f"SLOTD_{key.upper()}": value for key, value in extra.items()}
             journal.send(BY_NAME[kind], text, fields=self.fields() | more, units=self.app.service.units)
+            self.touch()
 
     # -- a person's word --------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import math
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from enum import StrEnum
@@ -134,7 +135,8 @@ async def watch(work: Work) -> None:
             if look is Look.UP:
                 remaining -= now - before
             if (await open_trial(work)).attempts_left < attempts_left:
-                remaining = saved = work.app.policy.trial_s  # a crash begins the trial anew: it must pass it in one go
+                # A crash begins the trial anew: it must pass it in one go. That is saved at once.
+                remaining, saved = work.app.policy.trial_s, math.inf
             before = now
             if look is not Look.DOWN and probes.verdict is Verdict.UNHEALTHY:
                 raise Failed(f"{work.plan.version} is not healthy: {probes.reason}")
@@ -147,6 +149,7 @@ async def watch(work: Work) -> None:
                 trial = dataclasses.replace(await open_trial(work), remaining_s=max(0.0, remaining))
                 await off_loop(work.host.store.save, trial)
                 saved = remaining
+                work.touch()
             wait_s = min(SAVE_EVERY_S, remaining) if remaining > 0 else SAVE_EVERY_S
             try:
                 await asyncio.wait_for(work.woken.wait(), timeout=max(0.02, wait_s))

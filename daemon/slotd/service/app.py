@@ -86,10 +86,14 @@ class AppNode:
         return do(self._core, self._authority, call, BY_NAME[method.name], self.name, call.body[:-1])
 
     def _trial(self, trial: Trial) -> dict[str, Any]:
-        # What is left is told as a point in time, reckoned once for each amount: it must not jitter with every read.
-        key = (trial.job, trial.remaining_s)
-        if self._deadline[0] != key:
-            self._deadline = (key, seconds(self._now() + trial.remaining_s))
+        # What is left is told as a point in time, reckoned once for each amount: it must not jitter, neither with every
+        # read, nor by the second that rounding makes.
+        (job, remaining_s), deadline = self._deadline
+        if (trial.job, trial.remaining_s) != (job, remaining_s):
+            reckoned = seconds(self._now() + trial.remaining_s)
+            if trial.job != job or abs(reckoned - deadline) > 1:
+                deadline = reckoned
+            self._deadline = ((trial.job, trial.remaining_s), deadline)
         return {
             "version": variant(trial.version),
             "attempts_left": variant(trial.attempts_left),

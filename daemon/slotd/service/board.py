@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Collection, Sequence
 
 from slotd.errors import NoSuchApp
 from slotd.host.offloop import off_loop
 from slotd.model import AppView
 from slotd.service.api import Listener
+
+_log = logging.getLogger(__name__)
 
 
 class Board:
@@ -19,6 +22,7 @@ class Board:
         self._build = build
         self._views: dict[str, AppView] = {}
         self._dirty: set[str] = set()
+        self._locks: dict[str, asyncio.Lock] = {}
         self._refreshing: asyncio.Task[None] | None = None
         self.listeners: list[Listener] = []
 
@@ -41,7 +45,14 @@ class Board:
             ) from None
 
     async def refresh(self, name: str) -> None:
-        """Put a view together anew, and tell if it changed."""
+        """Put a view together anew, and tell if it changed. One at a time: an old view never follows a newer one."""
+        async with self._lock(name):
+            await self._rebuild(name)
+
+    def _lock(self, name: str) -> asyncio.Lock:
+        return self._locks.setdefault(name, asyncio.Lock())
+
+    async def _rebuild(self, name: str) -> None:
         view = await off_loop(self._build, name)
         before = self._views.get(name)
         if view == before:
@@ -59,11 +70,26 @@ class Board:
         if self._refreshing is None or self._refreshing.done():
             self._refreshing = asyncio.create_task(self._refresh_dirty(), name="board")
 
+    async def settled(self) -> None:
+        """Return when all that was asked for is shown."""
+        if self._refreshing is not None:
+            await self._refreshing
+
     async def _refresh_dirty(self) -> None:
         while self._dirty:
-            await self.refresh(self._dirty.pop())
+            name = self._dirty.pop()
+            async with self._lock(name):
+                if name not in self._views:
+                    continue  # it has gone meanwhile, and does not come back
+                try:
+                    await self._rebuild(name)
+                except Exception:  # the others' views are put together all the same
+                    _log.exception("%s: its view could not be put together", name)
 
-    def remove(self, name: str) -> None:
-        del self._views[name]
-        for listener in self.listeners:
-            listener.app_removed(name)
+    async def keep(self, names: Collection[str]) -> None:
+        """Remove all other apps."""
+        for name in self.names():
+            async with self._lock(name):
+                if name not in names and self._views.pop(name, None) is not None:
+                    for listener in self.listeners:
+                        listener.app_removed(name)

@@ -85,6 +85,7 @@ class Daemon:
         await self.jobs_.stop()
         for task in self._followups:
             task.cancel()
+        await self._board.settled()
 
     @property
     def is_idle(self) -> bool:
@@ -105,8 +106,7 @@ class Daemon:
         known = {job.id: job for job in self.jobs_.known()}
         if finished:
             known = {job.id: job for job in self.store.jobs()} | known
-            return [known[job_id] for job_id in sorted(known)]
-        return [known[job_id] for job_id in sorted(known) if not known[job_id].is_finished]
+        return [job for _, job in sorted(known.items()) if finished or not job.is_finished]
 
     def job(self, job_id: int) -> Job:
         return self.jobs_.find(job_id) or self.store.job(job_id)
@@ -293,18 +293,16 @@ class Daemon:
                 if work is not None:
                     work.woken.set()
                 else:
-                    await self._tell(
-                        app.name, "warning", f"{unit} failed and systemd gave up on it; no version is on trial"
-                    )
+                    told = f"{unit} failed and systemd gave up on it; no version is on trial"
+                    await self._tell(app.name, "warning", told)
                 return
         raise NoSuchApp(f"cannot find an app with the unit {unit!r}.")
 
     async def cancel(self, job_id: int) -> None:
-        self.jobs_.cancel(job_id)
+        self.jobs_.cancel(self.job(job_id))
 
     async def reload(self) -> None:
         """Read the definitions again. A broken one disables its app only."""
-        before = set(self._board.names())
         self._definitions = await off_loop(definitions.load, self.host.paths)
         self.host.settings = self._definitions.settings
         for name, broken in self._definitions.broken.items():
@@ -313,11 +311,13 @@ class Daemon:
                 await off_loop(journal.send, BY_NAME["misconfigured"], told, fields=fields, units=())
         for problem in self._definitions.settings_problems:
             _log.error("%s", problem)
-        names = {*self._definitions.apps, *self._definitions.broken, *self.jobs_.apps()}
-        for name in sorted(names):
+        for name in sorted(self._names()):
             await self._board.refresh(name)
-        for name in sorted(before - names):
-            self._board.remove(name)
+        await self._board.keep(self._names())
+
+    def _names(self) -> set[str]:
+        """All apps that are shown: one whose definition is gone stays while a job runs on it."""
+        return {*self._definitions.apps, *self._definitions.broken, *self.jobs_.apps()}
 
     # -- telling ----------------------------------------------------------------------------------
 
@@ -349,6 +349,7 @@ class Daemon:
         for listener in self._board.listeners:
             listener.job_changed(work.job)
             listener.job_removed(work.job, details)
+        await self._board.keep(self._names())
         if work.job.kind is JobKind.CHECK:
             self._follow_up(work.app)
 

@@ -25,7 +25,7 @@ INTERFACE = Interface(
         Property("Error", "(ss)"),
         Property("Version", "s"),
         Property("PreviousVersion", "s"),
-        Property("Started", "t"),
+        Property("Started", "t", emits="const"),
         Property("Finished", "t"),
     ),
 )

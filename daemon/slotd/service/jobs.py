@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
 from slotd.core import machine
-from slotd.errors import Busy, Failed, NoSuchJob, TooLate
+from slotd.errors import Busy, Failed, TooLate
 from slotd.model import Job, JobKind, Result
 from slotd.recipes import recover
 from slotd.recipes.context import Work
@@ -37,11 +37,20 @@ class Told(Protocol):
 class Jobs:
     """The jobs of this daemon's life."""
 
-    def __init__(self, told: Told, *, parallel: int, resume: Recipe = recover.resume, retry_s: float = RETRY_S) -> None:
-        """`resume` takes up what an error left, first after `retry_s`."""
+    def __init__(
+        self,
+        told: Told,
+        *,
+        parallel: int,
+        resume: Recipe = recover.resume,
+        retry_s: float = RETRY_S,
+        finished_s: float = FINISHED_S,
+    ) -> None:
+        """`resume` takes up what an error left, first after `retry_s`; a job is kept `finished_s` after its end."""
         self._told = told
         self._resume = resume
         self._retry_s = retry_s
+        self._finished_s = finished_s
         self._room = asyncio.Semaphore(parallel)
         self._works: dict[int, Work] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
@@ -172,28 +181,27 @@ class Jobs:
         }
         await self._told.job_ended(work, details)
         self._timers = {t for t in self._timers if not t.cancelled() and t.when() > asyncio.get_running_loop().time()}
-        self._timers.add(asyncio.get_running_loop().call_later(FINISHED_S, self._forget, job.id))
+        self._timers.add(asyncio.get_running_loop().call_later(self._finished_s, self._forget, job.id))
 
     def _forget(self, job_id: int) -> None:
         if self._recent.pop(job_id, None) is not None:
             self._told.job_forgotten(job_id)
 
-    def cancel(self, job_id: int) -> None:
-        """Cancel a job that has not stopped its app yet. Raises `TooLate`, `NoSuchJob`."""
-        work = self._works.get(job_id)
+    def cancel(self, job: Job) -> None:
+        """Cancel a job that has not stopped its app yet. Raises `TooLate`."""
+        work = self._works.get(job.id)
         if work is None:
-            if job_id in self._recent:
-                raise TooLate(f"cannot cancel job {job_id}: it has ended as {self._recent[job_id].result}.")
-            raise NoSuchJob(f"cannot cancel job {job_id}: no such job runs.", hint="See `slotctl jobs`.")
+            ended = f"it has ended as {job.result}" if job.is_finished else "it does not run now"
+            raise TooLate(f"cannot cancel job {job.id}: {ended}.", hint="See `slotctl jobs`.")
         if work.cancel_asked:
             return  # it is on its way: a second cancellation would only cut its clearing up short
         if work.too_late or not machine.may_cancel(work.job.step):
             raise TooLate(
-                f"cannot cancel job {job_id}: it is in step {work.job.step} already.",
+                f"cannot cancel job {job.id}: it is in step {work.job.step} already.",
                 hint=f"Let it end, or go back with `slotctl rollback {work.job.app}`.",
             )
         work.ask_cancel()
-        self._tasks[job_id].cancel()
+        self._tasks[job.id].cancel()
 
     async def stop(self) -> None:
         """Leave all jobs where they are; their intents are on disk, the next daemon resumes them."""
