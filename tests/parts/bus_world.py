@@ -199,8 +199,10 @@ class MemoryCore:
     async def start_check(self, app: str) -> int:
         return await self._start(JobKind.CHECK, app)
 
-    async def start_update(self, app: str, *, version: str = "", force: bool = False, now: bool = False) -> int:
-        return await self._start(JobKind.UPDATE, app, version, force, now)
+    async def start_update(
+        self, app: str, *, version: str = "", force: bool = False, now: bool = False, only: str = ""
+    ) -> int:
+        return await self._start(JobKind.UPDATE, app, version, force, now, *([only] if only else []))
 
     async def start_rollback(self, app: str, *, data: str = "", to: str = "") -> int:
         return await self._start(JobKind.ROLLBACK, app, data, to)

@@ -84,7 +84,7 @@ async def look(work: Work, *, wanted: str = "", force: bool = False) -> policy.C
         blocked=await off_loop(store.blocked, app.name),
         wanted=wanted,
         force=force,
-        automatic=work.plan.automatic,
+        automatic=work.plan.automatic or bool(work.plan.only),
         now=now,
         machine_id=work.host.machine_id,
     )

@@ -80,13 +80,17 @@ class Artifact:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The durable memory of one job, written into its row: what a restarted daemon needs to go on or back."""
+    """The durable memory of one job, written into its row: what a restarted daemon needs to go on or back.
+
+    `wanted` is a version of somebody's own choice; `only` the one that the rules may choose, since it was authorised.
+    """
 
     definition: App = field(default_factory=lambda: App(name=""))
     wanted: str = ""
     force: bool = False
     now: bool = False
     automatic: bool = False
+    only: str = ""
     release: Release = field(default_factory=lambda: Release(version="", tag=""))
     artifacts: tuple[Artifact, ...] = ()
     signers: tuple[str, ...] = ()

@@ -17,7 +17,7 @@ from typing import Any
 
 from slotd.core import policy, trust, verifyplan
 from slotd.core.plain import to_plain
-from slotd.errors import NoSpace, SlotdError, SourceFailed, VerificationFailed
+from slotd.errors import NoSpace, NoSuchVersion, SlotdError, SourceFailed, VerificationFailed
 from slotd.host import failpoint, files
 from slotd.host.definitions import read_keys
 from slotd.host.offloop import off_loop
@@ -46,12 +46,18 @@ async def choose_release(work: Work) -> Result | None:
     active = await off_loop(work.engine.active)
     slots = await off_loop(work.host.store.slots, work.app.name)
     old = slots[active] if active else None
-    choice = await look(work, wanted=work.plan.wanted, force=work.plan.force)
+    only = work.plan.only
+    choice = await look(work, wanted=work.plan.wanted or only, force=work.plan.force)
     release = choice.release
     if release is None:
         for text in choice.passed_over:
             await work.tell("release-skipped", text)
         work.note = "\n".join(choice.passed_over)
+        if only and only not in (old.version if old else "", *(version for version, _ in choice.skipped)):
+            raise NoSuchVersion(
+                f"cannot update {work.app.name} to {only}, which was authorised: its source has it no more.",
+                hint=f"Look with `slotctl check {work.app.name}`, and ask again.",
+            )
         return Result.UP_TO_DATE
     artifacts = tuple(Artifact(a.name, a.url, a.size, a.digest) for a in choice.assets)
     work.show(version=release.version, previous=old.version if old else "")

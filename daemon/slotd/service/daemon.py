@@ -18,7 +18,7 @@ from slotd.core.events import BY_NAME
 from slotd.core.plain import from_plain, to_plain
 from slotd.core.schema import App
 from slotd.data import make_data_store
-from slotd.errors import Held, NoSuchApp, NoSuchVersion, NothingToDo, SlotdError
+from slotd.errors import NoSuchApp, NoSuchVersion, NothingToDo, SlotdError
 from slotd.host import definitions, journal
 from slotd.host.offloop import off_loop
 from slotd.model import AppView, Event, Job, JobKind, Mode
@@ -161,21 +161,21 @@ class Daemon:
             return await self._start(JobKind.CHECK, plan, backup_recipe.check)
 
     async def start_update(
-        self, app: str, *, version: str = "", force: bool = False, now: bool = False, automatic: bool = False
+        self,
+        app: str,
+        *,
+        version: str = "",
+        force: bool = False,
+        now: bool = False,
+        only: str = "",
+        automatic: bool = False,
     ) -> int:
         definition = self._definition(app)
         policy.require_version(app, version)
         self.jobs_.require_free(app)
-        record = await off_loop(self.store.app, app)
-        if record.held:
-            raise Held(
-                f"cannot update {app}: it is held{f' ({record.hold_reason})' if record.hold_reason else ''}.",
-                hint=f"Lift it with `slotctl unhold {app}`.",
-            )
-        if await off_loop(self.store.trial, app):
-            raise NothingToDo(f"cannot update {app}: a version is on trial.", hint=f"See `slotctl status {app}`.")
+        await off_loop(requests.require_updatable, self.store, app)
         self.jobs_.reserve(app)
-        plan = Plan(definition=definition, wanted=version, force=force, now=now, automatic=automatic)
+        plan = Plan(definition, version, force, now, automatic, only)
         return await self._start(JobKind.UPDATE, plan, update.update, previous=self.app(app).version)
 
     async def start_rollback(self, app: str, *, data: str = "", to: str = "") -> int:

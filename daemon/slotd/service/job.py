@@ -10,6 +10,7 @@ from slotd.host.bus import Call
 from slotd.service.api import Core
 from slotd.service.interface import Answer, Interface, Method, Property, job_path, seconds
 from slotd.service.polkit import Authority
+from slotd.service.verbs import about_job
 
 INTERFACE = Interface(
     "org.slotd1.Job",
@@ -69,6 +70,6 @@ class JobNode:
 
     async def _cancel(self, call: Call) -> Sequence[Any]:
         job = self._core.job(self.id)
-        await self._authority.require(call, "cancel", {"app": job.app, "version": job.version})
+        await self._authority.require(call, about_job(job))
         await self._core.cancel(self.id)
         return []

@@ -17,6 +17,7 @@ from slotd.service.verbs import (
     JOB,
     OPTIONS,
     VERBS,
+    about_all,
     do,
     history,
     options_of,
@@ -24,7 +25,6 @@ from slotd.service.verbs import (
 )
 
 _JOBS = Arg("jobs", "ao")
-_ALL_APPS = {"app": "all applications", "version": ""}
 
 JOB_NEW = Signal("JobNew", (Arg("id", "t"), JOB, Arg("app", "s"), Arg("kind", "s")))
 JOB_REMOVED = Signal("JobRemoved", (Arg("id", "t"), JOB, Arg("app", "s"), Arg("result", "s"), Arg("details", "a{sv}")))
@@ -120,24 +120,23 @@ class ManagerNode:
                 return self._reload(call)
 
     async def _check_all(self, call: Call) -> Sequence[Any]:
-        await self._authority.require(call, "check", _ALL_APPS)
+        await self._authority.require(call, about_all(call.member))
         return [[job_path(job) for job in await self._core.check_all()]]
 
     async def _apply_all(self, call: Call) -> Sequence[Any]:
-        await self._authority.require(call, "update", _ALL_APPS)
+        await self._authority.require(call, about_all(call.member))
         return [[job_path(job) for job in await self._core.apply_all()]]
 
     async def _report_failure(self, call: Call, unit: str) -> Sequence[Any]:
-        # It can roll an app back, so whoever may do that may say this: slotd-failed@.service does, as root.
-        await self._authority.require(call, "rollback", {"app": unit, "version": ""})
+        await self._authority.require_root(call)  # slotd-failed@.service says it, and nobody else has to
         await self._core.report_failure(unit)
         return []
 
     async def _import(self, call: Call) -> Sequence[Any]:
-        await self._authority.require(call, "import", _ALL_APPS)
+        await self._authority.require(call, about_all(call.member))
         raise Failed("cannot import a bundle: this is not supported yet.", hint="Use a source of type `directory`.")
 
     async def _reload(self, call: Call) -> Sequence[Any]:
-        await self._authority.require(call, "set-mode", _ALL_APPS)
+        await self._authority.require(call, about_all(call.member))
         await self._core.reload()
         return []

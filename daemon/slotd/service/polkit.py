@@ -2,6 +2,9 @@
 
 Whatever cannot be found out is a denial. The subject is the caller's unique bus name, which is never given to another
 connection: a caller who leaves while we ask is nobody, not somebody else (CVE-2021-3560).
+
+polkit keeps a password's worth for a while (`auth_admin_keep`) for the action and the process, and asks its rules no
+more, whatever the details are then. Here it counts for the question that it was given for, and for no other.
 """
 
 from __future__ import annotations
@@ -10,14 +13,19 @@ import asyncio
 import os
 import secrets
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from slotd.errors import NotAuthorized, SlotdError
 from slotd.host.bus import Bus, Call, Variant
 
 ACTION = "org.slotd1."
+GETTEXT_DOMAIN = "slotd"
 ASK_S = 25.0
-PERSON_S = 240.0  # for a person who has to find a password
+PERSON_S = 240.0  # for a person who has to find a password; less than slotctl waits for a change
+TELL_S = 1.0  # for what polkit is told and need not answer
+MOST_ASKED = 16  # questions of one user that polkit has not answered; each may be a dialogue on a screen
+MOST_KEPT = 256
 
 _POLKIT = "org.freedesktop.PolicyKit1"
 _PATH = "/org/freedesktop/PolicyKit1/Authority"
@@ -25,8 +33,11 @@ _AUTHORITY = "org.freedesktop.PolicyKit1.Authority"
 _DBUS = "org.freedesktop.DBus"
 _DBUS_PATH = "/org/freedesktop/DBus"
 _ALLOW_USER_INTERACTION = 1
-_ABSENT = ("ServiceUnknown", "NameHasNoOwner", "UnknownObject")
+_KEPT = "polkit.temporary_authorization_id"
+_ABSENT = ("ServiceUnknown", "NameHasNoOwner", "UnknownObject", "Spawn.ServiceNotFound", "UnitMasked", "NoSuchUnit")
+_SILENT = (".NoReply", ".Disconnected")
 _AS_ROOT = "Run it as root, or ask an administrator."
+_UNKNOWN = "cannot authorise you: the bus does not say who you are."
 
 
 class InteractionRequired(NotAuthorized):
@@ -38,96 +49,198 @@ class InteractionRequired(NotAuthorized):
         return "org.freedesktop.DBus.Error.InteractiveAuthorizationRequired"
 
 
-class Authority:
-    """Decides whether a caller may do something. `user_mode`: on a user's bus, where polkit has no say."""
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What polkit is asked: the action (without `org.slotd1.`), and the details that its rules see.
 
-    def __init__(self, bus: Bus, *, user_mode: bool) -> None:
+    `message` is what a person reads who is to give a password; `$(name)` in it stands for a detail.
+    """
+
+    action: str
+    details: Mapping[str, str]
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """polkit's `(bba{ss})`."""
+
+    is_authorized: bool = False
+    is_challenge: bool = False
+    details: Mapping[str, str] = field(default_factory=dict)
+
+
+class Authority:
+    """Decides whether a caller may do something. `user_mode`: on a user's bus, where polkit has no say.
+
+    polkit has `ask_s` for an answer, and a person `person_s`.
+    """
+
+    def __init__(self, bus: Bus, *, user_mode: bool, ask_s: float = ASK_S, person_s: float = PERSON_S) -> None:
         self._bus = bus
         self._user_mode = user_mode
+        self._ask_s = ask_s
+        self._person_s = person_s
+        self._asked: dict[int, int] = {}
+        self._kept: dict[str, Question] = {}
 
-    async def require(self, call: Call, action: str, details: Mapping[str, str]) -> None:
-        """Return if the caller may do `action` (without `org.slotd1.`); else raise NotAuthorized."""
+    async def require(self, call: Call, question: Question) -> bool:
+        """Return if the caller may; raise NotAuthorized if not.
+
+        True: polkit said so, of what the question says and nothing else. False: the caller may do everything.
+        """
         uid = await self._uid(call.sender)
-        if uid == 0:
-            return
+        if self._may_all(uid):
+            return False
+        asked = self._asked.get(uid, 0)
+        if asked >= MOST_ASKED:
+            raise NotAuthorized(
+                f"cannot authorise you: {asked} of your requests wait for polkit already.",
+                hint="Answer or cancel those first.",
+            )
+        self._asked[uid] = asked + 1
+        try:
+            await self._ask(call, question)
+        finally:
+            self._asked[uid] -= 1
+            if not self._asked[uid]:
+                del self._asked[uid]
+        return True
+
+    async def require_root(self, call: Call) -> None:
+        """Return if the caller is root, or on a user's bus that user: polkit has no action for this."""
+        if not self._may_all(await self._uid(call.sender)):
+            raise NotAuthorized(f"cannot do that: {call.member} is for root alone.", hint="Run it as root.")
+
+    def _may_all(self, uid: int) -> bool:
+        if uid == 0 or (self._user_mode and uid == os.geteuid()):
+            return True
         if self._user_mode:
-            if uid != os.geteuid():
-                raise NotAuthorized("cannot do that for you: these applications belong to another user.")
-            return
-        await self._ask_polkit(call, action, dict(details))
+            raise NotAuthorized("cannot do that for you: these applications belong to another user.")
+        return False
 
     async def _uid(self, sender: str) -> int:
         """The caller's user id, from the bus itself."""
         if not sender.startswith(":"):
-            raise NotAuthorized("cannot authorise you: the bus does not say who you are.")
+            raise NotAuthorized(_UNKNOWN)
         try:
             [said] = await self._bus.call(
-                _DBUS, _DBUS_PATH, _DBUS, "GetConnectionCredentials", "s", [sender], timeout_s=ASK_S
+                _DBUS, _DBUS_PATH, _DBUS, "GetConnectionCredentials", "s", [sender], timeout_s=self._ask_s
             )
             uid = said["UnixUserID"]
         except (SlotdError, KeyError, TypeError, ValueError) as error:
-            raise NotAuthorized("cannot authorise you: the bus does not say who you are.") from error
+            raise NotAuthorized(_UNKNOWN) from error
         if type(uid) is not int:
-            raise NotAuthorized("cannot authorise you: the bus does not say who you are.")
+            raise NotAuthorized(_UNKNOWN)
         return uid
 
-    async def _ask_polkit(self, call: Call, action: str, details: Mapping[str, str]) -> None:
-        flags = _ALLOW_USER_INTERACTION if call.is_interactive else 0
-        cancellation = f"slotd-{secrets.token_hex(8)}"
-        subject = ["system-bus-name", {"name": Variant("s", call.sender)}]
+    async def _ask(self, call: Call, question: Question) -> None:
+        """Return if polkit says yes to this very question."""
+        lost: asyncio.Future[None] | None = None
         try:
             lost = await self._bus.name_owner_lost(call.sender)
-            asking = asyncio.ensure_future(
-                self._bus.call(
-                    _POLKIT,
-                    _PATH,
-                    _AUTHORITY,
-                    "CheckAuthorization",
-                    "(sa{sv})sa{ss}us",
-                    [subject, ACTION + action, details, flags, cancellation],
-                    timeout_s=PERSON_S if flags else ASK_S,
-                )
-            )
-            try:
-                either: set[asyncio.Future[Any]] = {lost, asking}
-                await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-                if lost.done():
-                    await self._stop_asking(cancellation, asking)
-                    raise NotAuthorized("cannot authorise you: you have left the bus.")
-                said = asking.result()
-            finally:
-                lost.cancel()
-                asking.cancel()
+            # Twice at most, but for a process that has two dialogues at a time and keeps what either gives.
+            for _ in range(4):
+                answer = await self._check(call, question, 0, lost)
+                is_new = answer.is_challenge and call.is_interactive
+                if is_new:
+                    answer = await self._check(call, question, _ALLOW_USER_INTERACTION, lost)
+                if not answer.is_authorized:
+                    raise _denied(question.action, answer, is_interactive=call.is_interactive)
+                kept = answer.details.get(_KEPT, "")
+                if not kept or self._was_given_for(kept, question, is_new=is_new):
+                    return
+                await self._tell_polkit("RevokeTemporaryAuthorizationById", kept)
+            raise _denied(question.action, _Answer(), is_interactive=False)
         except NotAuthorized:
             raise
         except SlotdError as error:
-            if str(getattr(error, "remote_name", "")).endswith((*_ABSENT, "Spawn.ServiceNotFound")):
-                raise NotAuthorized(
-                    "cannot authorise you: polkit is not on this host, and without it only root may change things.",
-                    hint=_AS_ROOT,
-                ) from error
-            raise NotAuthorized(f"cannot authorise you: polkit says: {error.message}", hint=_AS_ROOT) from error
-        self._judge(said, action, has_asked=bool(flags))
+            raise _unanswered(error) from error
+        finally:
+            if lost is not None:
+                lost.cancel()
 
-    async def _stop_asking(self, cancellation: str, asking: asyncio.Future[list[Any]]) -> None:
-        """Take the password dialogue of somebody who left off the screen."""
-        if asking.done():
-            asking.exception()  # taken note of: whatever polkit said, nobody is there to profit from it
-            return
+    def _was_given_for(self, kept: str, question: Question, *, is_new: bool) -> bool:
+        """Whether what polkit kept was given for this question. One that is unknown was given to somebody else."""
+        if is_new and kept not in self._kept:
+            self._kept[kept] = question
+            while len(self._kept) > MOST_KEPT:
+                del self._kept[next(iter(self._kept))]
+        return self._kept.get(kept) == question
+
+    async def _check(self, call: Call, question: Question, flags: int, lost: asyncio.Future[None]) -> _Answer:
+        """One question to polkit. However it ends without an answer, the dialogue goes from the screen."""
+        cancellation = f"slotd-{secrets.token_hex(8)}"
+        subject = ["system-bus-name", {"name": Variant("s", call.sender)}]
+        shown = {"polkit.message": question.message, "polkit.gettext_domain": GETTEXT_DOMAIN}
+        asking = asyncio.ensure_future(
+            self._bus.call(
+                _POLKIT,
+                _PATH,
+                _AUTHORITY,
+                "CheckAuthorization",
+                "(sa{sv})sa{ss}us",
+                [subject, ACTION + question.action, {**question.details, **shown}, flags, cancellation],
+                timeout_s=self._person_s if flags else self._ask_s,
+            )
+        )
+        either: set[asyncio.Future[Any]] = {lost, asking}
+        is_open = True
         try:
-            await self._bus.call(_POLKIT, _PATH, _AUTHORITY, "CancelCheckAuthorization", "s", [cancellation])
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            is_open = not asking.done() or _is_silent(asking.exception())
+            if lost.done():
+                raise NotAuthorized("cannot authorise you: you have left the bus.")
+            return _read(asking.result())
+        finally:
+            asking.cancel()
+            if is_open:
+                await self._tell_polkit("CancelCheckAuthorization", cancellation)
+
+    async def _tell_polkit(self, member: str, what: str) -> None:
+        try:
+            await self._bus.call(_POLKIT, _PATH, _AUTHORITY, member, "s", [what], timeout_s=TELL_S)
         except SlotdError:
             return  # it is gone by itself, or polkit is
 
-    @staticmethod
-    def _judge(said: list[Any], action: str, *, has_asked: bool) -> None:
-        match said:
-            case [[True, bool(), dict()]]:
-                return
-            case [[False, True, dict()]] if not has_asked:
-                raise InteractionRequired(
-                    f"cannot do that without a password: the action {ACTION}{action} needs authentication.",
-                    hint=_AS_ROOT,
-                )
-            case _:
-                raise NotAuthorized(f"cannot do that: you are not authorised for {ACTION}{action}.", hint=_AS_ROOT)
+
+def _read(said: list[Any]) -> _Answer:
+    """What polkit said; anything that it would not say is a no."""
+    match said:
+        case [[bool(is_authorized), bool(is_challenge), dict(details)]]:
+            return _Answer(is_authorized, is_challenge, details)
+        case _:
+            return _Answer()
+
+
+def _denied(action: str, answer: _Answer, *, is_interactive: bool) -> NotAuthorized:
+    if answer.is_challenge and not is_interactive:
+        return InteractionRequired(
+            f"cannot do that without a password: the action {ACTION}{action} needs authentication.", hint=_AS_ROOT
+        )
+    if answer.is_challenge:
+        return NotAuthorized(
+            f"cannot do that: {ACTION}{action} needs a password, and there is nobody to ask for it in your session.",
+            hint="Run it on a terminal, where slotctl asks, or as root.",
+        )
+    if "polkit.dismissed" in answer.details:
+        return NotAuthorized(f"cannot do that: the question for the password for {ACTION}{action} was dismissed.")
+    return NotAuthorized(f"cannot do that: you are not authorised for {ACTION}{action}.", hint=_AS_ROOT)
+
+
+def _is_silent(error: BaseException | None) -> bool:
+    return str(getattr(error, "remote_name", "")).endswith(_SILENT)
+
+
+def _unanswered(error: SlotdError) -> NotAuthorized:
+    if str(getattr(error, "remote_name", "")).endswith(_ABSENT):
+        return NotAuthorized(
+            "cannot authorise you: polkit does not run on this host, and without it only root may change things.",
+            hint=_AS_ROOT,
+        )
+    if _is_silent(error):
+        return NotAuthorized(
+            "cannot authorise you: polkit gave no answer.",
+            hint="Try again; `systemctl status polkit.service` says how it is.",
+        )
+    return NotAuthorized(f"cannot authorise you: polkit says: {error.message}", hint=_AS_ROOT)

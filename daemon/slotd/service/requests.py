@@ -11,7 +11,16 @@ from slotd.core.schema import App
 from slotd.core.timespan import format_span
 from slotd.data import make_data_store
 from slotd.engines import Engine
-from slotd.errors import BadOption, DataChoiceRequired, Misconfigured, NoRollback, NoSuchBackup, SlotdError
+from slotd.errors import (
+    BadOption,
+    DataChoiceRequired,
+    Held,
+    Misconfigured,
+    NoRollback,
+    NoSuchBackup,
+    NothingToDo,
+    SlotdError,
+)
 from slotd.host import files
 from slotd.model import AppState, AppView, Backup, Mode, Release, SlotName, SlotState
 from slotd.recipes.context import Host, Plan
@@ -27,6 +36,18 @@ def unusable(app: str, broken: Misconfigured) -> Misconfigured:
         hint=f"`slotctl verify {app}` lists every problem; after mending it, `systemctl reload slotd`.",
         problems=broken.problems,
     )
+
+
+def require_updatable(store: Store, app: str) -> None:
+    """Raises `Held` or `NothingToDo` while a person or a trial keeps the app as it is."""
+    record = store.app(app)
+    if record.held:
+        raise Held(
+            f"cannot update {app}: it is held{f' ({record.hold_reason})' if record.hold_reason else ''}.",
+            hint=f"Lift it with `slotctl unhold {app}`.",
+        )
+    if store.trial(app):
+        raise NothingToDo(f"cannot update {app}: a version is on trial.", hint=f"See `slotctl status {app}`.")
 
 
 def require_trial_choice(app: str, data: str, to: str, previous: str) -> None:

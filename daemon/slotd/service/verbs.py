@@ -1,6 +1,7 @@
 """What can be asked of an app over the bus, once for `org.slotd1.Manager` (which takes its name) and `org.slotd1.App`.
 
-Arguments are checked and copied before anyone is asked whether the caller may: what was authorised is what is done.
+What was authorised is what is done. Arguments are checked and copied before polkit is asked; what slotd adds to them
+(the version that would be installed, or gone back to) is bound to the job, or must still be so when polkit has answered.
 """
 
 from __future__ import annotations
@@ -11,17 +12,20 @@ from typing import Any
 
 from dbus_fast import Variant
 
-from slotd.errors import BadOption
+from slotd.core.policy import require_version
+from slotd.errors import BadOption, NoSuchBackup, NotAuthorized
 from slotd.host.bus import Call
-from slotd.model import AppView, Mode
+from slotd.model import AppView, Job, Mode
 from slotd.service.api import Core
 from slotd.service.interface import Arg, Method, job_path, seconds, variant
-from slotd.service.polkit import Authority
+from slotd.service.polkit import Authority, Question
 
 OPTIONS = Arg("options", "a{sv}")
 JOB = Arg("job", "o")
 TEXT_CHARS = 1024  # of one argument: a reason, a version, the name of an app or a backup
+VERSION_CHARS = 128
 HISTORY_ROWS = 1000
+ALL_APPS = "*"  # the detail `app` of a question about all of them; no app has this name
 
 _WORDS = {"s": "a string (s)", "b": "a boolean (b)"}
 
@@ -30,15 +34,20 @@ Options = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Verb:
-    """One thing to ask of an app. `action` gives the polkit action's name; `version` what is told of it to polkit."""
+    """One thing to ask of an app.
+
+    `ask` gives the question for polkit, or refuses what makes no sense before anybody is asked for a password. `run` is
+    given the version of that question, if the caller may do what it says and nothing else; empty otherwise. `is_bound`:
+    `run` does no other version then, whatever became of the app meanwhile.
+    """
 
     name: str
-    action: Callable[[Options], str]
-    run: Callable[[Core, str, Sequence[str], Options], Awaitable[int | None]]
+    ask: Callable[[AppView, Sequence[str], Options], Question]
+    run: Callable[[Core, str, Sequence[str], Options, str], Awaitable[int | None]]
     args: tuple[Arg, ...] = ()
     options: Mapping[str, str] = field(default_factory=dict)
     gives_job: bool = False
-    version: Callable[[AppView, Sequence[str], Options], str] = lambda app, _args, _options: app.version
+    is_bound: bool = False
 
     def method(self, *, with_app: bool) -> Method:
         """As a method, of the manager or of the app itself."""
@@ -74,20 +83,108 @@ async def do(core: Core, authority: Authority, call: Call, verb: Verb, app: str,
     copied = tuple(text_of(arg, f"the {kind.name}", verb.name) for arg, kind in zip(args, verb.args, strict=True))
     options = options_of(call.body[-1], verb.options, verb.name)
     view = core.app(text_of(app, "the app's name", verb.name))
-    action, version = verb.action(options), verb.version(view, copied, options)
-    _check(verb, copied, options)
-    await authority.require(call, action, {"app": view.name, "version": version})
-    job = await verb.run(core, view.name, copied, options)
+    name, question = view.name, verb.ask(view, copied, options)
+    is_limited = await authority.require(call, question)
+    if is_limited and not verb.is_bound and verb.ask(core.app(name), copied, options) != question:
+        raise NotAuthorized(
+            f"cannot do {verb.name}: while you were being authorised, {name} has changed.",
+            hint=f"See `slotctl status {name}`, and ask again.",
+        )
+    job = await verb.run(core, name, copied, options, question.details["version"] if is_limited else "")
     return [] if job is None else [job_path(job)]
 
 
-def _check(verb: Verb, args: Sequence[str], options: Options) -> None:
-    if verb.name == "SetMode" and args[0] not in list(Mode):
+def _question(verb: str, action: str, app: str, version: str, message: str, **more: str) -> Question:
+    details = {"app": app, "version": version, "verb": verb, **more}
+    return Question(action, details, f"Authentication is required to {message}.")
+
+
+def about_all(verb: str) -> Question:
+    """The question for what is asked of the manager, about no app in particular."""
+    action, message = {
+        "CheckAll": ("check", "look for releases of all applications"),
+        "ApplyAll": ("update", "apply the updates of all applications that may be applied by themselves"),
+        "Import": ("import", "import a bundle of releases"),
+        "Reload": ("reload", "read the definitions of all applications again"),
+    }[verb]
+    return _question(verb, action, ALL_APPS, "", message)
+
+
+def about_job(job: Job) -> Question:
+    """The question for `Cancel`."""
+    message = "cancel job $(job), the $(kind) of $(app)"
+    return _question("Cancel", "cancel", job.app, job.version, message, job=str(job.id), kind=job.kind.value)
+
+
+def _version_of(value: str, what: str, app: AppView) -> str:
+    """A version that a caller named. It is shown to who is asked for a password: it looks like one, whatever it is."""
+    require_version(app.name, value)
+    if len(value) > VERSION_CHARS or any(char.isspace() or char in "$()'\"" for char in value):
+        raise BadOption(f"cannot use {what} {value[:VERSION_CHARS]!r} for {app.name}: that is not a version.")
+    return value
+
+
+def _ask_update(app: AppView, _args: Sequence[str], options: Options) -> Question:
+    """Choosing the version by hand, or one that was blocked, is more than taking what the policy would take."""
+    chosen, is_forced = options.get("version", ""), options.get("force", False)
+    version = _version_of(chosen, "the version", app) if chosen else app.available
+    message = "install version $(version) of $(app)" if version else "install the newest version of $(app)"
+    if is_forced:
+        message += ", even if it failed here before"
+    action = "update-to-version" if chosen or is_forced else "update"
+    more = {"installed": app.version, "force": "true" if is_forced else "false"}
+    return _question("Update", action, app.name, version, message, **more)
+
+
+def _ask_rollback(app: AppView, _args: Sequence[str], options: Options) -> Question:
+    to, data = options.get("to", ""), options.get("data", "")
+    version = _version_of(to, "the version", app) if to else app.previous_version
+    if data not in ("", "keep", "restore"):
+        raise BadOption(f'cannot do Rollback: the option "data" is "{data}".', hint="Allowed: keep, restore.")
+    back = "roll $(app) back to version $(version)" if version else "roll $(app) back"
+    message = {"keep": f"{back}, keeping its data", "restore": f"{back}, with the data of then"}.get(data, back)
+    return _question("Rollback", "rollback", app.name, version, message, installed=app.version, data=data)
+
+
+def _ask_approve(app: AppView, args: Sequence[str], _options: Options) -> Question:
+    version = _version_of(args[0], "the version", app)
+    return _question("Approve", "approve", app.name, version, "approve version $(version) of $(app)")
+
+
+def _ask_set_mode(app: AppView, args: Sequence[str], _options: Options) -> Question:
+    if args[0] not in list(Mode):
         raise BadOption(f'cannot set the mode to "{args[0]}".', hint=f"Allowed: {', '.join(Mode)}.")
-    if options.get("data", "keep") not in ("keep", "restore"):
-        raise BadOption(
-            f'cannot do {verb.name}: the option "data" is "{options["data"]}".', hint="Allowed: keep, restore."
+    message = "set the update mode of $(app) to $(mode)"
+    return _question("SetMode", "set-mode", app.name, app.version, message, mode=args[0])
+
+
+def _ask_restore(app: AppView, args: Sequence[str], _options: Options) -> Question:
+    found = next((backup for backup in app.backups if backup.id == args[0]), None)
+    if found is None:
+        raise NoSuchBackup(
+            f"cannot find backup {args[0]!r} of {app.name}.",
+            hint=f"See `slotctl backups {app.name}` for what there is.",
         )
+    message = "restore the data of $(app) from the backup $(backup)"
+    more = {"installed": app.version, "backup": found.id}
+    return _question("Restore", "restore", app.name, found.version, message, **more)
+
+
+def _ask_mark_good(app: AppView, _args: Sequence[str], _options: Options) -> Question:
+    """It takes the safety net away: more than approving a version that is still to prove itself."""
+    version = app.trial.version if app.trial else ""
+    return _question("MarkGood", "mark-good", app.name, version, "end the trial of $(app) and keep version $(version)")
+
+
+def _ask_mark_bad(app: AppView, _args: Sequence[str], _options: Options) -> Question:
+    message = "end the trial of $(app) and roll it back, with its data, to version $(version)"
+    more = {"installed": app.version, "data": "restore"}
+    return _question("MarkBad", "rollback", app.name, app.previous_version, message, **more)
+
+
+def _plain(verb: str, action: str, message: str) -> Callable[[AppView, Sequence[str], Options], Question]:
+    """The question of a verb that is about an app as it is."""
+    return lambda app, _args, _options: _question(verb, action, app.name, app.version, message)
 
 
 def history(core: Core, app: str, limit: int) -> Sequence[Any]:
@@ -111,87 +208,67 @@ def history(core: Core, app: str, limit: int) -> Sequence[Any]:
     ]
 
 
-async def _check_app(core: Core, app: str, _args: Sequence[str], _options: Options) -> int:
+async def _check_app(core: Core, app: str, _args: Sequence[str], _options: Options, _only: str) -> int:
     return await core.start_check(app)
 
 
-async def _update(core: Core, app: str, _args: Sequence[str], options: Options) -> int:
-    return await core.start_update(
-        app, version=options.get("version", ""), force=options.get("force", False), now=options.get("now", False)
-    )
+async def _update(core: Core, app: str, _args: Sequence[str], options: Options, only: str) -> int:
+    version = options.get("version", "")
+    force, now = options.get("force", False), options.get("now", False)
+    return await core.start_update(app, version=version, force=force, now=now, only="" if version else only)
 
 
-async def _rollback(core: Core, app: str, _args: Sequence[str], options: Options) -> int:
-    return await core.start_rollback(app, data=options.get("data", ""), to=options.get("to", ""))
+async def _rollback(core: Core, app: str, _args: Sequence[str], options: Options, only: str) -> int:
+    return await core.start_rollback(app, data=options.get("data", ""), to=options.get("to") or only)
 
 
-async def _approve(core: Core, app: str, args: Sequence[str], _options: Options) -> None:
+async def _approve(core: Core, app: str, args: Sequence[str], _options: Options, _only: str) -> None:
     await core.approve(app, args[0])
 
 
-async def _hold(core: Core, app: str, args: Sequence[str], _options: Options) -> None:
+async def _hold(core: Core, app: str, args: Sequence[str], _options: Options, _only: str) -> None:
     await core.hold(app, args[0])
 
 
-async def _unhold(core: Core, app: str, _args: Sequence[str], _options: Options) -> None:
+async def _unhold(core: Core, app: str, _args: Sequence[str], _options: Options, _only: str) -> None:
     await core.unhold(app)
 
 
-async def _set_mode(core: Core, app: str, args: Sequence[str], _options: Options) -> None:
+async def _set_mode(core: Core, app: str, args: Sequence[str], _options: Options, _only: str) -> None:
     await core.set_mode(app, Mode(args[0]))
 
 
-async def _backup(core: Core, app: str, _args: Sequence[str], _options: Options) -> int:
+async def _backup(core: Core, app: str, _args: Sequence[str], _options: Options, _only: str) -> int:
     return await core.start_backup(app)
 
 
-async def _restore(core: Core, app: str, args: Sequence[str], _options: Options) -> int:
+async def _restore(core: Core, app: str, args: Sequence[str], _options: Options, _only: str) -> int:
     return await core.start_restore(app, args[0])
 
 
-async def _mark_good(core: Core, app: str, _args: Sequence[str], _options: Options) -> None:
+async def _mark_good(core: Core, app: str, _args: Sequence[str], _options: Options, _only: str) -> None:
     await core.mark_good(app)
 
 
-async def _mark_bad(core: Core, app: str, _args: Sequence[str], _options: Options) -> None:
+async def _mark_bad(core: Core, app: str, _args: Sequence[str], _options: Options, _only: str) -> None:
     await core.mark_bad(app)
 
 
-def _always(action: str) -> Callable[[Options], str]:
-    return lambda _options: action
-
-
-# Choosing the version by hand, or one that was blocked, is more than taking what the policy would take.
-def _update_action(options: Options) -> str:
-    return "update-to-version" if options.get("version") or options.get("force") else "update"
-
+_VERSION = (Arg("version", "s"),)
+_UPDATE = {"version": "s", "force": "b", "now": "b"}
 
 VERBS: tuple[Verb, ...] = (
-    Verb("Check", _always("check"), _check_app, gives_job=True),
-    Verb(
-        "Update",
-        _update_action,
-        _update,
-        options={"version": "s", "force": "b", "now": "b"},
-        gives_job=True,
-        version=lambda app, _, options: options.get("version") or app.available,
-    ),
-    Verb(
-        "Rollback",
-        _always("rollback"),
-        _rollback,
-        options={"data": "s", "to": "s"},
-        gives_job=True,
-        version=lambda app, _, options: options.get("to") or app.previous_version,
-    ),
-    Verb("Approve", _always("approve"), _approve, args=(Arg("version", "s"),), version=lambda _app, args, _: args[0]),
-    Verb("Hold", _always("hold"), _hold, args=(Arg("reason", "s"),)),
-    Verb("Unhold", _always("hold"), _unhold),
-    Verb("SetMode", _always("set-mode"), _set_mode, args=(Arg("mode", "s"),)),
-    Verb("Backup", _always("backup"), _backup, gives_job=True),
-    Verb("Restore", _always("restore"), _restore, args=(Arg("backup", "s"),), gives_job=True),
-    Verb("MarkGood", _always("approve"), _mark_good),
-    Verb("MarkBad", _always("rollback"), _mark_bad, version=lambda app, _, __: app.previous_version),
+    Verb("Check", _plain("Check", "check", "look for releases of $(app)"), _check_app, gives_job=True),
+    Verb("Update", _ask_update, _update, options=_UPDATE, gives_job=True, is_bound=True),
+    Verb("Rollback", _ask_rollback, _rollback, options={"data": "s", "to": "s"}, gives_job=True),
+    Verb("Approve", _ask_approve, _approve, args=_VERSION),
+    Verb("Hold", _plain("Hold", "hold", "hold $(app) at version $(version)"), _hold, args=(Arg("reason", "s"),)),
+    Verb("Unhold", _plain("Unhold", "hold", "lift the hold of $(app)"), _unhold),
+    Verb("SetMode", _ask_set_mode, _set_mode, args=(Arg("mode", "s"),)),
+    Verb("Backup", _plain("Backup", "backup", "back up the data of $(app)"), _backup, gives_job=True),
+    Verb("Restore", _ask_restore, _restore, args=(Arg("backup", "s"),), gives_job=True),
+    Verb("MarkGood", _ask_mark_good, _mark_good),
+    Verb("MarkBad", _ask_mark_bad, _mark_bad),
 )
 
 BY_NAME = {verb.name: verb for verb in VERBS}

@@ -134,7 +134,9 @@ class Slotd:
     async def start_check(self, app: str) -> int:
         return self._begin(app, "check")
 
-    async def start_update(self, app: str, *, version: str = "", force: bool = False, now: bool = False) -> int:
+    async def start_update(
+        self, app: str, *, version: str = "", force: bool = False, now: bool = False, only: str = ""
+    ) -> int:
         self.options = {"version": version, "force": force, "now": now}
         return self._begin(app, "update")
 
