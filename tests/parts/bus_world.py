@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import os
 import shutil
 import signal
 import subprocess
@@ -255,7 +256,10 @@ BACKUP = Backup("b1", "notes", "backup", "1.0", "before 1.1", 1234.9, "/backups/
 
 
 class FakePolkit:
-    """polkit on the private bus: `allowed` holds actions, `challenge` those that a password would allow."""
+    """polkit on the private bus: `allowed` holds actions, `challenge` those that a password would allow.
+
+    With `keeps` it does as for `auth_admin_keep`: once a password was given, everything is allowed, whatever is asked.
+    """
 
     def __init__(self, bus: Bus) -> None:
         self.bus = bus
@@ -265,25 +269,40 @@ class FakePolkit:
         self.cancelled: list[str] = []
         self.calls: list[Call] = []
         self.answer: list[Any] | None = None
+        self.signature = "(bba{ss})"
         self.is_silent = False
+        self.keeps = False
+        self.kept = ""
+        self.prompts = 0
+        self.revoked: list[str] = []
 
     async def start(self) -> None:
         self.bus.serve(self._on_call)
         await self.bus.request_name("org.freedesktop.PolicyKit1")
 
     def _on_call(self, call: Call) -> None:
-        if call.member == "CancelCheckAuthorization":
-            self.cancelled.append(call.body[0])
+        if call.member in ("CancelCheckAuthorization", "RevokeTemporaryAuthorizationById"):
+            if call.member.startswith("Cancel"):
+                self.cancelled.append(call.body[0])
+            else:
+                self.revoked.append(call.body[0])
+                self.kept = ""
             self.bus.reply(call)
             return
         self.asked.append(call.body)
         self.calls.append(call)
-        _subject, action, _details, flags, _cancellation = call.body
-        if self.is_silent:
-            return
-        allowed = action in self.allowed or (action in self.challenge and flags == 1)
-        said = self.answer or [[allowed, action in self.challenge, {}]]
-        self.bus.reply(call, "(bba{ss})", said)
+        if not self.is_silent:
+            self.bus.reply(call, self.signature, self.answer or [self._judge(*call.body)])
+
+    def _judge(self, _subject: Any, action: str, _details: Any, flags: int, _cancellation: str) -> list[Any]:
+        if self.kept:
+            return [True, False, {"polkit.temporary_authorization_id": self.kept}]
+        if action not in self.challenge or flags == 0:
+            return [action in self.allowed, action in self.challenge, {}]
+        self.prompts += 1
+        if self.keeps:
+            self.kept = f"tmpauthz{self.prompts}"
+        return [True, False, {"polkit.temporary_authorization_id": self.kept} if self.kept else {}]
 
 
 @dataclasses.dataclass
@@ -341,3 +360,21 @@ async def world(
             yield World(bus, core, daemon, service, client)
         finally:
             await service.finish(timeout_s=0)
+
+
+@asynccontextmanager
+async def policed(*apps: str) -> AsyncIterator[tuple[World, FakePolkit, Bus]]:
+    """The daemon, a polkit, and a connection of an unprivileged user."""
+    async with world(*apps) as it:
+        polkit = FakePolkit(await it.bus.connect())
+        await polkit.start()
+        yield it, polkit, await connect_as_nobody(it)
+
+
+async def connect_as_nobody(it: World, uid: int = NOBODY) -> Bus:
+    """The bus takes whoever connects for the user that the process is at that moment."""
+    os.setresuid(uid, uid, 0)
+    try:
+        return await it.bus.connect()
+    finally:
+        os.setresuid(0, 0, 0)

@@ -62,6 +62,7 @@ async def test_an_update_gives_its_job_at_once_and_the_second_one_is_busy() -> N
 )
 async def test_every_verb_works_on_the_manager_and_on_the_app(member: str, args: tuple[Any, ...], done: Any) -> None:
     async with world("notes") as it:
+        it.core.change_app("notes", backups=(BACKUP,))
         signature, *body = args
         await it.call(member, "s" + signature, "notes", *body)
         it.core.all_jobs.clear()

@@ -1,7 +1,7 @@
 """What can be asked of an app over the bus, once for `org.slotd1.Manager` (which takes its name) and `org.slotd1.App`.
 
 What was authorised is what is done. Arguments are checked and copied before polkit is asked; what slotd adds to them
-(the version that would be installed, or gone back to) is bound to the job, or must still be so when polkit has answered.
+(the version that would be installed or gone back to) is bound to the job, or must still be so when polkit has answered.
 """
 
 from __future__ import annotations
