@@ -157,6 +157,9 @@ class MemoryCore:
     def running(self) -> int:
         return len(self.jobs())
 
+    def problems(self) -> Sequence[str]:
+        return ["slotd.toml: limits.x is not a known key."]
+
     def history(self, app: str, limit: int) -> Sequence[Event]:
         self.app(app)
         return self.events[:limit]
@@ -230,7 +233,7 @@ class MemoryCore:
     async def unhold(self, app: str) -> None:
         await self._do("unhold", app)
 
-    async def set_mode(self, app: str, mode: Mode) -> None:
+    async def set_mode(self, app: str, mode: Mode | None) -> None:
         await self._do("mode", app, mode)
 
     async def mark_good(self, app: str) -> None:

@@ -54,6 +54,7 @@ async def test_an_update_gives_its_job_at_once_and_the_second_one_is_busy() -> N
         ("Hold", ("sa{sv}", "until May", {}), ("hold", "notes", "until May")),
         ("Unhold", ("a{sv}", {}), ("unhold", "notes")),
         ("SetMode", ("sa{sv}", "auto", {}), ("mode", "notes", "auto")),
+        ("SetMode", ("sa{sv}", "", {}), ("mode", "notes", None)),
         ("Backup", ("a{sv}", {}), ("backup", "notes")),
         ("Restore", ("sa{sv}", "b1", {}), ("restore", "notes", "b1")),
         ("MarkGood", ("a{sv}", {}), ("good", "notes")),
@@ -199,11 +200,12 @@ async def test_a_fault_of_ours_gives_a_reference_and_nothing_of_its_inside(caplo
         assert "secret" in caplog.text
 
 
-async def test_the_manager_says_its_version_and_how_many_jobs_there_are() -> None:
+async def test_the_manager_says_its_version_how_many_jobs_there_are_and_what_is_misconfigured() -> None:
     async with world() as it:
         await it.call("Update", "sa{sv}", "notes", {})
-        assert await it.get(ROOT, MANAGER) == {"Version": "1.2.3", "NJobs": 1}
-        assert await it.get(ROOT, "") == {"Version": "1.2.3", "NJobs": 1}
+        values = {"Version": "1.2.3", "NJobs": 1, "Problems": ["slotd.toml: limits.x is not a known key."]}
+        assert await it.get(ROOT, MANAGER) == values
+        assert await it.get(ROOT, "") == values
         assert await it.get(ROOT, PROPERTIES) == {}
 
 

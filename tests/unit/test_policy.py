@@ -110,7 +110,7 @@ def test_a_blocked_version_stays_blocked_until_the_publisher_replaces_its_file()
     old, new = f"sha256:{'a' * 64}", f"sha256:{'b' * 64}"
     block = Blocked("radicale", "3.1", old, "it crashed at start", NOW)
     bad = [release("3.1", digest=old)]
-    why = "it is blocked on this host (`slotctl update radicale --force` tries it again): it crashed at start"
+    why = "it is blocked on this host: it crashed at start (`slotctl update radicale --force` tries it again)"
     assert pick(bad, blocked=[block]).skipped == (("3.1", why),)
     assert version(pick([release("3.1", digest=new)], blocked=[block])) == "3.1"
     assert pick([release("3.1")], blocked=[block]).release is None, "a source without digests unblocks nothing"

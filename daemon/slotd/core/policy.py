@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from slotd.core import assets, schema
+from slotd.core.reason import about_it
 from slotd.core.specifier import Specifier, parse_specifier
 from slotd.core.timespan import format_span
 from slotd.core.version import Version, parse, version_of_tag
@@ -196,7 +197,8 @@ class _Rules:
             is_this = each.app in ("", self.app.name) and _is_named(candidate, each.version, self.app.source.scheme)
             if is_this and not _is_replaced(each.digest, offered):
                 force = f"`slotctl update {self.app.name} --force` tries it again"
-                return f"it is blocked on this host ({force}): {each.reason or 'it failed before'}"
+                reason = about_it(each.reason, each.version) or "it failed before"
+                return f"it is blocked on this host: {reason} ({force})"
         return ""
 
     def _young(self, candidate: _Candidate) -> str:

@@ -9,6 +9,7 @@ import dataclasses
 from pathlib import Path
 
 from slotd.core import machine
+from slotd.core.reason import about_it
 from slotd.errors import Failed, NoSuchBackup, SlotdError
 from slotd.host import failpoint
 from slotd.host.offloop import off_loop
@@ -141,6 +142,7 @@ async def close(work: Work) -> None:
     Where nothing was installed before, the slot is emptied after it.
     """
     plan, is_update = work.plan, work.job.kind is JobKind.UPDATE
+    why = about_it(plan.reason, plan.version)
 
     def commit(job: Job) -> None:
         store = work.host.store
@@ -151,7 +153,7 @@ async def close(work: Work) -> None:
                 job.app,
                 approved="" if record.approved == plan.version else record.approved,
                 available="" if record.available == plan.version else record.available,
-                last_error=f"{plan.version} was rolled back: {plan.reason}" if is_update else "",
+                last_error=f"{plan.version} was rolled back: {why}" if is_update else "",
             )
             if not plan.version:
                 return

@@ -6,7 +6,10 @@ import asyncio
 import logging
 from collections.abc import Callable, Collection, Sequence
 
+from slotd.core.events import BY_NAME
 from slotd.errors import NoSuchApp
+from slotd.host import journal
+from slotd.host.definitions import Definitions
 from slotd.host.offloop import off_loop
 from slotd.model import AppView
 from slotd.service.api import Listener
@@ -25,6 +28,21 @@ class Board:
         self._locks: dict[str, asyncio.Lock] = {}
         self._refreshing: asyncio.Task[None] | None = None
         self.listeners: list[Listener] = []
+        self.problems: tuple[str, ...] = ()
+
+    async def tell_problems(self, found: Definitions) -> None:
+        """What is wrong with the configuration goes to the journal; what belongs to no app is kept, and told."""
+        for name, broken in found.broken.items():
+            fields = {"SLOTD_APP": name}
+            for problem in broken.problems:
+                await off_loop(journal.send, BY_NAME["misconfigured"], f"{name}: {problem}", fields=fields, units=())
+        problems = (*found.settings_problems, *found.warnings)
+        for problem in problems:
+            _log.error("%s", problem)
+        if problems != self.problems:
+            self.problems = problems
+            for listener in self.listeners:
+                listener.problems_changed()
 
     def names(self) -> list[str]:
         return sorted(self._views)

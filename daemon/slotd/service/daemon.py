@@ -114,6 +114,9 @@ class Daemon:
     def running(self) -> int:
         return self.jobs_.running()
 
+    def problems(self) -> Sequence[str]:
+        return self._board.problems
+
     def history(self, app: str, limit: int) -> Sequence[Event]:
         if app:
             self.app(app)
@@ -260,9 +263,10 @@ class Daemon:
         self.app(app)
         await self._change(app, "released", "the hold was lifted", held=False, hold_reason="")
 
-    async def set_mode(self, app: str, mode: Mode) -> None:
-        self._definition(app)
-        await self._change(app, "mode-changed", f"the mode is {mode} now", mode=mode)
+    async def set_mode(self, app: str, mode: Mode | None) -> None:
+        said = self._definition(app).policy.mode
+        told = f"{mode} now" if mode else f"{said} again, as its definition says"
+        await self._change(app, "mode-changed", f"the mode is {told}", mode=mode)
 
     async def _change(self, app: str, kind: str, message: str, **changes: Any) -> None:
         record = await off_loop(self.store.app, app)
@@ -305,12 +309,7 @@ class Daemon:
         """Read the definitions again. A broken one disables its app only."""
         self._definitions = await off_loop(definitions.load, self.host.paths)
         self.host.settings = self._definitions.settings
-        for name, broken in self._definitions.broken.items():
-            for problem in broken.problems:
-                told, fields = f"{name}: {problem}", {"SLOTD_APP": name}
-                await off_loop(journal.send, BY_NAME["misconfigured"], told, fields=fields, units=())
-        for problem in self._definitions.settings_problems:
-            _log.error("%s", problem)
+        await self._board.tell_problems(self._definitions)
         for name in sorted(self._names()):
             await self._board.refresh(name)
         await self._board.keep(self._names())

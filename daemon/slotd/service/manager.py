@@ -44,7 +44,7 @@ INTERFACE = Interface(
         Method("History", (Arg("app", "s"), HISTORY_LIMIT, OPTIONS), (HISTORY_ROWS_OUT,)),
         Method("Reload"),
     ),
-    properties=(Property("Version", "s", emits="const"), Property("NJobs", "u")),
+    properties=(Property("Version", "s", emits="const"), Property("NJobs", "u"), Property("Problems", "as")),
     signals=(JOB_NEW, JOB_REMOVED),
 )
 
@@ -61,7 +61,7 @@ class ManagerNode:
 
     def values(self) -> Mapping[str, Any]:
         """See `Node.values`."""
-        return {"Version": self._core.version, "NJobs": self._core.running()}
+        return {"Version": self._core.version, "NJobs": self._core.running(), "Problems": list(self._core.problems())}
 
     def call(self, method: Method, call: Call) -> Answer:
         """See `Node.call`."""

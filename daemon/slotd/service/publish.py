@@ -138,6 +138,11 @@ class Publisher:
         """See `Listener`."""
         self._remove(job_path(job_id))
 
+    @_harmless
+    def problems_changed(self) -> None:
+        """See `Listener`."""
+        self._changed(ROOT)
+
     def _signal(self, signal: Signal, body: list[Any]) -> None:
         self._bus.emit(ROOT, self._manager.interface.name, signal.name, signal.signature, body)
 

@@ -152,10 +152,12 @@ def _ask_approve(app: AppView, args: Sequence[str], _options: Options) -> Questi
 
 
 def _ask_set_mode(app: AppView, args: Sequence[str], _options: Options) -> Question:
-    if args[0] not in list(Mode):
-        raise BadOption(f'cannot set the mode to "{args[0]}".', hint=f"Allowed: {', '.join(Mode)}.")
+    if args[0] not in ("", *Mode):
+        hint = f"Allowed: {', '.join(Mode)}, and an empty text for what the definition says."
+        raise BadOption(f'cannot set the mode to "{args[0]}".', hint=hint)
     message = "set the update mode of $(app) to $(mode)"
-    return _question("SetMode", "set-mode", app.name, app.version, message, mode=args[0])
+    mode = args[0] or "what its definition says"
+    return _question("SetMode", "set-mode", app.name, app.version, message, mode=mode)
 
 
 def _ask_restore(app: AppView, args: Sequence[str], _options: Options) -> Question:
@@ -235,7 +237,7 @@ async def _unhold(core: Core, app: str, _args: Sequence[str], _options: Options,
 
 
 async def _set_mode(core: Core, app: str, args: Sequence[str], _options: Options, _only: str) -> None:
-    await core.set_mode(app, Mode(args[0]))
+    await core.set_mode(app, Mode(args[0]) if args[0] else None)
 
 
 async def _backup(core: Core, app: str, _args: Sequence[str], _options: Options, _only: str) -> int:

@@ -30,6 +30,7 @@ class Slotd:
         self.refuse: dict[str, SlotdError] = {}
         self.options: dict[str, Any] = {}
         self.cancelled: list[int] = []
+        self.wrong: list[str] = []
         self._listeners: list[Listener] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._bus: Bus | None = None
@@ -128,6 +129,9 @@ class Slotd:
     def running(self) -> int:
         return len(self.jobs())
 
+    def problems(self) -> Sequence[str]:
+        return self.wrong
+
     def history(self, app: str, limit: int) -> Sequence[Event]:
         return [event for event in reversed(self.events) if app in ("", event.app)][:limit]
 
@@ -166,8 +170,8 @@ class Slotd:
     async def unhold(self, app: str) -> None:
         self.change(app, held=False, hold_reason="", state=AppState.IDLE)
 
-    async def set_mode(self, app: str, mode: Mode) -> None:
-        self.change(app, mode=mode)
+    async def set_mode(self, app: str, mode: Mode | None) -> None:
+        self.change(app, mode=mode or Mode.APPROVE)
 
     async def mark_good(self, app: str) -> None: ...
     async def mark_bad(self, app: str) -> None: ...
