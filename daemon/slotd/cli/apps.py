@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Sequence
+from math import ceil
 
-from slotd.cli.client import APP, JOB, OBJECTS, Client, Gone
+from slotd.cli.client import APP, JOB, MANAGER, OBJECTS, ROOT, Client, Gone
 from slotd.cli.out import DONE, Out
 from slotd.cli.tables import STATE_COLOURS, Cell, coarse, duration, escape, moment, relative, short_moment, size
 from slotd.cli.views import App, Event, Job
-from slotd.errors import NoSuchApp, NoSuchJob
+from slotd.errors import NoSuchApp, NoSuchBackup, NoSuchJob, SlotdError
 
 RECENT = 5  # events that `status APP` shows
+LOOKED_AT = 50  # events that those are chosen from: what is told again and again is shown once
 
 _NONE = "-"
 
@@ -40,6 +42,20 @@ async def suggest(client: Client, name: str, error: NoSuchApp) -> NoSuchApp:
     return error
 
 
+async def suggest_backup(client: Client, app: str, wrong: str, error: NoSuchBackup) -> NoSuchBackup:
+    """`error` with a hint that names the backup that could have been meant."""
+    from difflib import get_close_matches
+
+    try:
+        ids = [backup.id for backup in (await load_app(client, app)).backups]
+    except SlotdError:
+        return error
+    close = [each for each in ids if each.startswith(wrong)] or get_close_matches(wrong, ids, n=1)
+    if close:
+        error.hint = f"Did you mean {close[0]}?\n{error.hint}".strip()
+    return error
+
+
 async def all_apps(client: Client) -> tuple[list[App], list[Job]]:
     """All apps and all jobs that have an object now, in one call."""
     found = await client.call("GetManagedObjects", interface=OBJECTS)
@@ -50,11 +66,14 @@ async def all_apps(client: Client) -> tuple[list[App], list[Job]]:
 
 
 async def list_apps(client: Client, args: Namespace, out: Out) -> int:
-    rows = [[str(field) for field in row[:5]] for row in await client.call("ListApps")]
+    everything = [[str(field) for field in row[:5]] for row in await client.call("ListApps")]
+    rows = [row for row in everything if args.state in (None, row[2])]
     keys = ("name", "version", "state", "available", "mode")
     out.document([dict(zip(keys, row, strict=True)) for row in rows])
-    if not rows:
+    if not everything:
         _say_none(out)
+    elif not rows:
+        out.line(f"No app is in the state {args.state}.")
     else:
         out.table(("NAME", "VERSION", "STATE", "AVAILABLE", "MODE"), [_row(*row) for row in rows])
     return DONE
@@ -74,29 +93,45 @@ async def status(client: Client, args: Namespace, out: Out) -> int:
     if args.app is None:
         return await _overview(client, out)
     app = await load_app(client, args.app)
-    events = await _events(client, args.app, RECENT)
+    events = await _events(client, args.app, LOOKED_AT)
     job = await _running_job(client, args.app)
-    out.document(app.json() | {"job": job.json() if job else None, "history": [e.json() for e in events]})
-    for line in block(app, job, events, out):
-        out.line(line)
+    out.document(app.json() | {"job": job.json() if job else None, "history": [e.json() for e in events[-RECENT:]]})
+    show(app, job, events, out)
     return DONE
 
 
 async def _overview(client: Client, out: Out) -> int:
     apps, jobs = await all_apps(client)
-    out.document([app.json() for app in apps])
+    jobs = [job for job in jobs if not job.is_finished]
+    said = (await client.properties(ROOT, MANAGER)).get("Problems")
+    problems = [problem for problem in said if isinstance(problem, str)] if isinstance(said, list) else []
+    documents = {"apps": [app.json() for app in apps], "jobs": [job.json() for job in jobs], "problems": problems}
+    out.document(documents)
+    now = out.now()
     if not apps:
         _say_none(out)
-        return DONE
-    now = out.now()
+    else:
+        _show_all(apps, now, out)
+    notes = _notes(apps, jobs, now, out)
+    notes += [out.look.paint(escape(problem), "red") for problem in problems]
+    if notes:
+        out.line()
+    for note in notes:
+        out.line(note)
+    return DONE
+
+
+def _show_all(apps: Sequence[App], now: float, out: Out) -> None:
     head = ("NAME", "VERSION", "STATE", "AVAILABLE", "MODE", "CHECKED")
     out.table(
         head, [(*_row(a.name, a.version, a.state, a.available, a.mode), relative(a.last_check, now)) for a in apps]
     )
+
+
+def _notes(apps: Sequence[App], jobs: Sequence[Job], now: float, out: Out) -> list[str]:
+    """What to know beyond the table, a line each."""
     notes = [
-        f"{escape(j.app)}: job {j.id} {escape(j.kind)} is at {escape(j.step or j.state)}, {j.progress} %"
-        for j in jobs
-        if not j.is_finished
+        f"{escape(j.app)}: job {j.id} {escape(j.kind)} is at {escape(j.step or j.state)}, {j.progress} %" for j in jobs
     ]
     for app in apps:
         name = escape(app.name)
@@ -108,11 +143,7 @@ async def _overview(client: Client, out: Out) -> int:
             first, *more = app.last_error.splitlines()
             rest = f" (and {len(more)} more, see `slotctl status {name}`)" if more else ""
             notes.append(f"{name}: {out.look.paint(escape(first), 'red')}{rest}")
-    if notes:
-        out.line()
-    for note in notes:
-        out.line(note)
-    return DONE
+    return notes
 
 
 async def _events(client: Client, name: str, limit: int) -> list[Event]:
@@ -140,20 +171,20 @@ def _trial(app: App, now: float) -> str:
     parts = [f"{escape(trial.version)} is on trial"]
     if trial.deadline:
         left = trial.deadline - now
-        parts.append(f"{duration(round(left))} left" if left > 0 else "about to be decided")
+        parts.append(f"{duration(ceil(left))} left" if left > 0 else "about to be decided")
     parts.append(f"{trial.attempts_left} attempt{'' if trial.attempts_left == 1 else 's'} left")
     return ", ".join(parts)
 
 
-def block(app: App, job: Job | None, events: Sequence[Event], out: Out) -> list[str]:
-    """The lines of `status APP`."""
+def show(app: App, job: Job | None, events: Sequence[Event], out: Out) -> None:
+    """Prints `status APP`."""
     now, look, name = out.now(), out.look, escape(app.name)
     title = look.paint(look.bullet, STATE_COLOURS.get(app.state, "")) + " " + look.paint(name, "bold")
-    lines = [title + (f" - {escape(app.description)}" if app.description else "")]
+    out.line(title + (f" - {escape(app.description)}" if app.description else ""))
 
     def field(label: str, value: str) -> None:
         if value:
-            lines.append(f"{label:>12}{':' if label else ' '} {value}")
+            out.line(f"{label:>12}{':' if label else ' '} {value}", indent=14)
 
     field("State", look.state(app.state))
     field("Version", _where(app.version, app.slot) or "nothing is installed")
@@ -175,9 +206,24 @@ def block(app: App, job: Job | None, events: Sequence[Event], out: Out) -> list[
         field("" if number else "Last error", look.paint(escape(problem), "red"))
     field("Backups", _backups(app, now))
     if events:
-        lines += ["", "Recent history:"]
-        lines += [f"  {short_moment(e.at or 0.0, now)}  {escape(e.message or e.kind)}" for e in events]
-    return lines
+        out.line()
+        out.line("Recent history:")
+        for event, count in once_each(events)[-RECENT:]:
+            at = short_moment(event.at or 0.0, now)
+            again = f" ({count} times)" if count > 1 else ""
+            out.line(f"  {at}  {escape(event.message or event.kind)}{again}", indent=len(at) + 4)
+
+
+def once_each(events: Sequence[Event]) -> list[tuple[Event, int]]:
+    """Events, oldest first; what was told again in the same words stands where it was told last, with how often."""
+    counts: dict[tuple[str, str], int] = {}
+    last: dict[tuple[str, str], Event] = {}
+    for event in events:
+        key = (event.kind, event.message)
+        counts[key] = counts.get(key, 0) + 1
+        last.pop(key, None)
+        last[key] = event
+    return [(event, counts[key]) for key, event in last.items()]
 
 
 def _where(version: str, slot: str) -> str:

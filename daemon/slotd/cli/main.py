@@ -20,6 +20,7 @@ def main(argv: list[str] | None = None) -> int:
     presses Ctrl-C or closes the pipe."""
     from slotd.cli.out import FAILED, INTERRUPTED
 
+    _open_what_is_closed()
     try:
         code = _run(argv)
         sys.stdout.flush()
@@ -30,16 +31,35 @@ def main(argv: list[str] | None = None) -> int:
         # The reader went away (`slotctl history | head`); the interpreter must not complain at its last flush either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
+    except OSError as error:
+        from slotd.cli.tables import warn
+
+        warn(f"slotctl: cannot write what it has to say: {error.strerror}")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+
+
+def _open_what_is_closed() -> None:
+    """Started with a closed stream (`slotctl list >&-`), Python has None in its place, and a file opened later would
+    get its number: what is said goes nowhere then.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            os.dup2(os.open(os.devnull, os.O_RDWR), number)
+            setattr(sys, name, os.fdopen(number, "r" if number == 0 else "w", closefd=False))
 
 
 def _run(argv: list[str] | None) -> int:
-    from slotd.cli.out import Out
+    from slotd.cli.out import TERMINATED, Out
     from slotd.cli.parser import parse
 
     try:
         args = parse(argv)
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 2
+    except SlotdError as error:
+        words = sys.argv[1:] if argv is None else argv
+        return Out(json="--json" in words, no_color="--no-color" in words).error(error)
     out = Out(json=args.json, no_color=args.no_color)
     handler = _handler(args.handler)
     try:
@@ -47,7 +67,10 @@ def _run(argv: list[str] | None) -> int:
             return int(handler(args, out))
         import asyncio
 
-        return asyncio.run(_with_bus(handler, args, out))
+        try:
+            return asyncio.run(_with_bus(handler, args, out))
+        except asyncio.CancelledError:
+            return TERMINATED
     except SlotdError as error:
         return out.error(error)
 
@@ -61,9 +84,15 @@ def _handler(name: str) -> Callable[..., Any]:
 
 
 async def _with_bus(handler: Callable[..., Any], args: Namespace, out: Out) -> int:
+    import asyncio
+    import signal
+
     from slotd.cli.agent import PasswordAgent
     from slotd.cli.client import Client
 
+    # As with Ctrl-C: whoever hid the cursor gets to show it again, and says that the job goes on.
+    if (task := asyncio.current_task()) is not None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     client = await Client.connect(user=args.user)
     agent = PasswordAgent()
     try:

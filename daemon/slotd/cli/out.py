@@ -1,4 +1,8 @@
-"""Where slotctl prints: text or one JSON document on standard output, errors on standard error. And the exit codes."""
+"""Where slotctl prints: text or one JSON document on standard output, errors on standard error. And the exit codes.
+
+With `--json` standard output holds exactly one document whatever happens, an error too (`{"error": {"name", "message",
+"hint"}}`); only `monitor` prints one per line. What people read of an error stands on standard error either way.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from slotd.cli.tables import Cell, Look, escape, look_at, table, warn
+from slotd.cli.tables import Cell, Look, escape, look_at, table, warn, wrap
 from slotd.errors import SlotdError
 
 DONE = 0
@@ -19,6 +23,7 @@ ROLLED_BACK = 4
 DENIED = 5
 BUSY = 6
 INTERRUPTED = 130
+TERMINATED = 143
 
 _CODES = {
     "BadOption": USAGE,
@@ -56,19 +61,29 @@ class Out:
     def now(self) -> float:
         return time.time()
 
-    def line(self, text: str = "") -> None:
-        """One line for people; not with `--json`. The text is escaped by who made it."""
+    def line(self, text: str = "", *, indent: int = 2) -> None:
+        """One line for people; not with `--json`. The text is escaped by who made it.
+
+        On a terminal one that is too long goes on below, `indent` columns further in.
+        """
         if not self.json:
-            if not self.look.unicode:
-                text = text.replace("→", "->").replace("…", "...").replace("●", "*")
-                text = text.encode(sys.stdout.encoding or "ascii", "backslashreplace").decode(
-                    sys.stdout.encoding or "ascii"
-                )
-            print(text, flush=True)
+            print("\n".join(self._lines(self.look, text, indent, sys.stdout)), flush=True)
+
+    def error_line(self, text: str, *, indent: int = 2) -> None:
+        """The same on standard error, with `--json` too."""
+        warn("\n".join(self._lines(self._error_look, text, indent, sys.stderr)))
+
+    def _lines(self, look: Look, text: str, indent: int, stream: Any) -> list[str]:
+        if not look.unicode:
+            encoding = stream.encoding or "ascii"
+            text = text.replace("→", "->").replace("…", "...").replace("●", "*")
+            text = text.encode(encoding, "backslashreplace").decode(encoding)
+        depth = len(text) - len(text.lstrip(" "))
+        return [text] if look.width is None else wrap(text, look.width, max(depth, indent))
 
     def table(self, head: Sequence[str], rows: Sequence[Sequence[str | Cell]]) -> None:
-        for line in table(head, rows, self.look):
-            self.line(line)
+        if not self.json and rows:
+            print("\n".join(table(head, rows, self.look)), flush=True)
 
     def document(self, value: Any) -> None:
         """The JSON document; only with `--json`."""
@@ -87,11 +102,9 @@ class Out:
         """An error for people, on standard error: the sentence, and what to do on a line of its own."""
         head, *rest = message.splitlines() or [""]
         paint = self._error_look.paint
-        warn(f"{paint('slotctl:', 'red')} {escape(head)}")
-        for line in rest:
-            warn(f"  {escape(line)}")
-        for line in hint.splitlines():
-            warn(f"  {escape(line)}")
+        self.error_line(f"{paint('slotctl:', 'red')} {escape(head)}")
+        for line in (*rest, *hint.splitlines()):
+            self.error_line(f"  {escape(line)}")
 
     def error(self, error: SlotdError) -> int:
         """Prints an error (with `--json` as the document too) and gives its exit code."""

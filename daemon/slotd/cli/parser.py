@@ -1,6 +1,7 @@
 """The grammar of slotctl. Handlers are named, not imported: a command loads only its own module.
 
 `handler` is `module:function` in this package. `local`: runs without the bus. `changes`: may need authorisation.
+`waits`: starts jobs, so that `--no-wait` means something.
 """
 
 from __future__ import annotations
@@ -10,6 +11,21 @@ import re
 from typing import Any, NoReturn
 
 from slotd import __version__
+from slotd.errors import BadOption
+
+STATES = (
+    "absent",
+    "idle",
+    "update-available",
+    "awaiting-approval",
+    "updating",
+    "trial",
+    "rolling-back",
+    "held",
+    "failed",
+    "misconfigured",
+)
+MODES = ("manual", "approve", "auto")
 
 EPILOG = """\
 Jobs run in the daemon: Ctrl-C ends slotctl, not the job.
@@ -18,31 +34,29 @@ exit codes: 0 done, 1 failed, 2 usage, 3 nothing to do, 4 rolled back, 5 not aut
 
 
 class Parser(argparse.ArgumentParser):
-    """Errors in slotctl's form, with `did you mean`."""
+    """Errors are `BadOption`, with `did you mean` in the hint."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(allow_abbrev=False, **kwargs)
 
     def error(self, message: str) -> NoReturn:
-        from slotd.cli.tables import escape, warn
-
         known, wrong = self._known(), ""
-        if found := re.search(r"invalid choice: '([^']*)'(?: \(choose from (.*)\))?", message):
-            wrong = found[1]
-            is_mode = "MODE" in message
-            choices = f": choose from {found[2]}" if is_mode and found[2] else ""
-            message = f"unknown {'mode' if is_mode else 'command'} {wrong!r}{choices}"
+        if found := re.search(r"argument (\S+): invalid choice: '([^']*)' \(choose from (.*)\)", message):
+            what, wrong, choices = found.groups()
+            if what == "COMMAND":
+                message = f"unknown command {wrong!r}"
+            else:
+                message = f"unknown {what.lower().lstrip('-')} {wrong!r}: choose from {choices.replace(chr(39), '')}"
         elif found := re.search(r"unrecognized arguments: (-\S+)", message):
             wrong = found[1].split("=")[0]
             message = f"unknown option {wrong}"
-        warn(f"slotctl: {escape(message)}")
+        hint = f"See `{self.prog} --help`."
         if wrong:
             from difflib import get_close_matches
 
             if close := get_close_matches(wrong, sorted(known), n=1):
-                warn(f"  Did you mean {close[0]}?")
-        warn(f"  See `{self.prog} --help`.")
-        self.exit(2)
+                hint = f"Did you mean {close[0]}?\n{hint}"
+        raise BadOption(message, hint=hint)
 
     def _known(self) -> set[str]:
         """All words that could have been meant: commands, modes and options of this parser and those below it."""
@@ -58,8 +72,11 @@ class Parser(argparse.ArgumentParser):
         return words - {"-h"}
 
 
-def _common(default: bool) -> argparse.ArgumentParser:
-    """The global options; taken before and after the command, so the second time without defaults."""
+def _common(*, default: bool, waits: bool) -> argparse.ArgumentParser:
+    """The global options; taken before and after the command, so the second time without defaults.
+
+    `--no-wait` is shown and taken where a job is started; before the command it is known, and `parse` judges it.
+    """
     common = argparse.ArgumentParser(add_help=False)
 
     def flag(name: str, text: str) -> None:
@@ -68,7 +85,8 @@ def _common(default: bool) -> argparse.ArgumentParser:
     flag("--user", "talk to your own slotd, on your user bus")
     flag("--json", "print one JSON document instead of text")
     flag("--no-color", "no colours (NO_COLOR does the same)")
-    flag("--no-wait", "start the job and return at once")
+    if default or waits:
+        flag("--no-wait", "with a command that starts a job: return at once" if default else "return at once")
     return common
 
 
@@ -79,32 +97,40 @@ def build() -> Parser:
         description="Keeps applications up to date, and goes back when an update goes wrong.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        parents=[_common(True)],
+        parents=[_common(default=True, waits=True)],
     )
     parser.add_argument("--version", action="version", version=f"slotctl {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser, title="commands")
-    common: list[Any] = [_common(False)]
+    common = {waits: _common(default=False, waits=waits) for waits in (False, True)}
 
-    def command(name: str, handler: str, text: str, *, local: bool = False, changes: bool = False) -> Parser:
-        sub: Parser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", parents=common)
-        sub.set_defaults(handler=handler, local=local, changes=changes)
+    def command(
+        name: str, handler: str, text: str, *, local: bool = False, changes: bool = False, waits: bool = False
+    ) -> Parser:
+        about: dict[str, Any] = {
+            "help": text,
+            "description": f"{text[0].upper()}{text[1:]}.",
+            "parents": [common[waits]],
+        }
+        sub: Parser = commands.add_parser(name, **about)
+        sub.set_defaults(handler=handler, local=local, changes=changes or waits, waits=waits)
         return sub
 
-    parser.set_defaults(handler="apps:status", local=False, changes=False, app=None)
+    parser.set_defaults(handler="apps:status", local=False, changes=False, waits=False, app=None)
 
-    command("list", "apps:list_apps", "list all apps")
+    sub = command("list", "apps:list_apps", "list all apps")
+    sub.add_argument("--state", metavar="STATE", choices=STATES, help=f"only those in this state: {', '.join(STATES)}")
     sub = command("status", "apps:status", "show how all apps are, or everything about one")
     sub.add_argument("app", metavar="APP", nargs="?")
 
-    sub = command("check", "jobs:check", "look for new releases", changes=True)
+    sub = command("check", "jobs:check", "look for new releases", waits=True)
     _apps(sub, "every app")
-    sub = command("update", "jobs:update", "install the newest release allowed (or the first one)", changes=True)
+    sub = command("update", "jobs:update", "install the newest release allowed (or the first one)", waits=True)
     _apps(sub, "every app that has a release which its mode allows")
     sub.add_argument("--version", metavar="VERSION", help="this version; an older one needs --force, too")
     sub.add_argument("--force", action="store_true", help="also one that failed here before, is older, or is installed")
     sub.add_argument("--now", action="store_true", help="without the delay of the policy")
 
-    sub = command("rollback", "jobs:rollback", "go back to the version before", changes=True)
+    sub = command("rollback", "jobs:rollback", "go back to the version before", waits=True)
     sub.add_argument("app", metavar="APP")
     sub.add_argument(
         "--data",
@@ -122,26 +148,35 @@ def build() -> Parser:
     sub.add_argument("reason", metavar="REASON", nargs="*", help="why, for those who come later")
     sub = command("unhold", "policy:unhold", "lift a hold", changes=True)
     sub.add_argument("app", metavar="APP")
-    sub = command("mode", "policy:mode", "set how updates are applied: manual, approve or auto", changes=True)
+    sub = command("mode", "policy:mode", "set how updates are applied", changes=True)
     sub.add_argument("app", metavar="APP")
-    sub.add_argument("mode", metavar="MODE", choices=("manual", "approve", "auto"), help="manual, approve or auto")
+    sub.add_argument(
+        "mode",
+        metavar="MODE",
+        choices=(*MODES, "default"),
+        help=f"{', '.join(MODES)}, or default: as its definition says",
+    )
 
     sub = command("history", "apps:history", "show what happened")
     sub.add_argument("app", metavar="APP", nargs="?")
     sub.add_argument("--limit", metavar="N", type=_count, default=50, help="at most this many events (50)")
     sub = command("backups", "apps:backups", "list the saved copies of an app's data")
     sub.add_argument("app", metavar="APP")
-    sub = command("backup", "jobs:backup", "save a copy of an app's data now; it is stopped for a moment", changes=True)
+    sub = command("backup", "jobs:backup", "save a copy of an app's data now; it is stopped for a moment", waits=True)
     sub.add_argument("app", metavar="APP")
-    sub = command("restore", "jobs:restore", "put a saved copy back; what is there now is set aside", changes=True)
+    sub = command("restore", "jobs:restore", "put a saved copy back; what is there now is set aside", waits=True)
     sub.add_argument("app", metavar="APP")
     sub.add_argument("id", metavar="ID", help="see slotctl backups APP")
 
-    sub = command("jobs", "jobs:jobs", "list jobs that run")
+    sub = command("jobs", "running:jobs", "list jobs that run")
     sub.add_argument("--all", action="store_true", help="finished ones too")
     sub.add_argument("--limit", metavar="N", type=_count, default=50, help="at most this many, the newest (50)")
-    sub = command("cancel", "jobs:cancel", "cancel a job, as long as the app has not been stopped for it", changes=True)
-    sub.add_argument("job", metavar="JOB", type=_count, help="its number")
+    sub = command("follow", "running:follow", "show jobs that run until they end, as if started here")
+    sub.add_argument("what", metavar="JOB|APP", nargs="*", help="its number, or whose; none: all that run")
+    sub = command(
+        "cancel", "running:cancel", "cancel a job, as long as the app has not been stopped for it", changes=True
+    )
+    sub.add_argument("job", metavar="JOB", type=_count, help="its number, see slotctl jobs")
     sub = command("monitor", "monitor:monitor", "print what happens, as it happens")
     sub.add_argument("app", metavar="APP", nargs="?")
 
@@ -166,9 +201,11 @@ def _count(text: str) -> int:
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    """The parsed command line; exits with 2 (SystemExit) if it makes no sense."""
+    """The parsed command line; raises BadOption if it makes no sense. `--help` and `--version` exit (SystemExit)."""
     parser = build()
     args = parser.parse_args(argv)
+    if args.no_wait and not args.waits:
+        parser.error("--no-wait is for commands that start a job: check, update, rollback, backup, restore")
     if args.command in ("check", "update"):
         parser.prog = f"{parser.prog} {args.command}"
         if args.all and args.apps:

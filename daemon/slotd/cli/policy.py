@@ -59,6 +59,9 @@ MODES = {
 
 
 async def mode(client: Client, args: Namespace, out: Out) -> int:
-    await _change(client, out, args.app, "SetMode", args.mode)
-    out.line(f"{escape(args.app)}: mode {args.mode}: {MODES[args.mode]}")
+    by_definition = args.mode == "default"
+    app = await _change(client, out, args.app, "SetMode", "" if by_definition else args.mode)
+    why = ", as its definition says" if by_definition else ""
+    then = f": {MODES[app.mode]}" if app.mode in MODES else ""
+    out.line(f"{escape(args.app)}: mode {escape(app.mode)}{why}{then}")
     return DONE

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
+from math import ceil
 from typing import TYPE_CHECKING, Protocol
 
 from slotd.cli.out import Out
-from slotd.cli.tables import clip, clock, duration, escape, is_terminal, warn
+from slotd.cli.tables import clip, clock, duration, escape, is_terminal, wrap
 from slotd.cli.views import Job, Trial
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def _can_move_cursor() -> bool:
 def trial_note(job: Job, trial: Trial | None, now: float) -> str:
     """What to know when the new version has been started and the wait begins."""
     left = trial.deadline - now if trial and trial.deadline else 0
-    how_long = f" for {duration(round(left))}" if left >= 1 else ""
+    how_long = f" for {duration(ceil(left))}" if left > 0 else ""
     return (
         f"{escape(job.app)}: {escape(job.version)} is up, on trial{how_long}; "
         "it goes back by itself if it fails. Ctrl-C leaves it on trial."
@@ -128,7 +129,7 @@ class Lines:
 
     def note(self, text: str, *, error: bool = False) -> None:
         line = f"{clock(self._out.now())} {text}"
-        (warn if error else self._out.line)(line)
+        (self._out.error_line if error else self._out.line)(line, indent=11)
 
     def ended(self, job: Job) -> None:
         return
@@ -167,7 +168,7 @@ class Bar:
         step = escape(job.step or job.state)
         time = duration(int(max(now - job.started, 0))) if job.started else ""
         if job.step == "trial" and trial and trial.deadline:
-            time = f"{duration(int(max(trial.deadline - now, 0)))} left"
+            time = f"{duration(ceil(max(trial.deadline - now, 0)))} left"
         progress.update(task, completed=job.progress, step=step, time=time)
         progress.refresh()
 
@@ -195,13 +196,13 @@ class Bar:
 
     def note(self, text: str, *, error: bool = False) -> None:
         self._clear()
-        if error and not is_terminal(sys.stderr):
-            warn(text)
-        elif self._progress is None:
-            (warn if error else self._out.line)(text)
+        if self._progress is None or (error and not is_terminal(sys.stderr)):
+            (self._out.error_line if error else self._out.line)(text)
         else:  # above the bar, whatever the stream
-            style = "red" if error else None
-            self._progress.console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+            depth = len(text) - len(text.lstrip(" "))
+            for line in wrap(text, self._out.look.width or 80, max(depth, 2)):
+                style = "red" if error else None
+                self._progress.console.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
 
     def ended(self, job: Job) -> None:
         task = self._tasks.pop(job.id, None)

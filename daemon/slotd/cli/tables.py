@@ -36,7 +36,8 @@ STATE_COLOURS = {
     "rollback-failed": "red",
 }
 
-_COLUMN_MIN = 8  # a column is not made narrower than this to fit the terminal
+_COLUMN_MIN = (8, 4)  # columns give way down to the first; only if that is not enough, to the second
+_SGR = "\x1b["  # how every colour of ours begins; `escape` lets none of others through
 
 
 def escape(text: str) -> str:
@@ -69,6 +70,47 @@ def clip(text: str, width: int, ellipsis: str = "…") -> str:
             break
         kept.append(char)
     return "".join(kept).rstrip() + ellipsis
+
+
+def wrap(text: str, width: int, indent: int) -> list[str]:
+    """`text` in lines of at most `width` columns, broken between words, those after the first indented.
+
+    What stands between backticks is a command to copy: it stays on one line if it fits on any.
+    """
+    if _columns(text) <= width:
+        return [text]
+    room = max(width - indent, 1)
+    body = text.lstrip(" ")
+    lines, line = [], " " * (len(text) - len(body))
+    is_empty = True
+    for word in _words(body, room):
+        if not is_empty and _columns(line) + 1 + _columns(word) > width:
+            lines.append(line)
+            line, is_empty = " " * min(indent, width - 1), True
+        line += word if is_empty else f" {word}"
+        is_empty = False
+    return [*lines, line]
+
+
+def _words(text: str, room: int) -> list[str]:
+    """The words of `text`; a command in backticks is one if it takes no more than `room` columns."""
+    words: list[str] = []
+    is_open = False
+    for word in text.split(" "):
+        if is_open and _columns(words[-1]) + 1 + _columns(word) <= room:
+            words[-1] += f" {word}"
+        else:
+            words.append(word)
+        is_open ^= word.count("`") % 2 == 1
+    return words
+
+
+def _columns(text: str) -> int:
+    """Columns of a text that may have colours of ours in it."""
+    if _SGR not in text:
+        return cells(text)
+    head, *painted = text.split(_SGR)
+    return cells(head) + sum(cells(part.split("m", 1)[-1]) for part in painted)
 
 
 def duration(seconds: float) -> str:
@@ -225,15 +267,16 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str | Cell]], look: Look)
 
 def _fit(widths: list[int], room: int) -> None:
     """Narrows the widest column, again and again, until all fit or none may give more."""
-    while sum(widths) > room:
-        widest = max(range(len(widths)), key=lambda i: widths[i])
-        if widths[widest] <= _COLUMN_MIN:
-            return
-        widths[widest] -= 1
+    for least in _COLUMN_MIN:
+        while sum(widths) > room:
+            widest = max(range(len(widths)), key=lambda i: widths[i])
+            if widths[widest] <= least:
+                break
+            widths[widest] -= 1
 
 
 def warn(text: str) -> None:
-    """One line on standard error, never failing because nobody reads it."""
+    """Text on standard error, never failing because nobody reads it."""
     try:
         print(text, file=sys.stderr, flush=True)
     except OSError:

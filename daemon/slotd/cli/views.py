@@ -1,4 +1,4 @@
-"""What comes over the bus, as frozen values, and as the JSON that `--json` prints (snake_case, ISO 8601 UTC times).
+"""What comes over the bus, as frozen values, and as the JSON that `--json` prints (snake_case, RFC 3339 UTC times).
 
 Nothing is taken on trust: a property that is missing or of another type becomes its empty value, so that an older or a
 newer daemon still gives a readable answer. States stay strings: a word that is not known here is shown as it is.
@@ -153,7 +153,9 @@ def trial_of(values: object) -> Trial | None:
     """The `Trial` property: an empty dictionary when there is none."""
     if not isinstance(values, dict) or not values:
         return None
-    return Trial(text(values, "version"), number(values, "attempts_left"), when(values, "deadline"))
+    exact = when(values, "deadline_usec")
+    deadline = exact / 1e6 if exact else when(values, "deadline")
+    return Trial(text(values, "version"), number(values, "attempts_left"), deadline)
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +226,7 @@ class Job:
             "previous_version": self.previous_version,
             "started": iso(self.started),
             "finished": iso(self.finished),
+            "took_s": self.took_s,
             "error": error if self.error_message or self.error_name else None,
         }
 

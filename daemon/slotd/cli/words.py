@@ -5,6 +5,7 @@ from __future__ import annotations
 from slotd.cli.out import DONE, FAILED, NOTHING, ROLLED_BACK, code_of
 from slotd.cli.tables import duration, escape
 from slotd.cli.views import App, Job
+from slotd.core.reason import about_it
 
 
 def exit_code(job: Job) -> int:
@@ -24,7 +25,7 @@ def summary(job: Job, app: App | None = None) -> tuple[str, str]:
     """A sentence and what to do next (or nothing). `app` as it is after the job, where known. Escaped."""
     name, new, old = escape(job.app), escape(job.version), escape(job.previous_version)
     took = f" in {duration(job.took_s)}" if job.took_s is not None else ""
-    why = _why(job)
+    why = about_it(_why(job), new) if new else _why(job)
     if job.state == "refused" or job.error_name == "NothingToDo":
         return f"{name}: {why}", escape(job.error_hint)
     if job.result == "updated":

@@ -52,7 +52,7 @@ class AppNode:
         self._core = core
         self._authority = authority
         self._now = now
-        self._deadline: tuple[tuple[int, float], int] = ((0, 0.0), 0)
+        self._deadline: tuple[tuple[int, float], float] = ((0, 0.0), 0.0)
 
     def values(self) -> Mapping[str, Any]:
         """See `Node.values`."""
@@ -90,14 +90,15 @@ class AppNode:
         # read, nor by the second that rounding makes.
         (job, remaining_s), deadline = self._deadline
         if (trial.job, trial.remaining_s) != (job, remaining_s):
-            reckoned = seconds(self._now() + trial.remaining_s)
-            if trial.job != job or abs(reckoned - deadline) > 1:
+            reckoned = self._now() + trial.remaining_s
+            if trial.job != job or not abs(reckoned - deadline) <= 1:
                 deadline = reckoned
             self._deadline = ((trial.job, trial.remaining_s), deadline)
         return {
             "version": variant(trial.version),
             "attempts_left": variant(trial.attempts_left),
-            "deadline": variant(self._deadline[1]),
+            "deadline": variant(seconds(self._deadline[1])),
+            "deadline_usec": variant(seconds(self._deadline[1] * 1e6)),
         }
 
 

@@ -202,7 +202,7 @@ def through(*steps: str, wait: asyncio.Event | None = None) -> Play:
         app = slotd.all_jobs[number].app
         for count, step in enumerate(steps):
             if step == "trial":
-                slotd.open_trial(app, left_s=600.9)
+                slotd.open_trial(app, left_s=600)
             slotd.step(number, step, count * 10, version="1.1", previous_version="1.0")
             await asyncio.sleep(0.05)
         if wait is not None:

@@ -1,0 +1,169 @@
+"""An administrator's session at a terminal, with a real app and a real publisher, as docs/session.md shows it.
+
+`SLOTD_WRITE_SESSION=1` writes the page anew. Read it then: each line must say the right thing to a person.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.system.container import Container
+from tests.system.notes import Notes, Publisher
+from tests.system.terminal import CTRL_C, Seen, Terminal
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "session.md"
+MENDED = "mode = "
+MISTAKE = "mod = "
+DEFINITION = "/etc/slotd/apps.d/notes.toml"
+
+# What differs from one recording to the next: times, sizes, shares, names made from a time, ports, keys, process ids.
+_MOVING = (
+    (r"\b\d{4}-\d\d-\d\d[ T]\d\d:\d\d(:\d\d)?( UTC)?\b", "TIME"),
+    (r"\b[A-Z][a-z]{2} \d\d \d\d:\d\d:\d\d\b", "TIME"),
+    (r"\b\d\d:\d\d:\d\d\b", "TIME"),
+    (r"\b\d{8}T\d{6}Z?[-\w.]*", "ID"),
+    (r"(?:\b\d+(?:\.\d+)? (?:s|min|h)\b ?)+", "SPAN "),
+    (r"\b\d+(?:\.\d+)? (?:B|KiB|MiB)\b", "SIZE"),
+    (r"\bjust now\b|\bSPAN ago\b", "AGO"),
+    (r"[━╸╺]+ +\d+ %", "BAR"),
+    (r"\b[0-9A-F]{16,40}\b", "KEY"),
+    (r"127\.0\.0\.1:\d+", "127.0.0.1:PORT"),
+    (r"\[\d+\]", "[PID]"),
+    (r" {2,}", "  "),
+)
+
+
+def still(page: str) -> str:
+    """The page without what differs from one recording to the next."""
+    for pattern, word in _MOVING:
+        page = re.sub(pattern, word, page)
+    return page
+
+
+class Session:
+    """Types lines, and keeps what a person saw as Markdown."""
+
+    def __init__(self, terminal: Terminal) -> None:
+        self._terminal = terminal
+        self.parts = [HEAD]
+
+    def say(self, text: str) -> None:
+        self.parts.append(text)
+
+    def type(self, line: str, *, status: int = 0, until: str = "", press: bytes = b"") -> Seen:
+        seen = self._terminal.run(line, until=until, press=press)
+        assert status is None or seen.status == status, f"`{line}` ended with {seen.status}:\n{seen.text}"
+        self.parts.append(_block(line, seen.text))
+        return seen
+
+    @property
+    def page(self) -> str:
+        return "\n\n".join(self.parts) + "\n"
+
+
+def _block(line: str, shown: str) -> str:
+    return "\n".join(part for part in ("```console", f"# {line}", shown, "```") if part)
+
+
+HEAD = """\
+# A session
+
+What an administrator sees, recorded by a test from a real terminal: the package on a booted Debian, a small app that
+keeps notes, and its publisher. An exit status that is not 0 is said beside the command."""
+
+
+@pytest.fixture(scope="module")
+def notes(container: Container, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Notes]:
+    with Publisher(tmp_path_factory.mktemp("publisher")) as publisher:
+        app = Notes(container, publisher)
+        app.set_up(trial="3s")
+        app.install("1.0")
+        yield app
+
+
+def test_a_session_reads_as_the_page_shows_it(notes: Notes) -> None:
+    session = Session(Terminal(notes.machine))
+    record(session, notes)
+    if os.environ.get("SLOTD_WRITE_SESSION"):
+        PAGE.write_text(session.page)
+    assert still(session.page).splitlines() == still(PAGE.read_text()).splitlines()
+
+
+def record(session: Session, notes: Notes) -> None:
+    """The whole session; each part says first what it shows."""
+    session.say("## What there is")
+    notes.publisher.publish("1.1", schema=2)
+    session.type("slotctl check notes")
+    session.type("slotctl list")
+    session.type("slotctl status notes")
+
+    session.say("## An update\n\nWhile it runs, the last line shows the step and how far it is:")
+    seen = session.type("slotctl update notes", until="left")
+    session.parts.insert(-1, _block("slotctl update notes", seen.middle) + "\n\nAnd when it is done:")
+    session.type("slotctl update notes", status=3)
+
+    session.say("## Going back by hand")
+    session.type("slotctl rollback notes", status=2)
+    session.type("slotctl rollback notes --data=restore")
+    session.type("slotctl backups notes")
+    session.type("slotctl status notes")
+
+    session.say("## A release that is not well")
+    notes.publisher.publish("1.2", "crash-after 1", schema=2)
+    session.type("slotctl update notes", status=4)
+    session.type("slotctl status")
+    session.type("slotctl update notes", status=3)
+    session.type("slotctl history notes --limit 9")
+    session.type("journalctl -u notes.service -x --no-hostname -t slotd -n 3")
+
+    session.say("## Keeping an app as it is")
+    session.type("slotctl hold notes the disk is being replaced")
+    session.type("slotctl update notes", status=1)
+    session.type("slotctl unhold notes")
+
+    session.say("## Leaving a job, and coming back to it")
+    notes.publisher.publish("1.3", schema=2)
+    session.type("slotctl update notes", status=130, until="left", press=CTRL_C)
+    session.type("slotctl jobs")
+    session.type("slotctl follow notes")
+
+    session.say("## A job that is cancelled")
+    notes.machine.write_file(f"{DEFINITION}.d/delay.toml", '[policy]\ndelay = "10min"\n')
+    notes.publisher.publish("1.4", schema=2)
+    session.type("systemctl reload slotd")
+    session.type("slotctl check notes")
+    session.type("slotctl mode notes auto")
+    session.type("slotctl update --all --no-wait")
+    number = notes.json("jobs")[0]["id"]
+    session.type("slotctl status notes")
+    session.type(f"slotctl cancel {number}")
+    session.type("slotctl jobs --all --limit 3")
+    session.type("slotctl mode notes default")
+
+    session.say("## A mistake in a definition")
+    session.type(f"sed -i 's/^{MENDED}/{MISTAKE}/' {DEFINITION}")
+    session.type("systemctl reload slotd")
+    session.type("slotctl status")
+    session.type("slotctl update notes", status=1)
+    session.type("slotctl verify notes", status=1)
+    session.type(f"sed -i 's/^{MISTAKE}/{MENDED}/' {DEFINITION}")
+    session.type("slotctl verify notes")
+    session.type("systemctl reload slotd")
+    notes.machine.write_file("/etc/slotd/slotd.toml", "max_paralel = 4\n")
+    session.type("cat /etc/slotd/slotd.toml")
+    session.type("systemctl reload slotd")
+    session.type("slotctl status")
+
+    session.say("## A mistake at the keyboard")
+    session.type("slotctl status nots", status=1)
+    session.type("slotctl updat notes", status=2)
+    session.type("slotctl update notes --forc", status=2)
+    session.type("slotctl mode notes automatic", status=2)
+    session.type("slotctl approve notes 1.5", status=1)
+    session.type("slotctl update notes --version 1.5", status=1)
+    session.type("slotctl restore notes 2020", status=1)
+    session.type("slotctl cancel 99", status=1)
