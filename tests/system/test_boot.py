@@ -80,3 +80,16 @@ def test_a_rollback_that_a_power_cut_interrupted_is_finished_before_the_app_star
     power_cut(notes)
     assert notes.wait_state() == before
     notes.machine.wait_for("slotctl --json status notes | grep -q '\"trial\": null'", timeout_s=30)
+
+
+def test_a_boot_is_counted_while_nothing_can_be_made_in_tmp(notes: Notes) -> None:
+    begin_trial(notes, "well")
+    unit = "[Unit]\nDefaultDependencies=no\n{order}\n[Service]\nType=oneshot\nExecStart=mount -o remount,{mode} /tmp\n"
+    shut, opened = "Before=slotd-boot.service", "After=slotd-boot.service\nBefore=sysinit.target"
+    for name, order, mode in (("tmp-shut", shut, "ro"), ("tmp-open", opened, "rw")):
+        notes.machine.write_file(f"/etc/systemd/system/{name}.service", unit.format(order=order, mode=mode))
+        notes.machine.run(f"systemctl add-wants --quiet sysinit.target {name}.service")
+    power_cut(notes)
+    assert notes.machine.show("tmp-shut.service", "ExecMainStatus", "Result")["Result"] == "success"
+    assert "Finished tmp-shut.service" in notes.machine.journal("tmp-shut.service")
+    assert "boot 1 during the trial" in notes.slotctl("history", "notes")
