@@ -63,6 +63,22 @@ def test_systemd_verifies_the_installed_units(machine: Container) -> None:
     assert not complaints
 
 
+def test_manual_pages_and_completions_are_where_they_are_looked_for(machine: Container) -> None:
+    installed = machine.run("dpkg -L slotd").stdout.splitlines()
+    share = "/usr/share"
+    for page in (
+        "man1/slotctl.1",
+        "man5/slotd.toml.5",
+        "man5/slotd-app.toml.5",
+        "man8/slotd.8",
+        "man8/slotd.service.8",
+    ):
+        assert f"{share}/man/{page}.gz" in installed
+    assert f"{share}/bash-completion/completions/slotctl" in installed
+    assert f"{share}/zsh/vendor-completions/_slotctl" in installed
+    assert f"{share}/fish/vendor_completions.d/slotctl.fish" in installed
+
+
 def test_polkit_knows_every_action(machine: Container) -> None:
     known = machine.run("pkaction").stdout.split()
     assert [name.removeprefix("org.slotd1.") for name in known if name.startswith("org.slotd1.")] == ACTIONS.split()

@@ -199,3 +199,15 @@ def test_the_page_says_every_exit_code_that_help_says(tree: Path) -> None:
     assert told
     for code, meaning in re.findall(r"(\d+) ([^,]+)", told[1]):
         assert re.search(rf"(?m)^ +{code} +{re.escape(meaning[0].upper() + meaning[1:])}", text), code
+
+
+def test_every_command_and_option_is_in_the_completion_of_every_shell(tmp_path: Path) -> None:
+    subprocess.run([REPOSITORY / "packaging" / "completion", tmp_path], check=True)
+    scripts = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(scripts) == 3
+    for path in scripts:
+        text = path.read_text()
+        for name, sub in commands.leaves(build()):
+            assert name in text
+            for action in commands.own_options(sub, set()):
+                assert all(option.removeprefix("--") in text for option in action.option_strings), (path, name)

@@ -53,6 +53,11 @@ def _run(argv: list[str] | None) -> int:
     from slotd.cli.out import TERMINATED, Out
     from slotd.cli.parser import parse
 
+    words = sys.argv[1:] if argv is None else argv
+    if words[:1] == ["_complete"]:  # a shell's Tab: no command, and nothing that takes time
+        from slotd.cli.complete import complete
+
+        return complete(words[1:])
     try:
         args = parse(argv)
     except SystemExit as end:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from tests.parts.cli.run import private_bus
 from tests.parts.cli.service import Slotd, quick
 
 from slotd.model import AppState, Backup
@@ -16,13 +16,8 @@ from slotd.model import AppState, Backup
 
 @pytest.fixture
 def address(tmp_path: Path) -> Iterator[str]:
-    argv = ["dbus-daemon", "--session", "--nofork", "--print-address=1", f"--address=unix:path={tmp_path}/bus"]
-    bus = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    assert bus.stdout is not None
-    yield bus.stdout.readline().strip()
-    bus.kill()
-    bus.wait()
-    bus.stdout.close()
+    with private_bus(tmp_path) as address:
+        yield address
 
 
 @pytest_asyncio.fixture

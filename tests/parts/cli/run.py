@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import fcntl
 import json
 import os
 import pty
 import struct
+import subprocess
 import sys
 import termios
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +42,20 @@ class Run:
 def environment(address: str, **extra: str) -> dict[str, str]:
     base = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT / "daemon"), "LANG": "C.UTF-8", "TZ": "UTC"}
     return base | {"DBUS_SYSTEM_BUS_ADDRESS": address} | extra
+
+
+@contextlib.contextmanager
+def private_bus(directory: Path, **extra: str) -> Iterator[str]:
+    """A message bus of its own, with `extra` in its environment; gives its address."""
+    argv = ["dbus-daemon", "--session", "--nofork", "--print-address=1", f"--address=unix:path={directory}/bus"]
+    bus = subprocess.Popen(
+        argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env={**os.environ, **extra}
+    )
+    assert bus.stdout is not None
+    yield bus.stdout.readline().strip()
+    bus.kill()
+    bus.wait()
+    bus.stdout.close()
 
 
 async def start(address: str, *args: str, **extra: str) -> asyncio.subprocess.Process:
