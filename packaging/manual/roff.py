@@ -1,7 +1,7 @@
 """A page of docs/ (the Markdown that is used there, no more) as a manual page.
 
 # slotd.toml(5)                 the title; the line after it, `name - what it is`, is NAME
-## Files                        .SH, in capitals unless it is a table's name like [service]
+## Files                        .SH, in capitals unless it is a table's name like [service] or an interface's
 ### Looking                     .SS
 ### `units`, #### `units`       an entry: .TP, and all that follows up to the next heading belongs to it
 > words                         what the code knows of an entry, a paragraph of its own
@@ -134,7 +134,7 @@ class _Page:
         self._is_fresh = True
         if marks == "##":
             self._in_entry = False
-            yield f'.SH "{words(text if text.startswith("[") else text.upper())}"'
+            yield f'.SH "{words(text if text.startswith(("[", "org.")) else text.upper())}"'
         elif text.startswith("`"):
             self._in_entry = True
             yield ".TP"
