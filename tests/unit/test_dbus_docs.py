@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from slotd import errors
+from slotd.model import AppView, Backup
 from slotd.service import app, job, manager
 from slotd.service.interface import Interface
-from slotd.service.verbs import VERBS
+from slotd.service.verbs import VERBS, about_all
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY / "packaging"))
@@ -58,10 +59,18 @@ def test_a_member_without_a_comment_of_its_name_is_noticed(tmp_path: Path) -> No
 def test_the_options_and_actions_of_a_verb_are_those_that_the_code_takes(verb: Any) -> None:
     doc = DESCRIBED["org.slotd1.Manager"].member(verb.name).doc
     assert [key for key, _ in doc.keys] == [f"{key} {kind}" for key, kind in verb.options.items()]
-    example = {"s": "1.0", "b": True}
-    asked = {verb.action({})} | {verb.action({key: example[kind]}) for key, kind in verb.options.items()}
-    assert set(doc.actions) == {f"org.slotd1.{action}" for action in asked}
+    view = AppView("notes", backups=(Backup("b1", "notes", "backup", "1.0", "manual", 0.0, "/b1"),))
+    args = {"SetMode": ["auto"], "Restore": ["b1"]}.get(verb.name, ["1.0" for _ in verb.args])
+    example = {"data": "keep", "version": "1.0", "to": "1.0", "force": True, "now": True}
+    asked = [verb.ask(view, args, {})] + [verb.ask(view, args, {key: example[key]}) for key in verb.options]
+    assert set(doc.actions) == {f"org.slotd1.{question.action}" for question in asked}
     assert DESCRIBED["org.slotd1.App"].member(verb.name).doc.same_as == f"org.slotd1.Manager.{verb.name}"
+
+
+@pytest.mark.parametrize("member", ["CheckAll", "ApplyAll", "Import", "Reload"])
+def test_the_actions_of_what_concerns_all_apps_are_those_that_the_code_asks_for(member: str) -> None:
+    doc = DESCRIBED["org.slotd1.Manager"].member(member).doc
+    assert doc.actions == (f"org.slotd1.{about_all(member).action}",)
 
 
 def test_every_polkit_action_is_that_of_a_method_and_the_other_way_round() -> None:
