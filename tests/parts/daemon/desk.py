@@ -80,6 +80,10 @@ class Desk:
         answer = await self._bus.call(NAME, path, interface, member, signature, values)
         return answer[0] if answer else None
 
+    async def ask(self, *question: Any, **more: Any) -> list[Any]:
+        """Any call, as `Bus.call` takes it."""
+        return await self._bus.call(*question, **more)
+
     async def start(self, verb: str, app: str, *words: str, **options: Any) -> str:
         """Begin a job; gives its path."""
         job: str = await self.call(verb, f"s{'s' * len(words)}a{{sv}}", app, *words, **options)
