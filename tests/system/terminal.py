@@ -44,7 +44,7 @@ class Terminal:
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, self._columns, 0, 0))
         environment = {"TERM": "xterm-256color", "TZ": "UTC", "SYSTEMD_PAGER": "cat"}
         # The terminal is that of the command alone: a key that interrupts must not reach what brought us in there.
-        argv = self._machine.argv(["setsid", "--ctty", "--wait", "sh", "-c", line], env=environment)
+        argv = self._machine.argv(["setsid", "--ctty", "--wait", "sh", "-c", f"trap : INT; {line}"], env=environment)
         process = subprocess.Popen(argv, stdin=theirs, stdout=theirs, stderr=theirs)
         os.close(theirs)
         middle, deadline = "", time.monotonic() + timeout_s

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.schemas import check
 from tests.system.container import Container
 from tests.system.notes import Notes, Publisher
 from tests.system.terminal import CTRL_C, Seen, Terminal
@@ -57,7 +58,8 @@ class Session:
     def type(self, line: str, *, status: int = 0, until: str = "", press: bytes = b"") -> Seen:
         seen = self._terminal.run(line, until=until, press=press)
         assert status is None or seen.status == status, f"`{line}` ended with {seen.status}:\n{seen.text}"
-        self.parts.append(_block(line, seen.text))
+        ended = f"(exit status {status})" if status else ""
+        self.parts.append(_block(line, seen.text, ended))
         return seen
 
     @property
@@ -65,15 +67,15 @@ class Session:
         return "\n\n".join(self.parts) + "\n"
 
 
-def _block(line: str, shown: str) -> str:
-    return "\n".join(part for part in ("```console", f"# {line}", shown, "```") if part)
+def _block(line: str, shown: str, ended: str = "") -> str:
+    return "\n".join(part for part in ("```console", f"# {line}", shown, ended, "```") if part)
 
 
 HEAD = """\
 # A session
 
 What an administrator sees, recorded by a test from a real terminal: the package on a booted Debian, a small app that
-keeps notes, and its publisher. An exit status that is not 0 is said beside the command."""
+keeps notes, and its publisher. An exit status that is not 0 is said below."""
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +93,13 @@ def test_a_session_reads_as_the_page_shows_it(notes: Notes) -> None:
     if os.environ.get("SLOTD_WRITE_SESSION"):
         PAGE.write_text(session.page)
     assert still(session.page).splitlines() == still(PAGE.read_text()).splitlines()
+
+
+def test_what_gives_units_to_slotds_care_fits_its_schema(notes: Notes) -> None:
+    for command in ("enable", "disable"):
+        document = notes.json(command, "notes")
+        check(command, document)
+        assert document["changes"]
 
 
 def record(session: Session, notes: Notes) -> None:
@@ -116,9 +125,9 @@ def record(session: Session, notes: Notes) -> None:
     notes.publisher.publish("1.2", "crash-after 1", schema=2)
     session.type("slotctl update notes", status=4)
     session.type("slotctl status")
+    session.type("journalctl -u notes.service -x --no-hostname -t slotd -n 1")
     session.type("slotctl update notes", status=3)
     session.type("slotctl history notes --limit 9")
-    session.type("journalctl -u notes.service -x --no-hostname -t slotd -n 3")
 
     session.say("## Keeping an app as it is")
     session.type("slotctl hold notes the disk is being replaced")
@@ -139,8 +148,10 @@ def record(session: Session, notes: Notes) -> None:
     session.type("slotctl mode notes auto")
     session.type("slotctl update --all --no-wait")
     number = notes.json("jobs")[0]["id"]
+    notes.machine.wait_for("slotctl jobs | grep -w delay")
     session.type("slotctl status notes")
     session.type(f"slotctl cancel {number}")
+    notes.machine.run(f"slotctl follow {number}", check=False)
     session.type("slotctl jobs --all --limit 3")
     session.type("slotctl mode notes default")
 

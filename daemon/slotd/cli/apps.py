@@ -8,8 +8,9 @@ from math import ceil
 
 from slotd.cli.client import APP, JOB, MANAGER, OBJECTS, ROOT, Client, Gone
 from slotd.cli.out import DONE, Out
-from slotd.cli.tables import STATE_COLOURS, Cell, coarse, duration, escape, moment, relative, short_moment, size
+from slotd.cli.tables import STATE_COLOURS, Cell, coarse, escape, moment, relative, short_moment, size
 from slotd.cli.views import App, Event, Job
+from slotd.core.words import duration
 from slotd.errors import NoSuchApp, NoSuchBackup, NoSuchJob, SlotdError
 
 RECENT = 5  # events that `status APP` shows
@@ -114,6 +115,8 @@ async def _overview(client: Client, out: Out) -> int:
         _show_all(apps, now, out)
     notes = _notes(apps, jobs, now, out)
     notes += [out.look.paint(escape(problem), "red") for problem in problems]
+    if problems:
+        notes.append("  `slotctl verify` checks it again; when it is mended, `systemctl reload slotd`.")
     if notes:
         out.line()
     for note in notes:
@@ -187,7 +190,7 @@ def show(app: App, job: Job | None, events: Sequence[Event], out: Out) -> None:
             out.line(f"{label:>12}{':' if label else ' '} {value}", indent=14)
 
     field("State", look.state(app.state))
-    field("Version", _where(app.version, app.slot) or "nothing is installed")
+    field("Version", _where(app.version, app.slot) or _no_version(app))
     field("Before", _where(app.previous_version, app.previous_slot))
     field("Trial", _trial(app, now))
     if job is not None:
@@ -224,6 +227,10 @@ def once_each(events: Sequence[Event]) -> list[tuple[Event, int]]:
         last.pop(key, None)
         last[key] = event
     return [(event, counts[key]) for key, event in last.items()]
+
+
+def _no_version(app: App) -> str:
+    return "not known until the definition is mended" if app.state == "misconfigured" else "nothing is installed"
 
 
 def _where(version: str, slot: str) -> str:

@@ -193,15 +193,15 @@ def _tell(finding: dict[str, Any], out: Out) -> None:
         out.line(f"{name}: {out.look.paint('good', 'green')} ({', '.join(escape(f) for f in finding['files'])})")
     for key in finding["keys"]:
         owner = f" {escape(key['owner'])}" if key["owner"] else ""
-        out.line(f"  key {escape(key['file'])}: {key['kind']} {escape(key['id'])}{owner}")
+        out.line(f"  key {escape(key['file'])}: {key['kind']} {escape(key['id'])}{owner}", indent=4)
     for warning in finding["warnings"]:
-        out.line(f"  {out.look.paint('warning: ', 'yellow')}{escape(warning)}")
+        out.line(f"  {out.look.paint('warning: ', 'yellow')}{escape(warning)}", indent=4)
 
 
 def _list(problems: Iterable[str], out: Out) -> None:
     for problem in problems:
         first, *more = problem.splitlines() or [""]
-        out.line(f"  - {escape(first)}")
+        out.line(f"  - {escape(first)}", indent=4)
         for line in more:
             out.line(f"    {escape(line)}")
 

@@ -7,8 +7,9 @@ from math import ceil
 from typing import TYPE_CHECKING, Protocol
 
 from slotd.cli.out import Out
-from slotd.cli.tables import clip, clock, duration, escape, is_terminal, wrap
+from slotd.cli.tables import clip, clock, escape, is_terminal, wrap
 from slotd.cli.views import Job, Trial
+from slotd.core.words import duration
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID

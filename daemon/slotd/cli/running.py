@@ -9,10 +9,11 @@ from typing import Any
 from slotd.cli.apps import load_app
 from slotd.cli.client import CHANGE_S, JOB, Client, Gone
 from slotd.cli.out import DONE, NOTHING, Out, worst
-from slotd.cli.tables import STATE_COLOURS, Cell, duration, escape, relative
+from slotd.cli.tables import STATE_COLOURS, Cell, escape, relative
 from slotd.cli.views import Job
 from slotd.cli.watch import Watch
 from slotd.cli.words import exit_code
+from slotd.core.words import duration
 from slotd.errors import NoSuchJob
 
 _NONE_RUNS = "No job runs now. `slotctl jobs --all` shows finished ones."

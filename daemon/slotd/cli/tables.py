@@ -113,22 +113,6 @@ def _columns(text: str) -> int:
     return cells(head) + sum(cells(part.split("m", 1)[-1]) for part in painted)
 
 
-def duration(seconds: float) -> str:
-    """`12 s`, `1 min 5 s`, `2 h 3 min`, `3 days 4 h`: at most two units; fractions only below ten seconds."""
-    if seconds < 10 and round(seconds, 1) != round(seconds):
-        return f"{max(seconds, 0.0):.1f} s"
-    left = max(round(seconds), 0)
-    parts = []
-    for unit, size in (("day", 86400), ("h", 3600), ("min", 60), ("s", 1)):
-        count, left = divmod(left, size)
-        if count:
-            name = "days" if unit == "day" and count > 1 else unit
-            parts.append(f"{count} {name}")
-        elif parts:
-            break  # `2 h`, not `2 h 0 min 7 s`
-    return " ".join(parts[:2]) or "0 s"
-
-
 def relative(at: float | None, now: float) -> str:
     """`3 min ago`, `in 9 min`, `just now`; `never` for None."""
     if at is None:

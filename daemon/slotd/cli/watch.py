@@ -76,7 +76,7 @@ class Watch:
         """The jobs belong to the daemon and go on."""
         over = {job.id for job in self.ended}
         numbers = [number for number in (int(path.rsplit("/", 1)[-1]) for path in paths) if number not in over]
-        running = [self._follower.running.get(number) or Job(number, "", "job", "running") for number in numbers]
+        running = [self._follower.running.get(number) or Job(number, "", "", "running") for number in numbers]
         self.document(refused, [*self.ended, *running])
         self._out.error_line("")
         if not paths:
@@ -88,7 +88,9 @@ class Watch:
         name = f"{escape(job.app)}: " if job.app else ""
         if job.step == "trial":
             self._out.error_line(f"{name}{escape(job.version)} stays on trial; job {job.id} goes on watching it.")
-        else:
+        elif job.kind:
             self._out.error_line(f"{name}the {escape(job.kind)} goes on as job {job.id}.")
+        else:  # interrupted before anything was known of it
+            self._out.error_line(f"Job {job.id} goes on.")
         stop = f"; `slotctl cancel {job.id}` stops it" if job.app and job.step in CANCELLABLE else ""
         self._out.error_line(f"  `slotctl follow {job.id}` shows it again{stop}.")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from slotd.cli.out import DONE, FAILED, NOTHING, ROLLED_BACK, code_of
-from slotd.cli.tables import duration, escape
+from slotd.cli.tables import escape
 from slotd.cli.views import App, Job
-from slotd.core.reason import about_it
+from slotd.core.words import about_it, duration
+
+_NOTHING = "nothing is installed, and its source offers nothing to install"
 
 
 def exit_code(job: Job) -> int:
@@ -24,7 +26,7 @@ def exit_code(job: Job) -> int:
 def summary(job: Job, app: App | None = None) -> tuple[str, str]:
     """A sentence and what to do next (or nothing). `app` as it is after the job, where known. Escaped."""
     name, new, old = escape(job.app), escape(job.version), escape(job.previous_version)
-    took = f" in {duration(job.took_s)}" if job.took_s is not None else ""
+    took = f" in {duration(job.took_s)}" if job.took_s else ""
     why = about_it(_why(job), new) if new else _why(job)
     if job.state == "refused" or job.error_name == "NothingToDo":
         return f"{name}: {why}", escape(job.error_hint)
@@ -37,7 +39,9 @@ def summary(job: Job, app: App | None = None) -> tuple[str, str]:
         have = escape(app.version) if app else old or new
         passed_over = "\n".join(escape(line) for line in job.notes)
         if app is not None and not have:
-            return f"{name}: nothing is installed, and its source offers nothing to install", passed_over
+            return f"{name}: {_NOTHING}", passed_over
+        if have and passed_over:
+            return f"{name}: {have} stays: nothing newer may be installed", passed_over
         return f"{name}: {have or 'it'} is up to date; nothing to do", passed_over
     if job.result == "rolled-back":
         return _rolled_back(job, took, why)
@@ -82,8 +86,9 @@ def _checked(job: Job, app: App | None) -> tuple[str, str]:
         return f"{name}: checked", ""
     have, offer = escape(app.version), escape(app.available)
     if not offer or app.available == app.version:
-        state = f"{have} is up to date" if have else "nothing is installed, and its source offers nothing to install"
-        return f"{name}: {state}", "\n".join(escape(line) for line in job.notes)
+        passed_over = "\n".join(escape(line) for line in job.notes)
+        state = f"{have} is up to date" if not passed_over else f"{have} stays: nothing newer may be installed"
+        return f"{name}: {state if have else _NOTHING}", passed_over
     with_what = f" ({have} is installed)" if have else " (nothing is installed)"
     if app.state == "awaiting-approval":
         return (

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from slotd.core import assets, schema
-from slotd.core.reason import about_it
 from slotd.core.specifier import Specifier, parse_specifier
 from slotd.core.timespan import format_span
 from slotd.core.version import Version, parse, version_of_tag
+from slotd.core.words import about_it
 from slotd.errors import BadOption, Held, NoSuchVersion, NotApproved, NothingToDo, SlotdError
 from slotd.model import AppRecord, Asset, Blocked, Mode, Release
 

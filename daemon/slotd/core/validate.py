@@ -123,11 +123,11 @@ class Section:
             if key in self._known:
                 continue
             names = [part for part in self._path if not part.startswith("#")]
-            place = f"[{'.'.join(names)}]" if names else "a definition"
+            place = f"in [{'.'.join(names)}]" if names else "here"
             self._report.add(
                 (*self._path, key),
                 f"{self.label(key)} is not a known key{did_you_mean(key, self._known)}; "
-                f"known in {place} are {', '.join(sorted(set(self._known)))}",
+                f"known {place} are {', '.join(sorted(set(self._known)))}",
             )
 
     # -- values -----------------------------------------------------------------------------------

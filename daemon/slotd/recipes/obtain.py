@@ -17,6 +17,7 @@ from typing import Any
 
 from slotd.core import policy, trust, verifyplan
 from slotd.core.plain import to_plain
+from slotd.core.words import duration
 from slotd.errors import NoSpace, NoSuchVersion, SlotdError, SourceFailed, VerificationFailed
 from slotd.host import failpoint, files
 from slotd.host.definitions import read_keys
@@ -80,7 +81,7 @@ async def wait_for_veto(work: Work) -> None:
         return
     await work.tell(
         "update-delayed",
-        f"updating to {work.plan.version} in {work.app.policy.delay_s:.0f} s; `slotctl cancel {work.job.id}` stops it",
+        f"updating to {work.plan.version} in {duration(work.app.policy.delay_s)}; `slotctl cancel {work.job.id}` stops it",
     )
     await asyncio.sleep(work.app.policy.delay_s)
 

@@ -9,7 +9,7 @@ import dataclasses
 from pathlib import Path
 
 from slotd.core import machine
-from slotd.core.reason import about_it
+from slotd.core.words import about_it
 from slotd.errors import Failed, NoSuchBackup, SlotdError
 from slotd.host import failpoint
 from slotd.host.offloop import off_loop
@@ -143,6 +143,7 @@ async def close(work: Work) -> None:
     """
     plan, is_update = work.plan, work.job.kind is JobKind.UPDATE
     why = about_it(plan.reason, plan.version)
+    blocked = plan.reason if is_update else "an administrator went back from it"
 
     def commit(job: Job) -> None:
         store = work.host.store
@@ -158,9 +159,7 @@ async def close(work: Work) -> None:
             if not plan.version:
                 return
             store.save(
-                Blocked(
-                    app=job.app, version=plan.version, digest=plan.digest, reason=plan.reason, at=work.host.clock.now()
-                )
+                Blocked(app=job.app, version=plan.version, digest=plan.digest, reason=blocked, at=work.host.clock.now())
             )
             if plan.slot is not None:
                 slot = store.slots(job.app)[plan.slot]

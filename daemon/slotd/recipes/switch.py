@@ -7,6 +7,7 @@ import shlex
 from pathlib import Path
 
 from slotd.core.health import UnitSeen, describe_failure, seen
+from slotd.core.words import duration
 from slotd.errors import Failed
 from slotd.host import failpoint
 from slotd.host.offloop import off_loop
@@ -96,7 +97,7 @@ async def start_on_trial(work: Work) -> None:
     down = now - work.plan.stopped_at if work.plan.stopped_at else 0.0
     await work.tell(
         "trial-started",
-        f"{work.plan.version} is up and on trial for {work.app.policy.trial_s:.0f} s"
+        f"{work.plan.version} is up and on trial for {duration(work.app.policy.trial_s)}"
         + (f"; the app was down for {down:.1f} s" if work.plan.stopped_at else ""),
         downtime=f"{down:.3f}",
     )

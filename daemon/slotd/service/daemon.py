@@ -196,7 +196,7 @@ class Daemon:
         except BaseException:
             self.jobs_.unreserve(app)
             raise
-        reason = f"asked for by an administrator, data: {data or 'none'}"
+        reason = "an administrator asked for it" + {"keep": ", data kept", "restore": ", data restored"}.get(data, "")
         return await self._start(
             JobKind.ROLLBACK,
             plan,

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from slotd.core.plain import from_plain
 from slotd.core.schema import App
-from slotd.core.timespan import format_span
 from slotd.data import make_data_store
 from slotd.engines import Engine
 from slotd.errors import (
@@ -84,7 +83,7 @@ def rollback_plan(host: Host, app: App, engine: Engine, *, data: str, to: str) -
     backup = newest_backup_of(host.store, app.name, there.version)
     if app.data.paths and data not in DATA_CHOICES:
         raise DataChoiceRequired(
-            _choice_text(host, app, there.version, backup, data), hint="Say --data=keep or --data=restore."
+            _choice_text(host, app, there.version, backup, data), hint=_choice_hint(there.version, backup)
         )
     if data == "restore" and backup is None:
         raise NoSuchBackup(
@@ -141,13 +140,17 @@ def _choice_text(host: Host, app: App, version: str, backup: Backup | None, data
             " there is no backup of that version, so only keep is possible."
         )
     age_s = max(1.0, host.clock.now() - backup.created_at)
-    unit_s = next(each for each in (86400, 3600, 60, 1) if age_s >= each)
-    age = format_span(age_s // unit_s * unit_s)
+    unit_s, unit = next(each for each in ((86400, "d"), (3600, "h"), (60, "min"), (1, "s")) if age_s >= each[0])
     return (
         f"cannot roll back {app.name} to {version} without knowing what happens to its data{found}: the backup"
-        f" {backup.id} is {age} old. restore sets what was written since aside"
-        f" as quarantine, keep hands it to {version}."
+        f" {backup.id} is {int(age_s // unit_s)} {unit} old."
     )
+
+
+def _choice_hint(version: str, backup: Backup | None) -> str:
+    keep = f"--data=keep lets {version} work on the data as they are."
+    restore = "--data=restore brings the backup back; what was written since is set aside as quarantine."
+    return f"{restore}\n{keep}" if backup else keep
 
 
 def may_apply_by_itself(view: AppView) -> bool:

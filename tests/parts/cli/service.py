@@ -54,6 +54,12 @@ class Slotd:
         await self._bus.close()
         self._listeners.clear()
 
+    @property
+    def last_call(self) -> float:
+        """When somebody asked last, by the loop's clock."""
+        assert self._service is not None
+        return self._service.last_call
+
     # -- what a test does --------------------------------------------------------------------------
 
     def add(self, name: str, **values: Any) -> None:
