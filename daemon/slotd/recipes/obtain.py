@@ -79,10 +79,9 @@ async def wait_for_veto(work: Work) -> None:
     """An automatic update waits, so that a person who sees it coming can cancel it."""
     if not work.plan.automatic or work.plan.now or work.app.policy.delay_s <= 0:
         return
-    await work.tell(
-        "update-delayed",
-        f"updating to {work.plan.version} in {duration(work.app.policy.delay_s)}; `slotctl cancel {work.job.id}` stops it",
-    )
+    when = duration(work.app.policy.delay_s)
+    stop = f"`slotctl cancel {work.job.id}` stops it"
+    await work.tell("update-delayed", f"updating to {work.plan.version} in {when}; {stop}")
     await asyncio.sleep(work.app.policy.delay_s)
 
 
