@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from slotd.model import Result
+
 ERROR, WARNING, NOTICE, INFO = 3, 4, 5, 6  # syslog priorities
 
 
@@ -19,6 +21,7 @@ class EventKind:
     priority: int
     subject: str
     text: str
+    result: Result = Result.NONE  # how the job ends that tells it
 
 
 _DOC = "Documentation: man:slotctl(1)"
@@ -35,15 +38,17 @@ KINDS: tuple[EventKind, ...] = (
         "job-started",
         "d1ce27e02ee84748b6b5a3b579b2d62a",
         INFO,
-        "A job began",
-        "The job is in the field SLOTD_JOB. `slotctl jobs` lists it.",
+        "An update began",
+        "Nothing is stopped before the release is verified, unpacked and made ready, and the data are copied.\n"
+        "Until then `slotctl cancel @SLOTD_JOB@` ends it. `slotctl status @SLOTD_APP@` shows how far it is.",
     ),
     EventKind(
         "job-resumed",
         "a8747f82c3db48c7bf4bd92e191ff179",
         NOTICE,
         "An interrupted job goes on",
-        "slotd was stopped or killed in the middle of this job. It went on, or back, as the step demands.",
+        "slotd was stopped or killed in the middle of this job. It goes on, or back, as the step demands.\n"
+        "Why it was: `journalctl -u slotd.service`. Nothing needs to be done.",
     ),
     EventKind(
         "step",
@@ -64,14 +69,16 @@ KINDS: tuple[EventKind, ...] = (
         "97a9935e877345aebde628a473345752",
         WARNING,
         "The source could not be asked",
-        "The running app is not affected. The next check tries again.",
+        "The running app is not affected, and the next check tries again. If it fails each time, the message says\n"
+        "what to look at: the address or the credential in [source], or this host's network.",
     ),
     EventKind(
         "release-skipped",
         "4877a52ac0f84230b17f9150c82485f1",
         INFO,
         "A release was passed over",
-        "The message says why.",
+        "The message says why. What of it is the definition's wish is in [source] and [policy]: slotd-app.toml(5).\n"
+        "A version that failed here before is tried again by `slotctl update @SLOTD_APP@ --force`.",
     ),
     EventKind(
         "verification-failed",
@@ -86,9 +93,18 @@ KINDS: tuple[EventKind, ...] = (
         "e47ddc24edae49b495bd6b0900f30067",
         ERROR,
         "An update failed before anything was changed",
-        "The old version runs on, or runs again. The message says what went wrong.",
+        "The old version runs on, or runs again. The message says what went wrong; mend it, then\n"
+        "`slotctl update @SLOTD_APP@`. An automatic update tries again by itself.",
+        Result.FAILED,
     ),
-    EventKind("cancelled", "d6db2e367aa84ff398e75eb5b5b6c564", NOTICE, "A job was cancelled", "Nothing was changed."),
+    EventKind(
+        "cancelled",
+        "d6db2e367aa84ff398e75eb5b5b6c564",
+        NOTICE,
+        "A job was cancelled",
+        "Nothing was changed. To keep the next automatic update from coming: `slotctl hold @SLOTD_APP@`.",
+        Result.CANCELLED,
+    ),
     EventKind(
         "app-stopped",
         "d435a025d7bc4559bde4de846269f1fe",
@@ -118,25 +134,21 @@ KINDS: tuple[EventKind, ...] = (
         "`slotctl status @SLOTD_APP@` shows what is left of the trial.",
     ),
     EventKind(
-        "unhealthy",
-        "f8b2534762ae4985bb6254ad5b7a30f9",
-        WARNING,
-        "The new version failed its trial",
-        "slotd goes back to the old version and its data. The message says what was seen.",
-    ),
-    EventKind(
         "updated",
         "cb0f6e2efe7c463ebe74adbe2f49c126",
         NOTICE,
         "An update is done",
-        "The new version passed its trial. Its backup is kept for a while; `slotctl rollback` goes back.",
+        "The new version passed its trial. The backup of before is kept for a while;\n"
+        "`slotctl rollback @SLOTD_APP@` goes back.",
+        Result.UPDATED,
     ),
     EventKind(
         "unchanged",
         "903ce9b1063d4f21a9155be20146af1c",
         INFO,
         "The release holds what is installed already",
-        "Nothing was stopped or switched.",
+        "Nothing was stopped or switched, and nothing needs to be done.",
+        Result.UNCHANGED,
     ),
     EventKind(
         "rollback-started",
@@ -150,7 +162,9 @@ KINDS: tuple[EventKind, ...] = (
         "05684b2c117b43699abe8534c9b249d1",
         WARNING,
         "The old version is back",
-        "The version that failed is blocked on this host until its publisher replaces it or someone forces it.",
+        "The version that was left is blocked on this host until its publisher replaces it or someone forces it:\n"
+        "`slotctl update @SLOTD_APP@ --force`. What it wrote is kept as quarantine: `slotctl backups @SLOTD_APP@`.",
+        Result.ROLLED_BACK,
     ),
     EventKind(
         "rollback-failed",
@@ -159,20 +173,21 @@ KINDS: tuple[EventKind, ...] = (
         "Going back failed",
         "The app is held. The message names the backup that holds its data.\n"
         "Mend the cause, then `slotctl rollback @SLOTD_APP@ --data=restore`, and `slotctl unhold`.",
+        Result.ROLLBACK_FAILED,
     ),
     EventKind(
         "backup-made",
         "12c4952f9a4c44d5ba32f260afd37a39",
         INFO,
         "A backup was made",
-        "`slotctl backups @SLOTD_APP@` lists it.",
+        "It is kept as long as [backup] says; `slotctl backups @SLOTD_APP@` lists it, `slotctl restore` puts it back.",
     ),
     EventKind(
         "restored",
         "f12db618ad55410a8fae5b8bf3e111f3",
         NOTICE,
         "Data were restored",
-        "What was there before is kept as quarantine.",
+        "What was there before is kept as quarantine: `slotctl backups @SLOTD_APP@`. `slotctl restore` puts it back.",
     ),
     EventKind(
         "held",
@@ -182,7 +197,11 @@ KINDS: tuple[EventKind, ...] = (
         "No update is applied until `slotctl unhold`.",
     ),
     EventKind(
-        "released", "cae07e5602a7422d9439e1bc15231c8b", NOTICE, "The hold was lifted", "Updates are applied again."
+        "released",
+        "cae07e5602a7422d9439e1bc15231c8b",
+        NOTICE,
+        "The hold was lifted",
+        "Updates are applied again, as the mode of the app says: `slotctl status @SLOTD_APP@`.",
     ),
     EventKind(
         "approved",
@@ -192,14 +211,19 @@ KINDS: tuple[EventKind, ...] = (
         "`slotd-apply.timer` lets it be installed, unless the app is held or its mode is manual.",
     ),
     EventKind(
-        "mode-changed", "adf404dcc5a64845aac054128321918b", NOTICE, "The mode was changed", "See slotd-app.toml(5)."
+        "mode-changed",
+        "adf404dcc5a64845aac054128321918b",
+        NOTICE,
+        "The mode was changed",
+        "It goes before the one in the definition; slotd-app.toml(5) says what each does.",
     ),
     EventKind(
         "misconfigured",
         "9a7fdb7e8cf24a9b8d5498268d7703b7",
         ERROR,
         "A definition cannot be used",
-        "The app is left alone until its definition is mended: `slotctl verify @SLOTD_APP@`.",
+        "The app that it describes is left alone until it is mended; of the settings, the defaults hold.\n"
+        "`slotctl verify` lists every problem; after mending, `systemctl reload slotd`.",
     ),
     EventKind(
         "boot-counted",
@@ -241,7 +265,7 @@ KINDS: tuple[EventKind, ...] = (
         "fae4196f30224201a73dea8dafaddace",
         WARNING,
         "Something is not as it should be",
-        "The update stands; the message says what needs a look.",
+        "No job was ended by it. The message says what needs a look.",
     ),
 )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Mapping, Sequence
 
@@ -12,23 +13,25 @@ _log = logging.getLogger("slotd")
 
 
 def send(kind: EventKind, message: str, *, fields: Mapping[str, str], units: Sequence[str] = ()) -> None:
-    """Write one entry per unit, so that it shows in `journalctl -u UNIT`.
+    """Write one entry that shows in `journalctl -u UNIT` of every unit: a field may be there more than once.
 
     A journal that is away harms nothing (promise 7).
     """
-    record = {"SYSLOG_IDENTIFIER": "slotd", "PRIORITY": str(kind.priority), "SLOTD_EVENT": kind.name}
+    record = {"MESSAGE": message, "MESSAGE_ID": kind.id, "PRIORITY": str(kind.priority)}
+    record |= {"SYSLOG_IDENTIFIER": "slotd", "SLOTD_EVENT": kind.name}
     record |= {key: value for key, value in fields.items() if value}
     try:
         from systemd import journal  # late: `slotctl` and the tests of pure rules do without
 
-        if units:
-            # The first carries the message for `journalctl -u slotd`, too: one entry can name only one object.
-            for unit in units:
-                journal.send(message, MESSAGE_ID=kind.id, OBJECT_SYSTEMD_UNIT=unit, **record)
-        else:
-            journal.send(message, MESSAGE_ID=kind.id, **record)
+        lines = [f"{key}={value}" for key, value in record.items()]
+        journal.sendv(*lines, *(f"{_object_field()}={unit}" for unit in units))
     except Exception as error:
         sys.stderr.write(f"{message} (journal: {error})\n")
+
+
+def _object_field() -> str:
+    """`$MANAGERPID` is set by a user's manager: what that starts speaks of that user's units."""
+    return "OBJECT_SYSTEMD_USER_UNIT" if "MANAGERPID" in os.environ else "OBJECT_SYSTEMD_UNIT"
 
 
 def setup_logging(*, debug: bool = False) -> None:

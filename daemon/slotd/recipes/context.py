@@ -247,6 +247,8 @@ class Work:
         finally:
             text = f"{self.app.name}: {message}"
             more = {f"SLOTD_{key.upper()}": value for key, value in extra.items()}
+            if result := BY_NAME[kind].result:  # told before it is committed: the row of the job comes last
+                more["SLOTD_RESULT"] = result.value
             journal.send(BY_NAME[kind], text, fields=self.fields() | more, units=self.app.service.units)
             self.touch()
 

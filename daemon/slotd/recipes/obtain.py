@@ -72,6 +72,8 @@ async def choose_release(work: Work) -> Result | None:
         old_version=old.version if old else "",
         old_digest=old.digest if old else "",
     )
+    begun = f"update from {old.version} to {release.version}" if old else f"installation of {release.version}"
+    await work.tell("job-started", f"the {begun} begins")
     return None
 
 

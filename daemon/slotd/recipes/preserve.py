@@ -198,8 +198,9 @@ async def seal_copy(work: Work) -> None:
         if come_since:
             await record_backup(work, reason="update")
     if work.plan.backup:
-        await seal(work, await off_loop(work.host.store.backup, work.app.name, work.plan.backup))
+        sealed = await seal(work, await off_loop(work.host.store.backup, work.app.name, work.plan.backup))
         await require_down(work)
+        await work.tell("backup-made", f"saved the data of {sealed.version} as backup {sealed.id}")
 
 
 async def require_down(work: Work) -> None:

@@ -86,6 +86,12 @@ async def bring_data_back(work: Work) -> None:
         aside = work.host.copy_path("quarantine", work.app.name, work.plan.quarantine)
         await off_loop(work.data.restore, work.data_spec, Path(backup.path), aside)
         if not work.plan.disturbed and not await is_up(work):
+            if work.job.kind != "restore":  # which tells it when the app runs again
+                await work.tell(
+                    "restored",
+                    f"the data are those of backup {backup.id} again; what {work.plan.version} wrote is kept as"
+                    f" {work.plan.quarantine}",
+                )
             return
         # Someone (a socket, a person) started the app on data that were only half there, maybe the failed version.
         await stop_all(work)

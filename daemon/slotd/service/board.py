@@ -37,8 +37,9 @@ class Board:
             for problem in broken.problems:
                 await off_loop(journal.send, BY_NAME["misconfigured"], f"{name}: {problem}", fields=fields, units=())
         problems = (*found.settings_problems, *found.warnings)
-        for problem in problems:
-            _log.error("%s", problem)
+        for kind, sentences in (("misconfigured", found.settings_problems), ("warning", found.warnings)):
+            for sentence in sentences:
+                await off_loop(journal.send, BY_NAME[kind], sentence, fields={}, units=())
         if problems != self.problems:
             self.problems = problems
             for listener in self.listeners:
