@@ -90,4 +90,4 @@ async def test_what_cannot_be_read_in_slotd_toml_leaves_the_defaults(
     world.write(world.config / "slotd.toml", "max_parallel = 0\n")
     await desk.call("Reload")
     assert (await desk.do("Check", "notes"))["result"] == "up-to-date"
-    assert "max_parallel" in world.log
+    assert "max_parallel is 0" in world.slotctl("status")
