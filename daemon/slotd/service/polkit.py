@@ -221,7 +221,7 @@ def _denied(action: str, answer: _Answer, *, is_interactive: bool) -> NotAuthori
     if answer.is_challenge:
         return NotAuthorized(
             f"cannot do that: {ACTION}{action} needs a password, and there is nobody to ask for it in your session.",
-            hint="Run it on a terminal, where slotctl asks, or as root.",
+            hint="Run it on a terminal of a login session, where slotctl asks, or as root.",
         )
     if "polkit.dismissed" in answer.details:
         return NotAuthorized(f"cannot do that: the question for the password for {ACTION}{action} was dismissed.")

@@ -175,13 +175,19 @@ def _ask_restore(app: AppView, args: Sequence[str], _options: Options) -> Questi
 def _ask_mark_good(app: AppView, _args: Sequence[str], _options: Options) -> Question:
     """It takes the safety net away: more than approving a version that is still to prove itself."""
     version = app.trial.version if app.trial else ""
-    return _question("MarkGood", "mark-good", app.name, version, "end the trial of $(app) and keep version $(version)")
+    message = "end the trial of $(app) and keep version $(version)" if version else "end the trial of $(app)"
+    return _question("MarkGood", "mark-good", app.name, version, message)
 
 
 def _ask_mark_bad(app: AppView, _args: Sequence[str], _options: Options) -> Question:
-    message = "end the trial of $(app) and roll it back, with its data, to version $(version)"
+    message = "end the trial of $(app) and roll it back with its data"
     more = {"installed": app.version, "data": "restore"}
     return _question("MarkBad", "rollback", app.name, app.previous_version, message, **more)
+
+
+def _ask_hold(app: AppView, _args: Sequence[str], _options: Options) -> Question:
+    message = "hold $(app) at version $(version)" if app.version else "hold $(app)"
+    return _question("Hold", "hold", app.name, app.version, message)
 
 
 def _plain(verb: str, action: str, message: str) -> Callable[[AppView, Sequence[str], Options], Question]:
@@ -264,7 +270,7 @@ VERBS: tuple[Verb, ...] = (
     Verb("Update", _ask_update, _update, options=_UPDATE, gives_job=True, is_bound=True),
     Verb("Rollback", _ask_rollback, _rollback, options={"data": "s", "to": "s"}, gives_job=True),
     Verb("Approve", _ask_approve, _approve, args=_VERSION),
-    Verb("Hold", _plain("Hold", "hold", "hold $(app) at version $(version)"), _hold, args=(Arg("reason", "s"),)),
+    Verb("Hold", _ask_hold, _hold, args=(Arg("reason", "s"),)),
     Verb("Unhold", _plain("Unhold", "hold", "lift the hold of $(app)"), _unhold),
     Verb("SetMode", _ask_set_mode, _set_mode, args=(Arg("mode", "s"),)),
     Verb("Backup", _plain("Backup", "backup", "back up the data of $(app)"), _backup, gives_job=True),
