@@ -277,19 +277,14 @@ class FakePolkit:
         self.keeps = False
         self.kept = ""
         self.prompts = 0
-        self.revoked: list[str] = []
 
     async def start(self) -> None:
         self.bus.serve(self._on_call)
         await self.bus.request_name("org.freedesktop.PolicyKit1")
 
     def _on_call(self, call: Call) -> None:
-        if call.member in ("CancelCheckAuthorization", "RevokeTemporaryAuthorizationById"):
-            if call.member.startswith("Cancel"):
-                self.cancelled.append(call.body[0])
-            else:
-                self.revoked.append(call.body[0])
-                self.kept = ""
+        if call.member == "CancelCheckAuthorization":
+            self.cancelled.append(call.body[0])
             self.bus.reply(call)
             return
         self.asked.append(call.body)

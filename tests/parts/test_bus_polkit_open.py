@@ -166,6 +166,12 @@ async def test_only_the_job_that_was_named_is_cancelled() -> None:
 # ── a password's worth ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
+KEPT_FOR_ANOTHER = (
+    "cannot do that: polkit keeps a password that you gave for something else, and asks for none now.\n"
+    "Ask on a connection of its own, as slotctl does."
+)
+
+
 async def test_a_password_that_polkit_keeps_counts_for_the_same_question_alone() -> None:
     async with policed("notes", "wiki") as (it, polkit, nobody):
         polkit.challenge, polkit.keeps = {"org.slotd1.update"}, True
@@ -173,21 +179,32 @@ async def test_a_password_that_polkit_keeps_counts_for_the_same_question_alone()
         await it.call(*notes, by=nobody, interactive=True)
         it.core.end_job(1, Result.UPDATED)
         await it.call(*notes, by=nobody)  # kept
-        assert (polkit.prompts, polkit.revoked) == (1, [])
-        # For another app the person is asked again, or told that it needs a password, and nothing happens.
-        assert (await it.error(*wiki, by=nobody))[0] == INTERACTIVE
-        assert (polkit.prompts, polkit.revoked) == (1, ["tmpauthz1"])
-        await it.call(*wiki, by=nobody, interactive=True)
-        assert polkit.prompts == 2
-        assert [done[1] for done in it.core.done] == ["notes", "notes", "wiki"]
+        it.core.end_job(2, Result.UPDATED)
+        for is_interactive in (False, True):
+            refused = await it.error(*wiki, by=nobody, interactive=is_interactive)
+            assert refused == (NOT_AUTHORIZED, KEPT_FOR_ANOTHER)
+        it.core.change_app("notes", available="6.6.6")
+        assert await it.error(*notes, by=nobody) == (NOT_AUTHORIZED, KEPT_FOR_ANOTHER)
+        assert (polkit.prompts, [done[1] for done in it.core.done]) == (1, ["notes", "notes"])
 
 
 async def test_what_polkit_kept_for_somebody_elses_question_is_worth_nothing() -> None:
     async with policed("notes") as (it, polkit, nobody):
-        polkit.challenge, polkit.keeps, polkit.kept = {"org.slotd1.hold"}, True, "tmpauthz0"
-        assert (await it.error("Unhold", "sa{sv}", "notes", {}, by=nobody))[0] == INTERACTIVE
-        assert polkit.revoked == ["tmpauthz0"]
-        assert it.core.done == []
+        polkit.kept = "tmpauthz0"
+        refused = await it.error("Unhold", "sa{sv}", "notes", {}, by=nobody, interactive=True)
+        assert (refused, it.core.done) == ((NOT_AUTHORIZED, KEPT_FOR_ANOTHER), [])
+
+
+async def test_a_polkit_that_started_anew_counts_anew() -> None:
+    async with policed("notes") as (it, polkit, nobody):
+        polkit.challenge, polkit.keeps = {"org.slotd1.hold"}, True
+        await it.call("Unhold", "sa{sv}", "notes", {}, by=nobody, interactive=True)
+        await polkit.bus.close()
+        again = FakePolkit(await it.bus.connect())
+        again.challenge, again.keeps = {"org.slotd1.hold"}, True
+        await again.start()
+        await it.call("Hold", "ssa{sv}", "notes", "why", {}, by=nobody, interactive=True)
+        assert (polkit.kept, again.kept, len(it.core.done)) == ("tmpauthz1", "tmpauthz1", 2)
 
 
 # ── a polkit that is slow, silent, or dies ──────────────────────────────────────────────────────────────────────────

@@ -3,8 +3,9 @@
 Whatever cannot be found out is a denial. The subject is the caller's unique bus name, which is never given to another
 connection: a caller who leaves while we ask is nobody, not somebody else (CVE-2021-3560).
 
-polkit keeps a password's worth for a while (`auth_admin_keep`) for the action and the process, and asks its rules no
-more, whatever the details are then. Here it counts for the question that it was given for, and for no other.
+polkit keeps a password's worth for a while (`auth_admin_keep`) for the action and the connection, and asks its rules no
+more, whatever the details are then. Here it counts for the question that it was given for, and for no other. Nobody but
+its owner can take it back, so other questions of that action are refused on that connection as long as it lasts.
 """
 
 from __future__ import annotations
@@ -82,7 +83,9 @@ class Authority:
         self._ask_s = ask_s
         self._person_s = person_s
         self._asked: dict[int, int] = {}
-        self._kept: dict[str, Question] = {}
+        self._kept: dict[
+            tuple[str, str], Question
+        ] = {}  # by polkit's own name on the bus, since ids start anew with it
 
     async def require(self, call: Call, question: Question) -> bool:
         """Return if the caller may; raise NotAuthorized if not.
@@ -139,19 +142,19 @@ class Authority:
         lost: asyncio.Future[None] | None = None
         try:
             lost = await self._bus.name_owner_lost(call.sender)
-            # Twice at most, but for a process that has two dialogues at a time and keeps what either gives.
-            for _ in range(4):
-                answer = await self._check(call, question, 0, lost)
-                is_new = answer.is_challenge and call.is_interactive
-                if is_new:
-                    answer = await self._check(call, question, _ALLOW_USER_INTERACTION, lost)
-                if not answer.is_authorized:
-                    raise _denied(question.action, answer, is_interactive=call.is_interactive)
-                kept = answer.details.get(_KEPT, "")
-                if not kept or self._was_given_for(kept, question, is_new=is_new):
-                    return
-                await self._tell_polkit("RevokeTemporaryAuthorizationById", kept)
-            raise _denied(question.action, _Answer(), is_interactive=False)
+            answer = await self._check(call, question, 0, lost)
+            is_new = answer.is_challenge and call.is_interactive
+            if is_new:
+                answer = await self._check(call, question, _ALLOW_USER_INTERACTION, lost)
+            if not answer.is_authorized:
+                raise _denied(question.action, answer, is_interactive=call.is_interactive)
+            if _KEPT in answer.details and not await self._was_given_for(
+                answer.details[_KEPT], question, is_new=is_new
+            ):
+                raise NotAuthorized(
+                    "cannot do that: polkit keeps a password that you gave for something else, and asks for none now.",
+                    hint="Ask on a connection of its own, as slotctl does.",
+                )
         except NotAuthorized:
             raise
         except SlotdError as error:
@@ -160,13 +163,15 @@ class Authority:
             if lost is not None:
                 lost.cancel()
 
-    def _was_given_for(self, kept: str, question: Question, *, is_new: bool) -> bool:
+    async def _was_given_for(self, kept: str, question: Question, *, is_new: bool) -> bool:
         """Whether what polkit kept was given for this question. One that is unknown was given to somebody else."""
-        if is_new and kept not in self._kept:
-            self._kept[kept] = question
+        [owner] = await self._bus.call(_DBUS, _DBUS_PATH, _DBUS, "GetNameOwner", "s", [_POLKIT], timeout_s=self._ask_s)
+        key = (str(owner), kept)
+        if is_new and key not in self._kept:
+            self._kept[key] = question
             while len(self._kept) > MOST_KEPT:
                 del self._kept[next(iter(self._kept))]
-        return self._kept.get(kept) == question
+        return self._kept.get(key) == question
 
     async def _check(self, call: Call, question: Question, flags: int, lost: asyncio.Future[None]) -> _Answer:
         """One question to polkit. However it ends without an answer, the dialogue goes from the screen."""
@@ -195,11 +200,13 @@ class Authority:
         finally:
             asking.cancel()
             if is_open:
-                await self._tell_polkit("CancelCheckAuthorization", cancellation)
+                await self._take_back(cancellation)
 
-    async def _tell_polkit(self, member: str, what: str) -> None:
+    async def _take_back(self, cancellation: str) -> None:
         try:
-            await self._bus.call(_POLKIT, _PATH, _AUTHORITY, member, "s", [what], timeout_s=TELL_S)
+            await self._bus.call(
+                _POLKIT, _PATH, _AUTHORITY, "CancelCheckAuthorization", "s", [cancellation], timeout_s=TELL_S
+            )
         except SlotdError:
             return  # it is gone by itself, or polkit is
 
