@@ -5,18 +5,24 @@ from __future__ import annotations
 import asyncio
 import os
 import select
+import sys
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
 from tests.parts.daemon.desk import APP, JOB, MANAGER, NAME, PROPERTIES, ROOT, Desk
 from tests.parts.daemon.notes import Notes
-from tests.parts.daemon.world import World
+from tests.parts.daemon.world import REPOSITORY, World
 from tests.release_server import ReleaseServer
 
 from slotd.errors import SlotdError
 from slotd.host.bus import Bus, Variant
 from slotd.service import app, job, manager
 from slotd.service.interface import Interface
+
+sys.path.insert(0, str(REPOSITORY / "packaging"))
+
+from manual import bus as reference
 
 OBJECTS = "org.freedesktop.DBus.ObjectManager"
 INTERFACES: dict[str, Interface] = {each.name: each for each in (manager.INTERFACE, app.INTERFACE, job.INTERFACE)}
@@ -75,6 +81,17 @@ class Mirror:
             if name == "Progress" and value < known[name]:
                 self.wrong.append(f"{path} fell from {known[name]} to {value}")
         known.update(changed)
+
+
+def typed(values: Mapping[str, Any]) -> set[str]:
+    """What a dictionary holds, as the reference writes it: `version s`."""
+    kinds = {str: "s", bool: "b", int: "t", dict: "a{sv}"}
+    return {f"{key} {kinds[type(value)]}" for key, value in values.items()}
+
+
+def documented(interface: str, member: str) -> set[str]:
+    """The keys that the reference gives a dictionary."""
+    return {key for key, _ in reference.read(REPOSITORY / "dbus")[interface].member(member).doc.keys}
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +167,7 @@ async def test_a_trial_tells_its_deadline_and_attempts_as_they_change(world: Wor
     path = "/org/slotd1/app/notes"
     await desk.until(lambda: desk.values(path, "Trial"), "a trial")
     before = (await desk.app("notes"))["Trial"]
-    assert sorted(before) == ["attempts_left", "deadline", "version"]
+    assert typed(before) == documented(APP, "Trial")
     world.systemctl("kill", "--signal=KILL", "notes.service")
     await desk.until(
         lambda: desk.values(path, "Trial")[-1]["attempts_left"] < before["attempts_left"], "an attempt fewer"
@@ -162,6 +179,20 @@ async def test_a_trial_tells_its_deadline_and_attempts_as_they_change(world: Wor
     assert desk.values(path, "Trial")[-1] == {}
     notes.define()
     await desk.call("Reload")
+
+
+async def test_dictionaries_have_the_keys_that_are_documented_and_no_others(notes: Notes, desk: Desk) -> None:
+    running = await desk.start("Backup", "notes")
+    details = await desk.end_of(running)
+    assert typed({key: value for key, value in details.items() if key not in ("app", "result")}) == documented(
+        MANAGER, "JobRemoved"
+    )
+    app = await desk.app("notes")
+    assert app["Backups"]
+    for saved in app["Backups"]:
+        assert typed(saved) == documented(APP, "Backups")
+    for event in await desk.call("History", "sua{sv}", "notes", 0):
+        assert typed(event) == documented(MANAGER, "History")
 
 
 async def test_a_bundle_is_refused_in_words_and_its_descriptor_is_closed(world: World, notes: Notes) -> None:
