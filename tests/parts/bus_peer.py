@@ -49,6 +49,32 @@ class RawPeer:
         more: Mapping[int, tuple[str, str]] = {},
     ) -> int:
         """Send one message; its serial."""
+        message = self.encode(
+            member=member, path=path, interface=interface, to=to, signature=signature, body=body,
+            kind=kind, flags=flags, fds=len(fds), more=more,
+        )  # fmt: skip
+        if fds:
+            sent = socket.send_fds(self.socket, [message], list(fds))
+            self.socket.sendall(message[sent:])
+        else:
+            self.socket.sendall(message)
+        return self.serial
+
+    def encode(
+        self,
+        *,
+        member: str,
+        path: str = ROOT,
+        interface: str = "",
+        to: str = NAME,
+        signature: str = "",
+        body: bytes = b"",
+        kind: int = 1,
+        flags: int = 0,
+        fds: int = 0,
+        more: Mapping[int, tuple[str, str]] = {},
+    ) -> bytes:
+        """One message with the next serial, not sent yet; `fds` says how many descriptors go with it."""
         self.serial += 1
         fields: dict[int, tuple[str, Any]] = {1: ("o", path), 3: ("s", member), 6: ("s", to)} | dict(more)
         if interface:
@@ -56,19 +82,13 @@ class RawPeer:
         if signature:
             fields[8] = ("g", signature)
         if fds:
-            fields[9] = ("u", len(fds))
+            fields[9] = ("u", fds)
         header = b""
         for code, (token, value) in fields.items():
             header += b"\0" * (-len(header) % 8) + bytes([code, 1]) + token.encode() + b"\0"
             header += wire_value(token, value, len(header))
         fixed = b"l" + bytes([kind, flags, 1]) + struct.pack("<III", len(body), self.serial, len(header))
-        message = fixed + header + b"\0" * (-len(header) % 8) + body
-        if fds:
-            sent = socket.send_fds(self.socket, [message], list(fds))
-            self.socket.sendall(message[sent:])
-        else:
-            self.socket.sendall(message)
-        return self.serial
+        return fixed + header + b"\0" * (-len(header) % 8) + body
 
     def receive(self) -> dict[str, Any]:
         """The next message: its `type`, `reply_to`, `error` and raw `body`."""

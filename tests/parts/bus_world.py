@@ -52,6 +52,7 @@ _CONFIG = """<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configura
     <allow own="org.freedesktop.PolicyKit1"/>
     <allow own="org.example.peer"/>
     <allow send_destination="org.example.peer"/>
+    <allow send_destination="org.freedesktop.DBus" send_interface="org.freedesktop.DBus.Debug.Stats"/>
   </policy>
   {policy}
 </busconfig>
@@ -342,6 +343,13 @@ class World:
         )
         output, _ = await asyncio.wait_for(process.communicate(), 30)
         return process.returncode or 0, output.decode()
+
+
+async def peer_of(it: World) -> RawPeer:
+    """Another peer on its bus."""
+    peer = await asyncio.to_thread(RawPeer, it.bus.socket)
+    it.bus.peers.append(peer)
+    return peer
 
 
 @asynccontextmanager

@@ -13,10 +13,10 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from tests.parts.bus_peer import NAME, ROOT, RawPeer, wire_value
-from tests.parts.bus_world import MANAGER, PROPERTIES, World, eventually, world
+from tests.parts.bus_peer import NAME, ROOT, wire_value
+from tests.parts.bus_world import MANAGER, PROPERTIES, World, eventually, peer_of, world
 
-from slotd.host.bus import Bus, BusFailed, Variant
+from slotd.host.bus import Bus, Variant
 from slotd.service.objects import PeerLimits
 
 STALL_S = 0.1  # of processor time: longer than that the loop may never be busy before others have their turn
@@ -49,12 +49,6 @@ async def unstalled() -> AsyncIterator[None]:
 async def is_served(it: World) -> None:
     """Somebody else gets an answer, soon."""
     await asyncio.wait_for(it.call("ListApps"), 2)
-
-
-async def peer_of(it: World) -> RawPeer:
-    peer = await asyncio.to_thread(RawPeer, it.bus.socket)
-    it.bus.peers.append(peer)
-    return peer
 
 
 async def test_120_introspections_at_once_are_all_answered() -> None:
@@ -131,21 +125,6 @@ async def test_answers_that_nobody_reads_do_not_stop_those_for_others() -> None:
             await is_served(it)
         assert it.daemon.is_connected
         assert it.daemon.backlog_bytes == 0
-
-
-async def test_who_reads_too_much_is_told_so_and_served_again_after_a_while() -> None:
-    async with world(limits=PeerLimits(reply_bytes=20_000, reply_bytes_per_s=40_000)) as it:
-        answers, refused = 0, ""
-        while not refused:
-            try:
-                await it.call("Introspect", interface=INTROSPECTABLE)
-                answers += 1
-            except BusFailed as error:
-                refused = error.remote_name
-        assert refused == LIMITS
-        assert 1 < answers < 20
-        await asyncio.sleep(0.4)
-        await it.call("Introspect", interface=INTROSPECTABLE)
 
 
 @pytest.mark.parametrize("member", ["ListApps", "Ping", "Import", "Nothing"])

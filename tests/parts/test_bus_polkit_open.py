@@ -227,7 +227,7 @@ async def asked_directly() -> AsyncIterator[tuple[Authority, FakePolkit, Call, W
     async with policed("notes") as (it, polkit, nobody):
         polkit.is_silent = True
         authority = Authority(await it.bus.connect(), user_mode=False, ask_s=0.2, person_s=0.4)
-        call = Call(nobody.unique_name, ROOT, MANAGER, "Unhold", "", [], 1, True, is_interactive=False)
+        call = Call(nobody.unique_name, ROOT, MANAGER, "Unhold", "", 1, True, is_interactive=False)
         yield authority, polkit, call, it
 
 

@@ -8,40 +8,55 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import secrets
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from dbus_fast import Message, MessageFlag, MessageType, NameFlag, RequestNameReply, Variant
 from dbus_fast.aio.message_bus import MessageBus
 
-from slotd.errors import BUS_PREFIX, Failed, SlotdError, from_name
-from slotd.host.bus_call import Call, current_sender, serving
+from slotd.errors import BUS_PREFIX, SlotdError, from_name
+from slotd.host.bus_call import BusFailed, Call, Seldom, address_of, current_sender, serving
+from slotd.host.bus_decode import Malformed, Typed
 from slotd.host.bus_signals import DBUS, DBUS_PATH, Heard, SignalCallback, Signals, Unsubscribe, Wanted
-from slotd.host.bus_wire import INTERACTIVE, NO_REPLY, GuardedSocket, Outbox, WireLimits, close_fds, wire_text
+from slotd.host.bus_wire import (
+    CALL,
+    INTERACTIVE,
+    NO_REPLY,
+    GuardedSocket,
+    Incoming,
+    Outbox,
+    WireLimits,
+    close_fds,
+    wire_text,
+)
 
-__all__ = ["Bus", "BusFailed", "Call", "Variant", "current_sender", "outgoing", "serving", "unwrap"]
+__all__ = [
+    "Bus",
+    "BusFailed",
+    "Call",
+    "Malformed",
+    "Typed",
+    "Variant",
+    "current_sender",
+    "outgoing",
+    "serving",
+    "unwrap",
+]
 
 LIMITS_EXCEEDED = DBUS + ".Error.LimitsExceeded"
 
 CONNECT_S = 10.0
+PATH_CHARS = 1024  # nothing of ours has a longer path
 OUTBOX_BYTES = 64 * 1024**2  # a bus that takes nothing any more does not cost us the memory
 
 _log = logging.getLogger("slotd.bus")
 
 
-class BusFailed(Failed):
-    """A call that failed. `remote_name` is the D-Bus error's name; that of a deadline ends in `.NoReply`."""
-
-    def __init__(self, message: str, *, hint: str = "", remote_name: str = "") -> None:
-        super().__init__(message, hint=hint)
-        self.remote_name = remote_name
-
-
 def unwrap(value: Any) -> Any:
     """`value` without variants, all the way down; byte arrays as `bytes`."""
-    if isinstance(value, Variant):
+    if isinstance(value, Variant | Typed):
         return unwrap(value.value)
     if isinstance(value, list | tuple):
         return [unwrap(item) for item in value]
@@ -54,6 +69,8 @@ def outgoing(value: Any) -> Any:
     """`value` with every text in it made such that the library writes it as the bus wants it."""
     if isinstance(value, str):
         return wire_text(value)
+    if isinstance(value, Typed):
+        return Variant(value.signature, outgoing(value.value))
     if isinstance(value, Variant):
         inner = outgoing(value.value)
         return value if inner is value.value else Variant(value.signature, inner)
@@ -62,15 +79,6 @@ def outgoing(value: Any) -> Any:
     if isinstance(value, dict):
         return {outgoing(key): outgoing(item) for key, item in value.items()}
     return value
-
-
-def _address(kind: str) -> str:
-    if kind == "system":
-        return os.environ.get("DBUS_SYSTEM_BUS_ADDRESS") or "unix:path=/run/dbus/system_bus_socket"
-    if kind == "session":
-        runtime = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}"
-        return os.environ.get("DBUS_SESSION_BUS_ADDRESS") or f"unix:path={runtime}/bus"
-    return kind
 
 
 class _Connection(MessageBus):
@@ -107,18 +115,19 @@ class Bus:
 
     def __init__(self, raw: Any, guard: GuardedSocket, outbox: Outbox) -> None:
         self._raw = raw
-        self._guard = guard
         self._outbox = outbox
         self._signals = Signals(self._ask_bus, self._tell_bus)
         self._serve: Callable[[Call], None] | None = None
+        self._seldom = Seldom()
         self._gone = asyncio.ensure_future(raw.wait_for_disconnect())
         self._gone.add_done_callback(lambda gone: gone.cancelled() or gone.exception())
         raw.add_message_handler(self._on_message)
+        guard.take = self._on_incoming
 
     @classmethod
     async def connect(cls, kind: str, *, limits: WireLimits | None = None) -> Bus:
         """Connect to the `"system"` or `"session"` bus, or to an address. Raises BusFailed."""
-        address = _address(kind)
+        address = address_of(kind)
         try:
             raw = _Connection(address, limits or WireLimits())
             async with asyncio.timeout(CONNECT_S):
@@ -239,7 +248,8 @@ class Bus:
         if not self.is_connected:
             return 0
         if self._outbox.waiting_bytes > OUTBOX_BYTES:
-            _log.warning("a message was dropped: the bus takes none (%s)", message.member or "a reply")
+            if self._seldom.may_say(asyncio.get_running_loop().time()):
+                _log.warning("a message was dropped: the bus takes none (%s)", message.member or "a reply")
             return 0
         # A connection that ends is seen by wait_disconnected(), not by every message that was on its way.
         self._raw.send(message).add_done_callback(lambda sent: sent.cancelled() or sent.exception())
@@ -329,46 +339,49 @@ class Bus:
             )
         )
 
-    def fault(self, call: Call, error: BaseException) -> None:
+    def fault(self, call: Call, error: BaseException) -> int:
         """Answer a call that ran into a fault of our own: the caller gets a reference, the journal the rest."""
         reference = secrets.token_hex(4)
-        _log.error("fault %s in %s.%s", reference, call.interface, call.member, exc_info=error)
+        if self._seldom.may_say(asyncio.get_running_loop().time()):
+            _log.error("fault %s in %s.%s", reference, call.interface, call.member, exc_info=error)
         text = f"cannot answer this call: slotd ran into a fault of its own.\nSee `journalctl -u slotd -g {reference}`."
-        self.refuse(call, BUS_PREFIX + "Failed", text)
+        return self.refuse(call, BUS_PREFIX + "Failed", text)
 
     def _on_message(self, message: Message) -> bool:
-        """Every message that comes in; True: dealt with. Must not raise: the library would answer with a traceback."""
-        try:
-            if message.message_type is MessageType.METHOD_CALL:
-                self._on_call(message)
-                return True
-            if message.message_type is MessageType.SIGNAL and not self._guard.refused_bytes:
-                sender, path, interface = message.sender or "", message.path or "", message.interface or ""
-                body = [unwrap(value) for value in message.body]
-                self._signals.hear(Heard(sender, path, interface, message.member or "", body))
-            return False
-        except Exception:
-            _log.exception("a message could not be dealt with")
-            return message.message_type is MessageType.METHOD_CALL
-        finally:
-            close_fds(message.unix_fds)
+        """Every answer that comes in, before the library sees it: none brings descriptors that we asked for."""
+        close_fds(message.unix_fds)
+        return False
 
-    def _on_call(self, message: Message) -> None:
+    def _on_incoming(self, message: Incoming) -> None:
+        """Every call and signal that comes in. Must not raise: the connection would end."""
+        try:
+            if message.kind == CALL:
+                self._on_call(message)
+            elif not message.refused_bytes:
+                read = partial(message.body, plain=True)
+                self._signals.hear(Heard(message.sender, message.path, message.interface, message.member, read))
+        except Malformed:
+            _log.debug("a signal of %s could not be read", message.sender)
+        except Exception:
+            if self._seldom.may_say(asyncio.get_running_loop().time()):
+                _log.exception("a message could not be dealt with")
+
+    def _on_call(self, message: Incoming) -> None:
         call = Call(
-            sender=message.sender or "",
-            path=message.path or "",
-            interface=message.interface or "",
-            member=message.member or "",
+            sender=message.sender,
+            path=message.path[:PATH_CHARS],
+            interface=message.interface,
+            member=message.member,
             signature=message.signature,
-            body=message.body,
             serial=message.serial,
-            wants_reply=not self._guard.flags & NO_REPLY,
-            is_interactive=bool(self._guard.flags & INTERACTIVE),
-            body_bytes=self._guard.body_bytes,
-            refused_bytes=self._guard.refused_bytes,
-            fds=list(message.unix_fds),
+            wants_reply=not message.flags & NO_REPLY,
+            is_interactive=bool(message.flags & INTERACTIVE),
+            held_bytes=min(message.wire_bytes, len(message.data) + PATH_CHARS),
+            refused_bytes=message.refused_bytes,
+            fds=message.fds,
+            read=message.body,
         )
-        message.unix_fds = []
+        message.fds = []
         try:
             with serving(call):
                 if self._serve is None:

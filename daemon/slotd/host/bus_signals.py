@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from slotd.errors import Failed, SlotdError
@@ -25,13 +25,20 @@ _log = logging.getLogger("slotd.bus")
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """A signal as it came in, variants unwrapped."""
+    """A signal as it came in. `read` gives its values, variants unwrapped; nobody who was not asked for is read."""
 
     sender: str
     path: str
     interface: str
     member: str
-    body: list[Any]
+    read: Callable[[], list[Any]]
+    _body: list[list[Any]] = field(default_factory=list)
+
+    @property
+    def body(self) -> list[Any]:
+        if not self._body:
+            self._body.append(self.read())
+        return self._body[0]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,10 +1,11 @@
 """What lies between the D-Bus library and its socket: what a peer can send must not end the daemon's connection.
 
 The library (read and run: 1.84 of Debian 12, 2.44 of Debian 13, 5.2) closes the connection, and so ends the service,
-when the socket's buffer is full (EAGAIN), when a message carries two flags at once, and when its type is unknown. It
-parses whatever length it is told and reads without letting the loop breathe. 1.84 sends a backlog in reverse, and
-counts characters where bytes belong, so that the bus hangs up on the first text that is not ASCII. Most of that any
-local user can bring about, so it is put right here, below the library, with nothing in it changed.
+when the socket's buffer is full (EAGAIN), and when a message carries two flags at once, a type or a header field that
+it does not know. It parses whatever length it is told, keeps every signature that it ever saw, and reads without
+letting the loop breathe. 1.84 sends a backlog in reverse, and counts characters where bytes belong, so that the bus
+hangs up on the first text that is not ASCII. Most of that any local user can bring about, so it is put right here,
+below the library, with nothing in it changed; and what any user can send is kept from it (`bus_decode`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from slotd.host.bus_decode import INTERFACE, MEMBER, PATH, SENDER, SIGNATURE, Malformed, decode, header_fields
+
 CALL, RETURN, ERROR, SIGNAL = 1, 2, 3, 4  # message types of the D-Bus specification
 NO_REPLY, INTERACTIVE = 1, 4  # its flags; 2, NO_AUTO_START, is for the bus alone
 
@@ -32,10 +35,13 @@ Ancillary = list[tuple[int, int, bytes]]
 
 @dataclass(frozen=True, slots=True)
 class WireLimits:
-    """Bounds on what peers send. Bytes of one message's body; how long messages are handled before others' turn."""
+    """Bounds on what peers send: bytes of one message's body and of its header's fields; seconds that messages are
+    handled before others have their turn.
+    """
 
-    call_bytes: int = 64 * 1024
+    call_bytes: int = 16 * 1024
     signal_bytes: int = 1024**2
+    fields_bytes: int = 128 * 1024
     turn_s: float = 0.005
 
 
@@ -80,22 +86,48 @@ def _not_now() -> BlockingIOError:
     return BlockingIOError(errno.EAGAIN, "no more for now")
 
 
-class GuardedSocket:
-    """Stands in for the library's socket. Hands over one message at a time, each harmless in form.
+@dataclass(slots=True)
+class Incoming:
+    """A call or a signal as it came in. `body` is read when it is first asked for; Malformed if it cannot be.
 
-    `flags`, `body_bytes` and `refused_bytes` belong to the message that was handed over last: what its flags byte
-    really said, its body's length, and the length of one that was over the limit and is thrown away (0: it is whole).
+    `flags` are those that count; `wire_bytes` is what it took on the wire; `refused_bytes` above 0: its body was larger
+    than may be, and is gone.
+    """
+
+    kind: int
+    flags: int
+    serial: int
+    path: str
+    interface: str
+    member: str
+    sender: str
+    signature: str
+    order: str
+    data: bytes
+    fds: list[int]
+    wire_bytes: int
+    refused_bytes: int
+
+    def body(self, *, plain: bool = False) -> list[Any]:
+        """See `decode`. Nothing if the body was refused."""
+        return [] if self.refused_bytes else decode(self.signature, self.data, self.order, plain=plain)
+
+
+class GuardedSocket:
+    """Stands in for the library's socket. It sees the answers to our own calls, one at a time, and nothing else.
+
+    Calls and signals, which anyone may send, are taken out and given to `take`, which must not raise. Descriptors
+    that it leaves in `Incoming.fds` are closed.
     """
 
     def __init__(self, sock: socket.socket, limits: WireLimits) -> None:
         self._sock = sock
         self._limits = limits
-        self.flags = 0
-        self.body_bytes = 0
-        self.refused_bytes = 0
+        self.take: Callable[[Incoming], None] = lambda _: None
         self._header = bytearray()
+        self._rest = bytearray()  # of a call or a signal: its fields and its body
         self._fds: list[int] = []
-        self._left = 0  # bytes of the present message that the reader still has to take
+        self._left = 0  # bytes of the present answer that the library still has to take
         self._discard = 0  # bytes to throw away before the next header
         self._turn_began = 0.0
         self._unsent: Any = None  # descriptors whose message could not be begun
@@ -109,7 +141,7 @@ class GuardedSocket:
             data, fds = self._read(min(length, self._left))
             self._left -= len(data)
             return data, _as_ancillary(fds), 0, None
-        if not self._next_header():
+        if not self._next_answer():
             return b"", [], 0, None
         header, fds = bytes(self._header), self._fds
         self._header, self._fds = bytearray(), []
@@ -123,8 +155,18 @@ class GuardedSocket:
             raise
         return data, _passed_fds(ancillary)
 
-    def _next_header(self) -> bool:
-        """Bring in the header of the next message that may be parsed; False at the end of the stream."""
+    def _fill(self, part: bytearray, length: int) -> bool:
+        """Read until `part` is that long; False at the end of the stream."""
+        while len(part) < length:
+            data, fds = self._read(length - len(part))
+            part += data
+            self._fds += fds
+            if not data:
+                return False
+        return True
+
+    def _next_answer(self) -> bool:
+        """Bring in the header of the next answer, dealing with what comes before it; False at the stream's end."""
         while True:
             now = time.monotonic()
             self._turn_began = self._turn_began or now
@@ -139,38 +181,49 @@ class GuardedSocket:
                 if not data:
                     return False
                 continue
-            while len(self._header) < _HEADER_BYTES:
-                data, fds = self._read(_HEADER_BYTES - len(self._header))
-                self._header += data
-                self._fds += fds
-                if not data:
-                    return False
-            if self._admit():
+            if not self._fill(self._header, _HEADER_BYTES):
+                return False
+            order = ">" if self._header[0] == ord("B") else "<"
+            body, serial, fields = struct.unpack_from(order + "III", self._header, 4)
+            fields_end = fields + (-fields & 7)
+            kind, flags = self._header[1], self._header[2]
+            if kind in (RETURN, ERROR):
+                self._header[2] = flags & NO_REPLY or flags & INTERACTIVE  # it knows no two at once
+                self._left = fields_end + body
                 return True
+            limit = {CALL: self._limits.call_bytes, SIGNAL: self._limits.signal_bytes}.get(kind)
+            if limit is None or fields > self._limits.fields_bytes:
+                # "Unknown types must be ignored" (D-Bus specification, message format); so is a header without end.
+                self._discard = fields_end + body
+                self._forget()
+                continue
+            refused = body if body > limit else 0
+            if not self._fill(self._rest, fields_end + body - refused):
+                return False
+            self._deliver(kind, flags & (NO_REPLY | INTERACTIVE), serial, order, fields, refused)
+            self._discard = refused
 
-    def _admit(self) -> bool:
-        """Make the header fit for the library, or throw the message away (False)."""
-        header = self._header
-        order = ">" if header[0] == ord("B") else "<"
-        kind, flags = header[1], header[2]
-        body, _, fields = struct.unpack_from(order + "III", header, 4)
-        rest = fields + (-fields & 7)
-        if kind not in (CALL, RETURN, ERROR, SIGNAL):
-            # "Unknown types must be ignored" (D-Bus specification, message format).
-            self._discard = rest + body
-            close_fds(self._fds)
-            self._header, self._fds = bytearray(), []
-            return False
-        self.flags = flags & (NO_REPLY | INTERACTIVE)
-        header[2] = flags & NO_REPLY or flags & INTERACTIVE
-        limit = {CALL: self._limits.call_bytes, SIGNAL: self._limits.signal_bytes}.get(kind, body)
-        self.refused_bytes = body if body > limit else 0
-        self.body_bytes = body - self.refused_bytes
-        if self.refused_bytes:
-            struct.pack_into(order + "I", header, 4, 0)
-        self._discard = self.refused_bytes
-        self._left = rest + body - self.refused_bytes
-        return True
+    def _deliver(self, kind: int, flags: int, serial: int, order: str, fields: int, refused: int) -> None:
+        try:
+            said = header_fields(bytes(self._rest[:fields]), order)
+            path, interface, member, sender, signature = (
+                str(said.get(code, "")) for code in (PATH, INTERFACE, MEMBER, SENDER, SIGNATURE)
+            )
+            data, size = bytes(self._rest[fields + (-fields & 7) :]), _HEADER_BYTES + len(self._rest)
+            one = Incoming(
+                kind, flags, serial, path, interface, member, sender, signature, order, data, self._fds, size, refused
+            )
+        except Malformed:
+            self._forget()
+            return
+        self._fds = []
+        self._forget()
+        self.take(one)
+        close_fds(one.fds)
+
+    def _forget(self) -> None:
+        close_fds(self._fds)
+        self._header, self._rest, self._fds = bytearray(), bytearray(), []
 
     def send(self, data: bytes | memoryview, flags: int = 0) -> int:
         """As `socket.send`, but a full buffer takes 0 bytes: the library then waits until it can go on."""

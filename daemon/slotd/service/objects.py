@@ -12,13 +12,15 @@ import inspect
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from dbus_fast import Variant
 
 from slotd.errors import SlotdError
-from slotd.host.bus import LIMITS_EXCEEDED, Bus, Call, serving
+from slotd.host.bus import LIMITS_EXCEEDED, Bus, Call, Malformed, serving
+from slotd.host.bus_credit import Account, Credit, CreditLimits, unread_bytes
 from slotd.service.interface import ROOT, Arg, Interface, Method, Node, typed
 
 _ERROR = "org.freedesktop.DBus.Error."
@@ -27,6 +29,7 @@ _OBJECTS = "org.freedesktop.DBus.ObjectManager"
 _INTROSPECTABLE = "org.freedesktop.DBus.Introspectable"
 _PEER = "org.freedesktop.DBus.Peer"
 TURN_S = 0.005
+PEERS = 1024  # that are remembered, more or less
 BACKLOG_BYTES = 512 * 1024
 _SHOWN_CHARS = 120  # of a caller's own words in an error
 
@@ -60,16 +63,12 @@ _STANDARD_SIGNALS = {
 
 @dataclass(frozen=True, slots=True)
 class PeerLimits:
-    """Bounds for each peer: calls that wait and that are worked on, and bytes of answers (a bucket that fills again).
-
-    The bus holds answers that a peer does not read, and stops reading from *us* when it holds too much of ours.
-    """
+    """Bounds for each peer: calls that wait and that are worked on, and answers that it does not read."""
 
     waiting: int = 128
-    waiting_bytes: int = 256 * 1024
+    waiting_bytes: int = 64 * 1024
     running: int = 32
-    reply_bytes: int = 16 * 1024**2
-    reply_bytes_per_s: int = 1024**2
+    credit: CreditLimits = field(default_factory=CreditLimits)
 
 
 class Refused(Exception):
@@ -82,11 +81,10 @@ class Refused(Exception):
 
 @dataclass(slots=True, eq=False)
 class _Peer:
+    account: Account
     waiting: deque[Call] = field(default_factory=deque)
     waiting_bytes: int = 0
     running: int = 0
-    credit: float = 0.0
-    at: float = 0.0
 
 
 class Objects:
@@ -106,6 +104,9 @@ class Objects:
         self._settled.set()
         self._loop = asyncio.get_running_loop()
         self.last_call = self._loop.time()
+        self._credit = Credit(partial(unread_bytes, bus.call), limits.credit, self._loop.time, self._go_on)
+        self._forget_at = PEERS
+        self._settling: asyncio.Task[None] | None = None
 
     @property
     def in_flight(self) -> int:
@@ -132,9 +133,11 @@ class Objects:
             self._answer(call, peer)
         elif (
             len(peer.waiting) >= self._limits.waiting
-            or peer.waiting_bytes + call.body_bytes > self._limits.waiting_bytes
+            or peer.waiting_bytes + call.held_bytes > self._limits.waiting_bytes
         ):
-            self._refuse(call, Refused(LIMITS_EXCEEDED, "cannot take more calls: too many of yours wait already."))
+            self._refuse(
+                call, peer, Refused(LIMITS_EXCEEDED, "cannot take more calls: too many of yours wait already.")
+            )
         else:
             if not self._ready:
                 self._take_turns_soon()
@@ -142,21 +145,28 @@ class Objects:
             if not peer.waiting:
                 self._ready.append(peer)
             peer.waiting.append(call)
-            peer.waiting_bytes += call.body_bytes
+            peer.waiting_bytes += call.held_bytes
 
     def _take_turns(self) -> None:
         """One call of each peer at a time, for a short while; then the rest of the daemon has its turn.
 
         Nothing is worked on while the bus does not take the answers: what one peer asked for would wait before others'.
         """
-        until = self._loop.time() + TURN_S
+        until, passed_over = self._loop.time() + TURN_S, 0
         while self._ready:
             if self._bus.backlog_bytes > BACKLOG_BYTES:
                 self._bus.when_taken(BACKLOG_BYTES, self._take_turns_soon)
                 return
             peer = self._ready[0]
+            if self._credit.is_being_asked(peer.account):
+                self._ready.rotate(-1)
+                passed_over += 1
+                if passed_over >= len(self._ready):
+                    return  # it goes on when that is known
+                continue
+            passed_over = 0
             call = peer.waiting.popleft()
-            peer.waiting_bytes -= call.body_bytes
+            peer.waiting_bytes -= call.held_bytes
             self._ready.rotate(-1)
             if not peer.waiting:
                 self._ready.pop()
@@ -165,6 +175,10 @@ class Objects:
                 self._take_turns_soon()
                 return
         self._settle()
+
+    def _go_on(self) -> None:
+        if self._ready:
+            self._take_turns_soon()
 
     def _take_turns_soon(self) -> None:
         self._loop.call_soon(self._take_turns)
@@ -180,8 +194,8 @@ class Objects:
         try:
             if call.refused_bytes:
                 raise Refused(LIMITS_EXCEEDED, f"cannot take {call.refused_bytes} bytes of arguments: too many.")
-            if peer.credit <= 0:
-                raise Refused(LIMITS_EXCEEDED, "cannot send you more answers now: you have had too many of late.")
+            if not self._credit.may_answer(peer.account):
+                raise Refused(LIMITS_EXCEEDED, "cannot send you more answers: read those that you have been sent.")
             with serving(call):
                 signature, answer = self._run(call, peer)
                 if inspect.isawaitable(answer):
@@ -191,44 +205,46 @@ class Objects:
                     self._settled.clear()
                     task.add_done_callback(self._settle)
                 else:
-                    peer.credit -= self._bus.reply(call, signature, answer)
+                    self._credit.sent(peer.account, self._bus.reply(call, signature, answer))
         except (Refused, SlotdError) as error:
-            self._refuse(call, error)
+            self._refuse(call, peer, error)
         except Exception as error:
-            self._bus.fault(call, error)
+            self._credit.sent(peer.account, self._bus.fault(call, error))
 
     async def _later(self, call: Call, peer: _Peer, signature: str, answer: Awaitable[Sequence[Any]]) -> None:
         try:
-            peer.credit -= self._bus.reply(call, signature, await answer)
+            self._credit.sent(peer.account, self._bus.reply(call, signature, await answer))
         except (Refused, SlotdError) as error:
-            self._refuse(call, error)
+            self._refuse(call, peer, error)
         except Exception as error:
-            self._bus.fault(call, error)
+            self._credit.sent(peer.account, self._bus.fault(call, error))
         finally:
             peer.running -= 1
 
-    def _refuse(self, call: Call, error: Refused | SlotdError) -> None:
+    def _refuse(self, call: Call, peer: _Peer, error: Refused | SlotdError) -> None:
+        if not self._credit.may_refuse(peer.account):
+            return  # it reads nothing, so it is told nothing; the bus lets it have no more than a few such calls open
         if isinstance(error, Refused):
-            self._bus.refuse(call, error.name, str(error))
+            self._credit.sent(peer.account, self._bus.refuse(call, error.name, str(error)))
             return
         # The hint stands on a line of its own, so that programs can tell it from what happened.
         text = " ".join(error.message.splitlines()) + (f"\n{error.hint}" if error.hint else "")
-        self._bus.refuse(call, error.bus_name, text)
+        self._credit.sent(peer.account, self._bus.refuse(call, error.bus_name, text))
 
     def _peer(self, name: str) -> _Peer:
-        now = self._loop.time()
         peer = self._peers.get(name)
         if peer is None:
-            if len(self._peers) >= 1024:
-                self._forget_quiet(now)
-            peer = self._peers[name] = _Peer(credit=self._limits.reply_bytes, at=now)
-        filled = peer.credit + (now - peer.at) * self._limits.reply_bytes_per_s
-        peer.credit, peer.at = min(filled, self._limits.reply_bytes), now
+            if len(self._peers) >= self._forget_at:
+                self._forget_quiet()
+                if len(self._peers) >= PEERS // 2 and (self._settling is None or self._settling.done()):
+                    self._settling = asyncio.ensure_future(self._credit.settle())
+                self._forget_at = max(PEERS, 2 * len(self._peers))
+            peer = self._peers[name] = _Peer(Account(name))
         return peer
 
-    def _forget_quiet(self, now: float) -> None:
-        whole_s = self._limits.reply_bytes / self._limits.reply_bytes_per_s
-        quiet = [n for n, p in self._peers.items() if not p.running and not p.waiting and now - p.at > whole_s]
+    def _forget_quiet(self) -> None:
+        """Forget peers that owe nothing; to come anew is no way to be rid of what one has not read."""
+        quiet = [n for n, p in self._peers.items() if not p.running and not p.waiting and not p.account.owed]
         for name in quiet:
             del self._peers[name]
 
@@ -244,6 +260,10 @@ class Objects:
                 "InvalidArgs",
                 f'{interface.name}.{method.name} takes {wanted}, not "{call.signature[:_SHOWN_CHARS]}".',
             )
+        try:
+            call.load()
+        except Malformed as error:
+            raise Refused("InvalidArgs", f"cannot read the call: {error}.") from error
         if node is not None and interface is node.interface:
             if peer.running >= self._limits.running:
                 raise Refused(LIMITS_EXCEEDED, f"cannot take more calls: {peer.running} of yours are being worked on.")

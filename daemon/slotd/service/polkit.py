@@ -26,6 +26,9 @@ ASK_S = 25.0
 PERSON_S = 240.0  # for a person who has to find a password; less than slotctl waits for a change
 TELL_S = 1.0  # for what polkit is told and need not answer
 MOST_ASKED = 16  # questions of one user that polkit has not answered; each may be a dialogue on a screen
+# Of all users together: the bus grants us 128 open calls for all that we do. With those used up on questions no unit
+# could be stopped or started, and a running update would fail.
+MOST_OF_ALL = 64
 MOST_KEPT = 256
 
 _POLKIT = "org.freedesktop.PolicyKit1"
@@ -100,6 +103,10 @@ class Authority:
             raise NotAuthorized(
                 f"cannot authorise you: {asked} of your requests wait for polkit already.",
                 hint="Answer or cancel those first.",
+            )
+        if sum(self._asked.values()) >= MOST_OF_ALL:
+            raise NotAuthorized(
+                "cannot authorise you now: too many requests of others wait for polkit.", hint="Try again in a while."
             )
         self._asked[uid] = asked + 1
         try:

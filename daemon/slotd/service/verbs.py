@@ -10,11 +10,9 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from dbus_fast import Variant
-
 from slotd.core.policy import require_version
 from slotd.errors import BadOption, NoSuchBackup, NotAuthorized
-from slotd.host.bus import Call
+from slotd.host.bus import Call, Typed
 from slotd.model import AppView, Job, Mode
 from slotd.service.api import Core
 from slotd.service.interface import Arg, Method, job_path, seconds, variant
@@ -64,7 +62,7 @@ def text_of(value: str, what: str, verb: str) -> str:
     return value
 
 
-def options_of(given: Mapping[str, Variant], allowed: Mapping[str, str], verb: str) -> Options:
+def options_of(given: Mapping[str, Typed], allowed: Mapping[str, str], verb: str) -> Options:
     """The options as plain values. Raises BadOption for one that is unknown or of another type."""
     hint = f"Allowed: {', '.join(f'{key} {kind}' for key, kind in allowed.items())}." if allowed else "It takes none."
     values = {}
