@@ -7,7 +7,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 # What a value is, by its name in the usage: asked of `slotctl _complete`.
-ASKED = {"APP": "apps", "APP|FILE": "apps", "VERSION": "versions", "ID": "backups", "JOB": "jobs"}
+ASKED = {
+    "APP": "apps",
+    "APP|FILE": "apps",
+    "VERSION": "versions",
+    "ID": "backups",
+    "JOB": "jobs",
+    "JOB|APP": "jobs-or-apps",
+}
 ASKED_OF_OPTION = {"--to": "kept"}
 FILES = ("FILE", "DIR", "PATH", "BUNDLE")
 

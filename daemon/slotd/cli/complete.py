@@ -8,12 +8,13 @@ the bus starts nobody for.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
+from slotd.errors import SlotdError
 from slotd.host.paths import Paths
 
 DEADLINE_S = 2.0  # a person waits at a prompt
@@ -28,11 +29,14 @@ def complete(words: Sequence[str]) -> int:
     try:
         is_user = "--user" in line
         names = _app_names(Paths.from_environment(is_user, os.environ))
-        if kind == "apps":
-            found: Iterable[Offer] = [(name, "") for name in names]
-        else:
+        found: list[Offer] = [(name, "") for name in names if kind in ("apps", "jobs-or-apps")]
+        if kind != "apps":
+            import asyncio  # late: names of apps are asked for most, and it takes longer than they do
+
             app = next((word for word in line if word in names), "")
-            found = asyncio.run(asyncio.wait_for(_asked(kind, app, user=is_user), DEADLINE_S))
+            asked = _asked(kind.removesuffix("-or-apps"), app, user=is_user)
+            with suppress(SlotdError, TimeoutError):  # no daemon: what is known without it is offered all the same
+                found += asyncio.run(asyncio.wait_for(asked, DEADLINE_S))
     except Exception:  # whatever it is, a prompt is no place to tell of it
         return 1
     for value, text in dict(found).items():

@@ -83,6 +83,7 @@ async def test_jobs_that_run_are_offered(slotd: Slotd, shells: Shells, shell: st
     slotd.script["update"] = through("stage", wait=asyncio.Event())
     job = await slotd.start_update("notes")
     assert str(job) in await shells.offers(shell, "slotctl cancel ")
+    assert {str(job), "notes"} <= await shells.offers(shell, "slotctl follow ")
 
 
 @pytest.mark.parametrize("shell", SHELLS)
