@@ -17,6 +17,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 TOOLS = REPOSITORY / "build" / "venv" / "bin"
 UNITS = REPOSITORY / "units"
 SERVICES = sorted(path.name for path in UNITS.glob("*.service"))
+USER_UNITS = UNITS / "user"
 # `systemd-analyze security --offline`: 0 is locked up, 10 is open. The daemon's is the design's bound.
 EXPOSURE = {
     "slotd.service": 2.5,
@@ -76,24 +77,43 @@ def test_the_shell_scripts_parse(script: Path) -> None:
     run("sh", "-n", script)
 
 
-def test_systemd_accepts_the_units(tmp_path: Path) -> None:
-    """As they are, in a place where the programs that they start exist."""
-    root = tmp_path / "root"
-    units = root / "usr/lib/systemd/system"
+PROGRAMS = ("usr/sbin/slotd", "usr/bin/slotctl", "usr/bin/systemctl", "usr/bin/busctl", "bin/rm")
+
+
+def a_place_for_units(root: Path, units: Path, source: Path) -> list[str]:
+    """Copies units to where the programs that they start exist, and the units that they name. Gives their names."""
     units.mkdir(parents=True)
-    for path in UNITS.iterdir():
-        (units / path.name).write_text(path.read_text())
-    for program in ("usr/sbin/slotd", "usr/bin/slotctl", "usr/bin/systemctl", "usr/bin/busctl"):
+    for program in PROGRAMS:
         (root / program).parent.mkdir(parents=True, exist_ok=True)
         (root / program).write_text("#!/bin/sh\n")
         (root / program).chmod(0o755)
     for name in TARGETS:
         (units / f"{name}.target").write_text(f"[Unit]\nDescription={name}\n")
     (units / "dbus.service").write_text("[Service]\nExecStart=/usr/bin/busctl\n")
-    names = [path.name.replace("@.", "@demo.") for path in sorted(UNITS.iterdir())]
-    output = run("systemd-analyze", "verify", "--man=no", f"--root={root}", *names)
-    complaints = [line for line in output.splitlines() if "slotd" in line]
-    assert not complaints, "\n".join(complaints)
+    (units / "dbus.socket").write_text("[Socket]\nListenStream=%t/bus\n")
+    paths = sorted(path for path in source.iterdir() if path.is_file())
+    for path in paths:
+        (units / path.name).write_text(path.read_text())
+    return [path.name.replace("@.", "@demo.") for path in paths]
+
+
+def complaints(output: str) -> list[str]:
+    return [line for line in output.splitlines() if "slotd" in line]
+
+
+def test_systemd_accepts_the_units(tmp_path: Path) -> None:
+    names = a_place_for_units(tmp_path, tmp_path / "usr/lib/systemd/system", UNITS)
+    assert not complaints(run("systemd-analyze", "verify", "--man=no", f"--root={tmp_path}", *names))
+
+
+def test_a_users_systemd_accepts_the_units(tmp_path: Path) -> None:
+    """It takes no `--root`: the programs' paths are put below it in the copies."""
+    units = tmp_path / "units"
+    names = a_place_for_units(tmp_path, units, USER_UNITS)
+    for path in units.glob("*.service"):
+        path.write_text(re.sub(r"^(Exec\w+=)(?=/)", rf"\1{tmp_path}", path.read_text(), flags=re.MULTILINE))
+    paths = {"XDG_RUNTIME_DIR": str(tmp_path), "SYSTEMD_UNIT_PATH": str(units)}
+    assert not complaints(run("systemd-analyze", "--user", "verify", "--man=no", *names, **paths))
 
 
 @pytest.mark.parametrize("unit", SERVICES)
@@ -105,8 +125,23 @@ def test_a_service_is_as_locked_up_as_promised(unit: str) -> None:
 
 
 def test_every_timer_has_its_service() -> None:
-    for timer in UNITS.glob("*.timer"):
+    for timer in UNITS.rglob("*.timer"):
         assert timer.with_suffix(".service").exists(), timer.name
+
+
+def test_a_user_has_every_unit_that_the_system_has() -> None:
+    assert {path.name for path in USER_UNITS.iterdir()} == {path.name for path in UNITS.iterdir() if path.is_file()}
+
+
+@pytest.mark.parametrize("path", sorted(USER_UNITS.glob("*.service")), ids=lambda path: path.name)
+def test_a_users_unit_promises_only_what_any_users_manager_can_keep(path: Path) -> None:
+    """A namespace that the kernel does not let a user have would keep the unit from starting."""
+    settings = set(re.findall(r"^(\w+)=", path.read_text(), re.MULTILINE))
+    privileged = {"CapabilityBoundingSet", "AmbientCapabilities", "DevicePolicy", "IPAddressDeny", "OOMScoreAdjust"}
+    mounts = {key for key in settings if key.startswith(("Private", "Protect", "Bind"))} | MAKES_MOUNTS
+    assert not settings & (privileged | mounts)
+    assert {"NoNewPrivileges", "SystemCallFilter", "RestrictNamespaces"} <= settings
+    assert all(" --user" in line for line in re.findall(r"^ExecStart=(.*)$", path.read_text(), re.MULTILINE))
 
 
 def test_no_service_makes_mounts_that_break_a_rename() -> None:
