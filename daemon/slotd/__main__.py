@@ -76,6 +76,7 @@ async def _run_alone(verb: str, *, user_mode: bool) -> int:
     from slotd.host.paths import Paths
 
     state = Paths.from_environment(user_mode, os.environ).state
+    state.mkdir(mode=0o700 if user_mode else 0o755, parents=True, exist_ok=True)
     with only_one(state, wait_s=0.0 if verb == "recover" else LOCK_S):
         if verb == "run":
             from slotd.service.wiring import serve

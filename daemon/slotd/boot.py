@@ -104,7 +104,8 @@ async def _at_boot(work: Work) -> None:
     if trial.boot_id == work.host.boot_id:
         return  # this boot was counted already
     if trial.attempts_left <= 0:
-        await go_back(work, f"the host booted {trial.boots + 1} times during its trial")
+        what = "your service manager was started" if work.host.user_mode else "the host booted"
+        await go_back(work, f"{what} {trial.boots + 1} times during its trial")
         return
     await count_boot(work, trial)
 

@@ -17,12 +17,15 @@ from pathlib import Path
 from slotd.core import schema
 from slotd.errors import Failed, Misconfigured
 from slotd.host import files
+from slotd.host.paths import runtime_of_user
 
 FILE = "50-slotd.conf"
 # The package's removal looks for this line too: what has it is slotd's own.
 MARKER = "# Written by slotctl enable"
 # Enabled with the first app; the package's presets have them on already.
 SYSTEM_UNITS = ("slotd-boot.service", "slotd-check.timer", "slotd-apply.timer")
+# A package switches nothing on for its users: here all of them are, so that a trial goes on after a login, too.
+USER_UNITS = (*SYSTEM_UNITS, "slotd.service", "slotd-prune.timer")
 LEAST_BURST = 5  # systemd's own default
 FILE_BYTES = 64 * 1024
 SYSTEMCTL_S = 60.0
@@ -92,12 +95,12 @@ def enable(app: schema.App, *, root: Path = Path("/"), user: bool = False) -> li
         return done
     if done:
         _systemctl(user, "daemon-reload")
-    if not user:
-        wanted = [unit for unit in SYSTEM_UNITS if not _is_enabled(unit)]
-        if wanted:
-            _systemctl(user, "enable", *wanted)
-            _systemctl(user, "start", *(unit for unit in SYSTEM_UNITS if unit.endswith(".timer")))
-            done += [f"enabled {unit}" for unit in wanted]
+    own = USER_UNITS if user else SYSTEM_UNITS
+    wanted = [unit for unit in own if not _is_enabled(unit, user)]
+    if wanted:
+        _systemctl(user, "enable", *wanted)
+        _systemctl(user, "start", *(unit for unit in own if unit.endswith(".timer")))
+        done += [f"enabled {unit}" for unit in wanted]
     return done
 
 
@@ -183,17 +186,24 @@ def _systemd_version(user: bool) -> int:
     return int(found[1]) if found else 0
 
 
-def _is_enabled(unit: str) -> bool:
-    return _systemctl(False, "is-enabled", unit, check=False).strip() == "enabled"
+def _is_enabled(unit: str, user: bool) -> bool:
+    return _systemctl(user, "is-enabled", unit, check=False).strip() == "enabled"
 
 
 def _systemctl(user: bool, *words: str, check: bool = True) -> str:
     """What systemctl prints. With `check`, raises `Failed` with what it said."""
     argv: Sequence[str] = ["systemctl", *(["--user"] if user else []), "--no-pager", *words]
     line = " ".join(argv)
+    environ = {**os.environ, "XDG_RUNTIME_DIR": str(runtime_of_user(os.environ))} if user else None
     try:
         done = subprocess.run(
-            argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=SYSTEMCTL_S, check=False
+            argv,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=SYSTEMCTL_S,
+            check=False,
+            env=environ,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise Failed(f"cannot run `{line}`: {error}") from error

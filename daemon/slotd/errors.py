@@ -17,9 +17,15 @@ boundary (the bus, the command line, the job) logs once.
 
 from __future__ import annotations
 
+import re
 from typing import ClassVar
 
 BUS_PREFIX = "org.slotd1.Error."
+
+
+def for_user_manager(text: str) -> str:
+    """A text whose commands, between backquotes, are for the system's manager, with those for one's own."""
+    return re.sub(r"`(systemctl|journalctl|slotctl) (?!--user)(?!-k)", r"`\1 --user ", text)
 
 
 class SlotdError(Exception):

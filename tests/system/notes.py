@@ -7,12 +7,13 @@ import hashlib
 import http.server
 import io
 import json
+import subprocess
 import tarfile
 import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -131,6 +132,10 @@ class Publisher:
         self._write_index()
         return artifact
 
+    def withdraw(self, version: str) -> None:
+        self._releases = [r for r in self._releases if r["version"] != version]
+        self._write_index()
+
     def withdraw_all(self) -> None:
         self._releases = []
         self._write_index()
@@ -151,6 +156,10 @@ def _tar(top: str, files: Mapping[str, bytes]) -> bytes:
 
 class Notes:
     """The app on one machine."""
+
+    program = ("slotctl",)
+    config = "/etc/slotd"
+    reload = "systemctl reload slotd"
 
     def __init__(self, machine: Container, publisher: Publisher, *, port: int = 0) -> None:
         self.machine = machine
@@ -173,13 +182,23 @@ class Notes:
 
     def slotctl(self, *args: str, status: int | None = 0, timeout_s: float = 120.0) -> str:
         """Run slotctl; `status` None takes any exit status. Gives its output."""
-        done = self.machine.run(["slotctl", *args], check=False, timeout_s=timeout_s)
+        done = self.run([*self.program, *args], check=False, timeout_s=timeout_s)
         text = done.stdout + done.stderr
         assert status is None or done.returncode == status, f"slotctl {' '.join(args)} gave {done.returncode}:\n{text}"
         return text
 
     def json(self, *args: str) -> Any:
-        return json.loads(self.machine.run(["slotctl", "--json", *args]).stdout)
+        return json.loads(self.run([*self.program, "--json", *args]).stdout)
+
+    def write_file(self, path: str, content: str | bytes) -> None:
+        """A file of the app's administrator."""
+        self.machine.write_file(path, content)
+
+    def run(
+        self, cmd: str | Sequence[str], *, check: bool = True, timeout_s: float = 120.0
+    ) -> subprocess.CompletedProcess[str]:
+        """A command as the app's administrator."""
+        return self.machine.run(cmd, check=check, timeout_s=timeout_s)
 
     def state(self) -> dict[str, Any]:
         """What the app itself says: version, notes, files, digest over all of its data."""
@@ -202,12 +221,12 @@ class Notes:
 
     def set_trial(self, trial: str) -> None:
         """Watch the next versions for so long; empty: as the definition says."""
-        drop_in = "/etc/slotd/apps.d/notes.toml.d/trial.toml"
+        drop_in = f"{self.config}/apps.d/notes.toml.d/trial.toml"
         if trial:
-            self.machine.write_file(drop_in, f'[policy]\ntrial = "{trial}"\n')
+            self.write_file(drop_in, f'[policy]\ntrial = "{trial}"\n')
         else:
-            self.machine.run(f"rm -f {drop_in}")
-        self.machine.run("systemctl reload slotd")
+            self.run(f"rm -f {drop_in}")
+        self.run(self.reload)
 
     def install(self, version: str = "1.0", *, trial: str = "") -> dict[str, Any]:
         """A first version with some notes in it; `trial` is that of this installation alone. Gives its state."""

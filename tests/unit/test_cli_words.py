@@ -13,7 +13,7 @@ from slotd.cli.out import BUSY, DENIED, DONE, FAILED, NOTHING, ROLLED_BACK, USAG
 from slotd.cli.parser import parse
 from slotd.cli.views import App, Job
 from slotd.cli.words import exit_code, summary
-from slotd.errors import BY_NAME, Busy, NotAuthorized
+from slotd.errors import BY_NAME, Busy, NotAuthorized, for_user_manager
 
 
 def job(kind: str = "update", **values: object) -> Job:
@@ -137,8 +137,21 @@ def test_an_error_of_the_bus_says_what_to_do(name: str, kind: type[Exception]) -
 
 
 def test_a_user_without_a_session_bus_is_told_so() -> None:
-    with pytest.raises(Unreachable, match="cannot reach your user bus"):
+    with pytest.raises(Unreachable, match="cannot reach your user manager: there is no /nonexistent") as caught:
         address(user=True, environment={"XDG_RUNTIME_DIR": "/nonexistent"})
+    assert "machinectl shell" in caught.value.hint
+    assert "enable-linger" in caught.value.hint
+    sudo = {"XDG_RUNTIME_DIR": "/nonexistent", "SUDO_USER": "alice"}
+    with pytest.raises(Unreachable) as caught:
+        address(user=True, environment=sudo)
+    assert "run it as alice, without sudo" in caught.value.hint
+
+
+def test_a_hint_of_a_users_slotd_names_commands_that_reach_it() -> None:
+    said = "See `journalctl -u slotd` and `systemctl status notes`, then `slotctl unhold notes`; or `journalctl -k`."
+    told = "See `journalctl --user -u slotd` and `systemctl --user status notes`, then `slotctl --user unhold notes`;"
+    assert for_user_manager(said) == f"{told} or `journalctl -k`."
+    assert for_user_manager(told) == told
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from slotd.errors import BUS_PREFIX, Failed, NotAuthorized, SlotdError, from_name
+from slotd.host.paths import runtime_of_user
 
 if TYPE_CHECKING:
     from slotd.host.bus import Bus
@@ -56,14 +57,17 @@ def address(*, user: bool, environment: dict[str, str]) -> str:
     if not user:
         return environment.get("DBUS_SYSTEM_BUS_ADDRESS") or "unix:path=/run/dbus/system_bus_socket"
     given = environment.get("DBUS_SESSION_BUS_ADDRESS")
-    if given:
+    if given and "XDG_RUNTIME_DIR" not in environment:
         return given
-    runtime = environment.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}"
-    if os.path.exists(f"{runtime}/bus"):
-        return f"unix:path={runtime}/bus"
+    try:
+        runtime = runtime_of_user(environment)
+    except Failed as error:
+        raise Unreachable(error.message, hint=error.hint) from None
+    if given or os.path.exists(f"{runtime}/bus"):
+        return given or f"unix:path={runtime}/bus"
     raise Unreachable(
         f"cannot reach your user bus: neither DBUS_SESSION_BUS_ADDRESS nor {runtime}/bus is there.",
-        hint="Log in with a session of your own (`machinectl shell you@`, ssh), not through su or sudo.",
+        hint="Install the package dbus-user-session and log in again.",
     )
 
 

@@ -64,8 +64,8 @@ def _run(argv: list[str] | None) -> int:
         return end.code if isinstance(end.code, int) else 2
     except SlotdError as error:
         words = sys.argv[1:] if argv is None else argv
-        return Out(json="--json" in words, no_color="--no-color" in words).error(error)
-    out = Out(json=args.json, no_color=args.no_color)
+        return Out(json="--json" in words, no_color="--no-color" in words, user="--user" in words).error(error)
+    out = Out(json=args.json, no_color=args.no_color, user=args.user)
     handler = _handler(args.handler)
     try:
         if args.local:

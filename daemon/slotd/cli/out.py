@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from slotd.cli.tables import Cell, Look, escape, look_at, table, warn, wrap
-from slotd.errors import SlotdError
+from slotd.errors import SlotdError, for_user_manager
 
 DONE = 0
 FAILED = 1
@@ -52,8 +52,9 @@ def worst(codes: Iterable[int]) -> int:
 class Out:
     """`json`: exactly one document goes to standard output, and nothing else does."""
 
-    def __init__(self, *, json: bool = False, no_color: bool = False) -> None:
+    def __init__(self, *, json: bool = False, no_color: bool = False, user: bool = False) -> None:
         self.json = json
+        self._user = user
         environment = dict(os.environ)
         self.look: Look = look_at(sys.stdout, no_color=no_color, environment=environment)
         self._error_look = look_at(sys.stderr, no_color=no_color, environment=environment)
@@ -108,6 +109,8 @@ class Out:
 
     def error(self, error: SlotdError) -> int:
         """Prints an error (with `--json` as the document too) and gives its exit code."""
+        if self._user:
+            error.message, error.hint = for_user_manager(error.message), for_user_manager(error.hint)
         self.complain(error.message, error.hint)
         self.document({"error": error_json(error)})
         return code_of(error.name)

@@ -121,6 +121,9 @@ def _load(
     except Misconfigured as error:
         named = _named_keys(documents) if with_keys else []
         raise misconfigured(name, [*error.problems, *_missing_keys(main, paths, named)]) from None
+    if paths.owner and app.service.user not in ("", paths.owner):
+        problem = f'service.user is "{app.service.user}": your applications run as you, leave it out.'
+        raise misconfigured(name, [f"{written(main)}: {problem}"])
     if with_keys and (missing := _missing_keys(main, paths, app.verify.keys)):
         raise misconfigured(name, missing)
     return app

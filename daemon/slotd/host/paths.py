@@ -1,8 +1,9 @@
-"""Where slotd's files are: the directories of the system, of systemd's environment, or of a user."""
+"""Where slotd's files are: directories of the system, of systemd's environment, or of a user. And a user's bus."""
 
 from __future__ import annotations
 
 import os
+import pwd
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +13,16 @@ from slotd.errors import Failed
 
 @dataclass(frozen=True, slots=True)
 class Paths:
-    """`config`: directories with `apps.d`, `keys.d` and `slotd.toml`, low to high priority: the later one wins."""
+    """`config`: directories with `apps.d`, `keys.d` and `slotd.toml`, low to high priority: the later one wins.
+
+    `owner`: the name of the one user whose apps these are, and who all of them run as; empty for the system's.
+    """
 
     config: tuple[Path, ...] = (Path("/usr/lib/slotd"), Path("/run/slotd"), Path("/etc/slotd"))
     state: Path = Path("/var/lib/slotd")
     cache: Path = Path("/var/cache/slotd")
     runtime: Path = Path("/run/slotd")
+    owner: str = ""
 
     @property
     def database(self) -> Path:
@@ -39,7 +44,45 @@ class Paths:
             state=_one(environ, "STATE_DIRECTORY") or default.state,
             cache=_one(environ, "CACHE_DIRECTORY") or default.cache,
             runtime=runtime,
+            owner=default.owner,
         )
+
+
+def runtime_of_user(environ: Mapping[str, str]) -> Path:
+    """The directory with the sockets of this user's manager and bus.
+
+    Raises `Failed`, with the way to get them, if they are not there or someone else's, as they are after su and sudo.
+    """
+    uid = os.getuid()
+    own = Path(f"/run/user/{uid}")
+    runtime = _absolute(environ, "XDG_RUNTIME_DIR") or own
+    try:
+        owner = runtime.stat().st_uid
+    except OSError:
+        raise Failed(f"cannot reach your user manager: there is no {runtime}.", hint=_way_in(environ)) from None
+    if owner != uid:
+        raise Failed(
+            f"cannot reach your user manager: $XDG_RUNTIME_DIR is {runtime}, which belongs to {_name(owner)}.",
+            hint=f"Try `export XDG_RUNTIME_DIR={own}`." if own.is_dir() else _way_in(environ),
+        )
+    return runtime
+
+
+def _way_in(environ: Mapping[str, str]) -> str:
+    name = _name(os.getuid())
+    if name == "root" and environ.get("SUDO_USER"):
+        return f"--user is for your own applications: run it as {environ['SUDO_USER']}, without sudo."
+    return (
+        f"Log in as {name} with a session of its own: by ssh, or with `sudo machinectl shell {name}@`; su is none.\n"
+        f"`sudo loginctl enable-linger {name}` keeps your manager, and your applications, running without one."
+    )
+
+
+def _name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"user {uid}"
 
 
 def _of_user(environ: Mapping[str, str]) -> Paths:
@@ -52,6 +95,7 @@ def _of_user(environ: Mapping[str, str]) -> Paths:
         state=_home(environ, "XDG_STATE_HOME", ".local/state"),
         cache=_home(environ, "XDG_CACHE_HOME", ".cache"),
         runtime=runtime,
+        owner=_name(os.getuid()),
     )
 
 

@@ -27,7 +27,7 @@ from slotd.core.schema import Limits
 from slotd.errors import Failed, SlotdError, SourceFailed, VerificationFailed
 from slotd.host import frames, sandbox
 from slotd.host.process import Completed, run, to_its_end
-from slotd.host.sandbox import Profile
+from slotd.host.sandbox import Manager, Profile
 from slotd.host.unit import SAID_BYTES, START_S, Running, clean
 
 __all__ = ["Completed", "Workers", "run", "unit_name"]
@@ -39,6 +39,9 @@ PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 MESSAGE_CHARS: Final = 4000
 PACE_S: Final = 0.01  # a worker that floods progress is read no faster than this
 _ERRORS: Final = ("VerificationFailed", "SourceFailed", "NoSpace", "Misconfigured", "Failed")
+
+# systemd's exit statuses for a unit that the kernel refused a namespace: USER CAPABILITIES NETWORK NAMESPACE
+_REFUSED: Final = (217, 218, 225, 226)
 
 OnProgress = Callable[[Mapping[str, Any]], None]
 
@@ -67,6 +70,12 @@ class Workers:
         self._root = None if root.name == "dist-packages" else root
         self._numbers = itertools.count(1)
         self._manager = ["--user"] if user_manager else []
+        self._kind: asyncio.Task[Manager] | None = None
+        home, runtime = (Path(os.environ.get(key) or "/nonexistent") for key in ("HOME", "XDG_RUNTIME_DIR"))
+        # In other places than those that are hidden for every worker, see `sandbox`.
+        own = [path for path in (home, runtime) if path.is_dir() and not path.is_relative_to("/home")]
+        self._own = own if user_manager else []
+        self._hidden = [runtime / "bus", runtime / "systemd"] if user_manager else []
 
     async def call(
         self,
@@ -77,23 +86,28 @@ class Workers:
         unit: str,
         timeout_s: float,
         on_progress: OnProgress | None = None,
-        properties: Sequence[str] = (),
+        shown: Sequence[Path] = (),
     ) -> dict[str, Any]:
         """Has a worker do `verb` and gives what it claims. The descriptors stay the caller's.
+
+        `shown` are paths that it may read, wherever they lie.
 
         Raises the worker's own error (one of those a worker may raise), `SourceFailed` if a worker on the network
         took too long, `Failed` if it died or said what cannot be understood. A cancelled call ends the unit, and
         waits until it is gone, before it raises.
         """
         profile = sandbox.PROFILES[verb]
-        name = self._name(unit)
+        name, manager = self._name(unit), await self._manager_kind()
         wanted = sandbox.worker_properties(
             profile,
             limits=self._limits,
             timeout_s=timeout_s,
-            user_manager=self._user_manager,
+            manager=manager,
             package_root=self._root,
+            own=self._own,
         )
+        if manager is not Manager.BARE:  # which hides nothing, and cannot mount anything
+            wanted += [f"BindReadOnlyPaths={sandbox.quote(f'-{path}')}" for path in shown]
         kept = {key: os.environ[key] for key in sandbox.NETWORK_VARIABLES if key in os.environ}
         setenv = kept if profile is Profile.NETWORK else {}
         argv = self._worker_argv(verb)
@@ -101,7 +115,7 @@ class Workers:
         with ours:
             ours.setblocking(False)
             with theirs:
-                start = self._start(name, [*wanted, *properties], setenv, argv, stdin=theirs.fileno())
+                start = self._start(name, wanted, setenv, argv, stdin=theirs.fileno())
                 unit_of = await self._started(start, name)
             async with unit_of as running:
                 result = await self._talk(running, ours, request, fds, timeout_s, on_progress)
@@ -133,8 +147,8 @@ class Workers:
         """
         name, line = self._name(unit), shlex.join(argv)
         with contextlib.ExitStack() as stack:
-            home = "/tmp"
-            if self._user_manager or not self._sandbox:
+            manager, home = await self._manager_kind(), "/tmp"
+            if manager is Manager.BARE or not self._sandbox:
                 home = stack.enter_context(tempfile.TemporaryDirectory(prefix="slotd-command-"))
             assigned = {"PATH": PATH, "LANG": "C.UTF-8", "HOME": home, **environment}
             wanted = sandbox.command_properties(
@@ -143,7 +157,8 @@ class Workers:
                 writable=writable,
                 network=network,
                 timeout_s=timeout_s,
-                user_manager=self._user_manager,
+                manager=manager,
+                hidden=self._hidden,
             )
             # The shell joins the command's two outputs; what systemd-run itself says stays apart.
             shell = ["/bin/sh", "-c", 'exec "$@" 2>&1', "sh", *argv]
@@ -184,6 +199,31 @@ class Workers:
         if not unit.startswith(UNIT_PREFIX):
             raise ValueError(f"{unit!r} does not begin with {UNIT_PREFIX!r}")
         return f"{_escape(unit)}-{next(self._numbers)}.service"
+
+    async def _manager_kind(self) -> Manager:
+        """What the units of this manager can be shut off with; found out once."""
+        if not self._user_manager or not self._sandbox:
+            return Manager.SYSTEM
+        if self._kind is None or (self._kind.done() and (self._kind.cancelled() or self._kind.exception())):
+            self._kind = asyncio.create_task(self._try_namespaces())
+        return await asyncio.shield(self._kind)
+
+    async def _try_namespaces(self) -> Manager:
+        wanted = sandbox.worker_properties(
+            Profile.VERIFY, limits=self._limits, timeout_s=START_S, manager=Manager.NAMESPACES, own=self._own
+        )
+        line = ["systemd-run", *self._manager, "--quiet", "--wait", "--collect", f"--unit={self._name(UNIT_PREFIX)}"]
+        tried = await run([*line, *(f"--property={each}" for each in wanted), "--", "/bin/true"], timeout_s=START_S)
+        if tried.status == 0:
+            return Manager.NAMESPACES
+        if tried.status not in _REFUSED:
+            raise Failed(
+                f"cannot start workers: systemd says: {clean(tried.output).strip()}", hint="See `journalctl --user`."
+            )
+        log.warning(
+            "This host lets no user have a namespace: workers are not shut off from your files and from the network."
+        )
+        return Manager.BARE
 
     def _worker_argv(self, verb: str) -> list[str]:
         if self._root is None:

@@ -64,7 +64,7 @@ async def look(work: Work, *, wanted: str = "", force: bool = False) -> policy.C
             request,
             unit=work.unit("list"),
             timeout_s=limits.index_s + WORKER_GRACE_S,
-            properties=worker_properties(work),
+            shown=shown_to_worker(work),
         )
         listing = listing_from_json(claim, app.source, limits)
     except SlotdError as error:
@@ -139,11 +139,7 @@ def credential(app: App) -> tuple[str | None, str]:
     return secret, credential_host(app.source)
 
 
-def worker_properties(work: Work) -> tuple[str, ...]:
-    """A folder of releases is shown to the worker read-only, wherever it lies; of a missing one the worker tells.
-
-    Under a user's own manager the worker sees what the user sees: there it could not have a mount of its own.
-    """
+def shown_to_worker(work: Work) -> tuple[Path, ...]:
+    """A folder of releases is shown to the worker read-only, wherever it lies; of a missing one the worker tells."""
     source = work.app.source
-    is_hidden = source.type == "directory" and not work.host.user_mode
-    return (f"BindReadOnlyPaths=-{source.path}",) if is_hidden else ()
+    return (Path(source.path),) if source.type == "directory" else ()

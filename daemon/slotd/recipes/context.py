@@ -22,7 +22,7 @@ from slotd.core.plain import from_plain, to_plain
 from slotd.core.schema import App, Settings
 from slotd.data import DataSpec, DataStore
 from slotd.engines import Engine
-from slotd.errors import Cancelled, SlotdError
+from slotd.errors import Cancelled, SlotdError, for_user_manager
 from slotd.host import failpoint, journal
 from slotd.host.offloop import off_loop
 from slotd.host.paths import Paths
@@ -175,6 +175,7 @@ class Work:
         state = {Result.CANCELLED: JobState.CANCELLED, Result.FAILED: JobState.FAILED}.get(result, JobState.DONE)
         if result in (Result.ROLLED_BACK, Result.ROLLBACK_FAILED) and self.job.kind == "update":
             state = JobState.FAILED
+        text = "\n".join(filter(None, (error.message, error.hint))) if error else self.note
         self.job = dataclasses.replace(
             self.job,
             state=state,
@@ -182,7 +183,7 @@ class Work:
             progress=100,
             finished_at=self.host.clock.now(),
             error_name=error.name if error else "",
-            error_message="\n".join(filter(None, (error.message, error.hint))) if error else self.note,
+            error_message=for_user_manager(text) if self.host.user_mode else text,
         )
         await off_loop(self.host.store.save, self.job)
         self._changed(self.job)

@@ -23,7 +23,7 @@ from slotd.host import failpoint, files
 from slotd.host.definitions import read_keys
 from slotd.host.offloop import off_loop
 from slotd.model import Blocked, Release, Result, SlotName
-from slotd.recipes.check import WORKER_GRACE_S, credential, look, worker_properties
+from slotd.recipes.check import WORKER_GRACE_S, credential, look, shown_to_worker
 from slotd.recipes.context import Artifact, Work
 from slotd.recipes.preserve import require_units
 
@@ -152,7 +152,7 @@ async def _download_one(work: Work, cache: Path, artifact: Artifact) -> str:
                 unit=work.unit("fetch"),
                 timeout_s=limits.download_s + WORKER_GRACE_S,
                 on_progress=on_progress,
-                properties=worker_properties(work),
+                shown=shown_to_worker(work),
             )
         except SlotdError:
             is_full = os.fstat(descriptor).st_size + PIECE_BYTES >= min(limits.download_bytes, room)
@@ -310,7 +310,7 @@ async def _small(work: Work, url: str) -> bytes:
         request,
         unit=work.unit("small"),
         timeout_s=limits.index_s + WORKER_GRACE_S,
-        properties=worker_properties(work),
+        shown=shown_to_worker(work),
     )
     try:
         return base64.b64decode(str(claim["body"]), validate=True)

@@ -55,7 +55,9 @@ def this_boot(runtime: Path) -> str:
 
 def make_host(paths: Paths, systemd: Systemd, *, user_mode: bool) -> Host:
     """Open the state and put the doors together. Blocking."""
-    for directory, mode in ((paths.state, 0o755), (paths.cache, 0o700), (paths.state / "apps", 0o755)):
+    # The system's apps must reach their slots; those of a user are nobody else's business.
+    shared = 0o700 if user_mode else 0o755
+    for directory, mode in ((paths.state, shared), (paths.cache, 0o700), (paths.state / "apps", shared)):
         directory.mkdir(mode=mode, parents=True, exist_ok=True)
     for name in ("backups", "quarantine"):
         (paths.state / name).mkdir(mode=0o700, exist_ok=True)
