@@ -83,7 +83,7 @@ def test_no_markdown_is_left_in_a_page(tree: Path) -> None:
         assert outside == [], page
 
 
-@pytest.mark.parametrize("path", sorted((REPOSITORY / "units").iterdir()), ids=lambda path: str(path.name))
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "units").rglob("*.*")), ids=lambda path: str(path.name))
 def test_man_knows_every_unit_and_every_page_that_a_unit_names(tree: Path, path: Path) -> None:
     assert "slotd.service" in shown(tree, path.name)
     named = re.findall(r"^Documentation=(.*)$", path.read_text(), re.MULTILINE)
