@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterator
 
 import pytest
 from tests.system.alice import DATA, HOME, SLOTS, AlicesNotes
 from tests.system.container import Container
+from tests.system.image import REPOSITORY
 from tests.system.notes import Notes, Publisher
 
 STATUS = f"{HOME}/.local/state/slotd/fired"
@@ -238,3 +240,31 @@ def test_hints_name_the_commands_that_reach_her_daemon(notes: AlicesNotes) -> No
     told = notes.slotctl("status", "nobody", status=1)
     assert "`slotctl --user list`" in told
     assert "`systemctl --user reload slotd`" in told
+
+
+def test_the_drop_in_of_the_manual_keeps_an_app_from_its_own_slots(notes: AlicesNotes) -> None:
+    manual = (REPOSITORY / "docs/user.md").read_text()
+    hardening = re.findall(r"```ini\n(.*?)```", manual, re.DOTALL)[-1]
+    before, drop_in = notes.wait_state(), f"{HOME}/.config/systemd/user/notes.service.d/hardening.conf"
+    outside = f"{HOME}/.bashrc {HOME}/.config {HOME}/.local/state/slotd/state.db /run/user/{notes.uid}/bus"
+    look = (
+        f"ExecStartPost=/bin/sh -c 'echo x >{SLOTS}/current/x; ls -d {outside}; echo x >{DATA}/../notes/look; true'\n"
+    )
+    notes.write_file(drop_in, hardening + look)
+    notes.run("systemctl --user daemon-reload && systemctl --user restart notes")
+    after = notes.wait_state()
+    assert (after["version"], after["notes"]) == (before["version"], before["notes"])
+    notes.publisher.publish(version := next_version(), "damage-data", schema=2)
+    notes.slotctl("update", "notes", status=4)
+    notes.publisher.publish(version := next_version(), schema=2)
+    notes.slotctl("update", "notes")
+    assert notes.wait_state()["version"] == version
+    notes.write("still written")
+    assert not notes.machine.exists(f"{SLOTS}/current/x")
+    assert notes.machine.exists(f"{DATA}/look")
+    notes.machine.run("journalctl --sync")
+    said = notes.run("journalctl --user --unit=notes.service --no-pager --output=cat").stdout
+    assert "Read-only file system" in said
+    for path in outside.split():
+        assert f"cannot access '{path}'" in said
+    notes.run(f"rm {drop_in} && systemctl --user daemon-reload && systemctl --user restart notes")

@@ -93,7 +93,7 @@ def main():
     tried("ptrace", lambda: libc("ptrace", 16, os.getppid(), 0, 0))
     tried("signal the daemon", lambda: os.kill(request.get("daemon", 1), 0))
     tried("its memory", lambda: open(f"/proc/{request.get('daemon', 1)}/mem", "rb").close())
-    tried("the bus", lambda: os.listdir("/run/user/1234"))
+    tried("the bus", lambda: socket.socket(socket.AF_UNIX).connect(request.get("bus", "/run/dbus/none")))
     tried("kill init", lambda: os.kill(1, 0))
     tried("the given descriptor", lambda: os.fstat(fds[0]).st_size and "seen")
     if request["dir"]:
@@ -159,7 +159,7 @@ def trials(machine: Machine, verb: str) -> dict[str, str]:
 
 REFUSED = {
     "packet socket", "read shadow", "write etc", "executable memory", "become root", "namespace", "mount", "set-id",
-    "ptrace", "kill init", "read the state",
+    "ptrace", "kill init", "read the state", "signal the daemon", "its memory", "the bus",
 }  # fmt: skip
 
 
