@@ -97,7 +97,7 @@ def test_at_the_machine_a_check_needs_no_password_and_elsewhere_it_does(notes: N
     start = f"systemd-run --quiet --collect --wait --pipe {session}"
     notes.machine.run(f"{start} -E XDG_SEAT=seat0 slotctl check notes")
     elsewhere = notes.machine.run(f"{start} slotctl check notes", check=False)
-    assert (elsewhere.returncode, "org.slotd1.check needs a password" in elsewhere.stderr) == (5, True)
+    assert (elsewhere.returncode, "org.slotd1.check: it needs a password" in elsewhere.stderr) == (5, True)
 
 
 def test_a_password_is_kept_for_the_same_question_and_no_other(notes: Notes) -> None:

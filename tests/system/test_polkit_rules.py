@@ -113,6 +113,9 @@ def test_a_rule_lets_a_user_use_every_verb_but_those_that_it_keeps_from_him(note
     forced = [of_app("Update", "notes", **{key: value}) for key, value in (("version", "1.0"), ("force", True))]
     backup = notes.json("status", "notes")["backups"][0]["id"]
     before = status(notes)
+    for by_manager in (True, False):
+        restore = of_app("Restore", "notes", backup, by_manager=by_manager)
+        assert ask(notes.machine, "alice", restore)[0]["error"] == INTERACTIVE
     for said in ask(notes.machine, "robot", *forced, of_app("Restore", "notes", backup), interactive=True):
         assert (said["error"], "not authorised for org.slotd1." in said["text"]) == (NOT_AUTHORIZED, True)
     assert status(notes) == before

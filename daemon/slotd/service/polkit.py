@@ -234,7 +234,8 @@ def _denied(action: str, answer: _Answer, *, is_interactive: bool) -> NotAuthori
         )
     if answer.is_challenge:
         return NotAuthorized(
-            f"cannot do that: {ACTION}{action} needs a password, and there is nobody to ask for it in your session.",
+            f"cannot do that: you are not authorised for {ACTION}{action}: it needs a password, and there is nobody to"
+            " ask for it in your session.",
             hint="Run it on a terminal of a login session, where slotctl asks, or as root.",
         )
     if "polkit.dismissed" in answer.details:
