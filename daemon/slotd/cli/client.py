@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from slotd.cli.lean import import_without
 from slotd.errors import BUS_PREFIX, Failed, NotAuthorized, SlotdError, from_name
 from slotd.host.paths import runtime_of_user
 
@@ -117,6 +118,7 @@ class Client:
     @classmethod
     async def connect(cls, *, user: bool = False) -> Client:
         """Connects to the system's or the user's bus; raises Unreachable."""
+        import_without("dbus_fast", "gi")
         from slotd.host.bus import Bus, BusFailed
 
         where = address(user=user, environment=dict(os.environ))

@@ -50,6 +50,7 @@ def _open_what_is_closed() -> None:
 
 
 def _run(argv: list[str] | None) -> int:
+    from slotd.cli.lean import import_without
     from slotd.cli.out import TERMINATED, Out
     from slotd.cli.parser import parse
 
@@ -66,6 +67,8 @@ def _run(argv: list[str] | None) -> int:
         words = sys.argv[1:] if argv is None else argv
         return Out(json="--json" in words, no_color="--no-color" in words, user="--user" in words).error(error)
     out = Out(json=args.json, no_color=args.no_color, user=args.user)
+    if not args.local:
+        import_without("asyncio", "ssl")
     handler = _handler(args.handler)
     try:
         if args.local:

@@ -78,7 +78,8 @@ async def follow(client: Client, args: Namespace, out: Out) -> int:
     if not paths:
         out.document({"jobs": []})
         names = ", ".join(escape(word) for word in args.what)
-        out.line(f"{names}: no job runs now; `slotctl history {escape(args.what[0])}`" if names else _NONE_RUNS)
+        story = f"`slotctl history {escape(args.what[0])}` shows what happened" if names else ""
+        out.line(f"{names}: no job runs now; {story}" if names else _NONE_RUNS)
         return NOTHING
     paths = list(dict.fromkeys(paths))
     with watch.until_interrupted((), paths):
