@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import subprocess
 import sys
 import time
@@ -35,7 +36,7 @@ async def test_everything_fits_the_terminal(slotd: Slotd, address: str, columns:
 def width(line: str) -> int:
     from slotd.cli.tables import cells
 
-    return cells(line.replace("\x1b[K", ""))
+    return cells(re.sub(r"\x1b\[[?\d;]*[A-Za-z]", "", line))
 
 
 async def test_a_command_to_copy_is_not_broken(slotd: Slotd, address: str) -> None:
