@@ -108,7 +108,7 @@ async def test_a_download_that_is_cut_goes_on_where_it_was(notes: Notes, server:
 async def test_a_server_that_is_asked_too_often_is_left_alone_until_the_time_it_said(
     world: World, notes: Notes, server: ReleaseServer, desk: Desk
 ) -> None:
-    running, reset = notes.run_id(), int(time.time()) + 4
+    running, reset = notes.run_id(), int(time.time()) + 12
     server.misbehave("rate-limit", LIST, times=1, reset=reset)
     ended = await desk.do("Check", "notes")
     assert ended["result"] == "failed"
