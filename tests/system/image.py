@@ -12,6 +12,7 @@ import fcntl
 import hashlib
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import time
@@ -112,22 +113,42 @@ def _trust_hosts_authorities(target: Path) -> None:
         _run(["chroot", str(target), "update-ca-certificates"])
 
 
+def image_with(base: Image, packages: Sequence[str]) -> Image:
+    """`base` with more of Debian's packages, from the network the first time."""
+    key = _digest(base.layers[0].name, " ".join(packages))
+    options = [word for line in _apt_proxy() for word in ("-o", line)]
+    layer = _cached(f"more-{key}", lambda target: _add(base, target, [*options, *packages], update=options))
+    return Image((layer, *base.layers), base.bind)
+
+
 def _install(base: Image, target: Path, deb: Path) -> None:
-    """Installs the package over `base`; `target` becomes the layer of what that changed."""
+    _add(base, target, [f"/root/{deb.name}"], file=deb)
+
+
+def _add(
+    base: Image, target: Path, words: Sequence[str], *, file: Path | None = None, update: Sequence[str] | None = None
+) -> None:
+    """Runs `apt-get install` over `base`, with `file` in /root; `target` becomes the layer of what that changed.
+
+    With `update` (options), the lists are fetched first.
+    """
     work = target.with_name(f"{target.name}.work")
     root = target.with_name(f"{target.name}.root")
     for path in (work, root):
         _remove(path)
         path.mkdir()
+    apt = f"apt-get install --yes --no-install-recommends {shlex.join(words)}"
+    if update is not None:
+        apt = f"apt-get --quiet {shlex.join(update)} update && {apt} && apt-get clean"
     try:
         lower = ":".join(str(layer) for layer in base.layers)
         script = (
-            'mount -t overlay overlay -o "lowerdir=$1,upperdir=$2,workdir=$3" "$4" && cp "$5" "$4/root/" && '
-            'systemd-nspawn --quiet --register=no --keep-unit --as-pid2 --pipe --directory="$4" '
-            "--setenv=DEBIAN_FRONTEND=noninteractive --setenv=PATH=/usr/sbin:/usr/bin:/sbin:/bin "
-            'apt-get install --yes --no-install-recommends "/root/${5##*/}"'
+            'mount -t overlay overlay -o "lowerdir=$1,upperdir=$2,workdir=$3" "$4" && '
+            'if [ -n "$5" ]; then cp "$5" "$4/root/"; else cp /etc/resolv.conf "$4/etc/"; fi && '
+            'systemd-nspawn --quiet --register=no --keep-unit --as-pid2 --pipe --resolv-conf=off --directory="$4" '
+            '--setenv=DEBIAN_FRONTEND=noninteractive --setenv=PATH=/usr/sbin:/usr/bin:/sbin:/bin sh -c "$6"'
         )
-        paths = [lower, str(target), str(work), str(root), str(deb)]
+        paths = [lower, str(target), str(work), str(root), str(file or ""), apt]
         with own_cgroup(f"slotd-install-{os.getpid()}") as enter:
             _run(["unshare", "--mount", "--propagation=private", *enter, "sh", "-c", script, "sh", *paths])
     finally:

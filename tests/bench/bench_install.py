@@ -1,0 +1,180 @@
+"""A release of 1 GiB, from the server's first byte until it is on the disk and runs, against doing it by hand."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import http.server
+import json
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.bench import payload
+from tests.bench.ledger import Aim, Samples, record
+from tests.bench.machine import QUICK, WHERE, Watch, booted, make_cold, timed
+from tests.bench.rauc import Rauc
+from tests.system.container import Container
+
+MIB = 1024**2
+SIZE_MIB = 64 if QUICK else 1024
+RUNS = 3
+
+DEFINITION = """\
+[service]
+units = ["payload.service"]
+[source]
+type = "http"
+url = "{url}/index.json"
+asset = "payload-{{version}}.tar.zst"
+[verify]
+require = ["sha256"]
+checksums = "SHA256SUMS"
+[policy]
+mode = "manual"
+trial = "10ms"
+delay = "0"
+"""
+UNIT = """\
+[Service]
+Type=exec
+ExecStart=/usr/bin/sleep infinity
+"""
+BY_HAND = """\
+set -e
+rm -rf /var/lib/byhand; mkdir -p /var/lib/byhand/slot; cd /var/lib/byhand
+curl -sSf -O {url}/SHA256SUMS -O {url}/payload-1.0.tar.zst
+sha256sum --quiet -c SHA256SUMS
+tar --zstd -x --strip-components=1 -f payload-1.0.tar.zst -C slot
+sync -f slot
+"""
+
+
+class _Handler(http.server.SimpleHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def copyfile(self, source: object, outputfile: object) -> None:
+        """As a good server does it: the kernel sends the file."""
+        os_file: socket.socket = self.connection
+        self.wfile.flush()
+        os_file.sendfile(source)  # type: ignore[arg-type]
+
+    def log_message(self, *_: object) -> None:
+        return
+
+
+@contextmanager
+def served(directory: Path) -> Iterator[str]:
+    handler = functools.partial(_Handler, directory=str(directory))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+def set_up(machine: Container, directory: Path, url: str) -> None:
+    release = payload.release(SIZE_MIB)
+    directory.mkdir(parents=True, exist_ok=True)
+    name = "payload-1.0.tar.zst"
+    (directory / name).unlink(missing_ok=True)
+    os.link(release, directory / name)
+    with release.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    (directory / "SHA256SUMS").write_text(f"{digest}  {name}\n")
+    assets = {file: file for file in (name, "SHA256SUMS")}
+    (directory / "index.json").write_text(json.dumps({"releases": [{"version": "1.0", "assets": assets}]}))
+    machine.write_file("/etc/systemd/system/payload.service", UNIT)
+    machine.run("systemctl daemon-reload")
+    machine.write_file("/etc/slotd/apps.d/payload.toml", DEFINITION.format(url=url))
+
+
+def clean(machine: Container) -> None:
+    """As before the first installation; none of it is measured."""
+    machine.run(
+        "systemctl stop slotd payload; rm -rf /var/lib/slotd/apps/payload /var/lib/slotd/state.db* "
+        "/var/cache/slotd/payload /var/lib/byhand"
+    )
+    make_cold(payload.release(SIZE_MIB))
+
+
+def steps(machine: Container) -> dict[str, float]:
+    """Seconds in each step of the last job."""
+    query = "SELECT step, ended_at - began_at FROM steps WHERE ended_at > 0 ORDER BY began_at"
+    out = machine.run(["sqlite3", "/var/lib/slotd/state.db", query]).stdout
+    return {line.split("|")[0]: float(line.split("|")[1]) for line in out.splitlines()}
+
+
+def main() -> None:
+    directory = payload.CACHE / f"served-{os.getpid()}"
+    ours: list[float] = []
+    hand: list[float] = []
+    rauc: list[float] = []
+    spent: list[dict[str, float]] = []
+    with booted() as machine, served(directory) as url:
+        set_up(machine, directory, url)
+        opponent = Rauc(machine, payload.release(SIZE_MIB), SIZE_MIB)
+        opponent.set_up()
+        with Watch(machine) as watch:
+            for number in range(RUNS):
+                clean(machine)
+                machine.run("systemctl start slotd")
+                ours.append(timed(lambda: machine.run("slotctl update payload", timeout_s=900)))
+                spent.append(steps(machine))
+                print(
+                    f"  slotd {ours[-1]:.2f} s:", {k: round(v, 2) for k, v in spent[-1].items() if v > 0.02}, flush=True
+                )
+                clean(machine)
+                hand.append(timed(lambda: machine.run(BY_HAND.format(url=url), timeout_s=900)))
+                print(f"  by hand {hand[-1]:.2f} s", flush=True)
+                if not opponent.problem:
+                    clean(machine)
+                    rauc.append(opponent.install(number))
+                    print(f"  rauc {rauc[-1]:.2f} s", flush=True)
+        opponent.close()
+    for path in directory.iterdir():
+        path.unlink()
+    directory.rmdir()
+    tell(Samples(ours, "s"), Samples(hand, "s"), rauc, spent, watch, opponent.problem)
+
+
+def tell(
+    ours: Samples, hand: Samples, rauc: list[float], spent: list[dict[str, float]], watch: Watch, problem: str
+) -> None:
+    memory = {name: value / MIB for name, value in watch.peaks.items()}
+    worker, most = max(((name, value) for name, value in memory.items() if name != "daemon"), key=lambda pair: pair[1])
+    rows: list[list[object]] = [
+        ["`slotctl update`", ours, ours.against(hand)],
+        ["`curl`, `sha256sum`, `tar --zstd`, `sync -f`", hand, "1.00"],
+    ]
+    notes = []
+    if rauc:
+        other = Samples(rauc, "s")
+        rows.append(["`rauc install` from the same server's disk", other, other.against(hand)])
+    else:
+        notes.append(f"RAUC is not in the table: {problem}")
+    typical = spent[ours.values.index(sorted(ours.values)[len(ours.values) // 2])]
+    long = ", ".join(f"`{name}` {seconds:.1f} s" for name, seconds in typical.items() if seconds >= 0.1)
+    notes.append(f"Where slotd's time goes, in the median run: {long}.")
+    told = ", ".join(f"{name} {value:.0f} MB" for name, value in sorted(memory.items()))
+    own = ", ".join(f"{name} {value / MIB:.0f} MB" for name, value in sorted(watch.own.items()))
+    notes.append(f"Highest resident memory, files that are mapped counted: {told}. Of that its own: {own}.")
+    record(
+        "install",
+        "Installing a release of 1 GiB" if SIZE_MIB == 1024 else f"Installing a release of {SIZE_MIB} MiB (QUICK)",
+        f"A `tar.zst` of {SIZE_MIB} MiB with {23 * SIZE_MIB:,} small files and some large ones, from an HTTP "
+        f"server on loopback until it is on the disk, {WHERE}. The archive is not in memory when a run begins. By hand nothing is "
+        "checked but the sum; slotd downloads and unpacks in sandboxes, measures the digest itself, walks the unpacked "
+        "tree, hashes every file into the slot's manifest, switches, and starts the unit.",
+        ["", "time", "against by hand"],
+        rows,
+        aims=[
+            Aim("time against `curl`, `sha256sum`, `tar`, `sync`", ours.median / hand.median, 1.15, "times"),
+            Aim("the daemon's resident memory", memory["daemon"], 64, "MB"),
+            Aim(f"the largest worker's ({worker}) resident memory", most, 128, "MB"),
+        ],
+        notes=notes,
+    )

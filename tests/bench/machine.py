@@ -1,0 +1,105 @@
+"""The machine that is measured: the package on a booted Debian, with its opponents beside it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.system.container import Container
+from tests.system.image import REPOSITORY, image_with, slotd_image
+
+QUICK = os.environ.get("SLOTD_BENCH_QUICK", "") not in ("", "0")
+OPPONENTS = ("rauc", "squashfs-tools", "zstd")
+WHERE = "in a booted Debian 12 container (systemd as PID 1, overlay on the host's disk), the package installed by apt"
+
+
+@contextmanager
+def booted() -> Iterator[Container]:
+    """A fresh machine with the package, built from the tree as it is, and the opponents."""
+    subprocess.run(["make", "-s", "deb"], cwd=REPOSITORY, check=True, stdout=subprocess.DEVNULL)
+    (package,) = (REPOSITORY / "dist").glob("slotd_*_all.deb")
+    with Container(image_with(slotd_image(package), OPPONENTS)) as machine:
+        yield machine
+
+
+def timed(action: Callable[[], object]) -> float:
+    """Seconds that it took."""
+    began = time.perf_counter()
+    action()
+    return time.perf_counter() - began
+
+
+def make_cold(*paths: Path) -> None:
+    """Everything that is to be written is on the disk, and nothing of these files is in memory."""
+    subprocess.run(["sync"], check=True)
+    for path in paths:
+        fd = os.open(path, os.O_RDONLY)
+        try:
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        finally:
+            os.close(fd)
+
+
+def rss(pid: int) -> dict[str, int]:
+    """A process's memory in bytes: `now`, `peak` (its highest), `own` (not backed by files); empty if it is gone."""
+    try:
+        text = Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return {}
+    found = {
+        line.split(":")[0]: int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith(("Vm", "Rss"))
+    }
+    if "VmRSS" not in found:
+        return {}
+    return {"now": found["VmRSS"], "peak": found["VmHWM"], "own": found["RssAnon"]}
+
+
+class Watch:
+    """Samples the memory of slotd's processes in one machine; a process's own high-water mark misses little."""
+
+    def __init__(self, machine: Container) -> None:
+        self.peaks: dict[str, int] = {}  # daemon, or the worker's verb: bytes
+        self.own: dict[str, int] = {}
+        self._namespace = os.readlink(f"/proc/{machine.leader}/ns/pid")
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> Watch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._end.wait(0.05):
+            for entry in os.listdir("/proc"):
+                if entry.isdecimal():
+                    self._look(int(entry))
+
+    def _look(self, pid: int) -> None:
+        try:
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+            name = _role(words)
+            if not name or os.readlink(f"/proc/{pid}/ns/pid") != self._namespace:
+                return
+        except OSError:
+            return
+        if seen := rss(pid):
+            self.peaks[name] = max(self.peaks.get(name, 0), seen["peak"])
+            self.own[name] = max(self.own.get(name, 0), seen["own"])
+
+
+def _role(words: list[str]) -> str:
+    """`daemon`, the worker's verb, or nothing."""
+    if "python" not in words[0]:
+        return ""
+    if "slotd.worker" in words:
+        return words[words.index("slotd.worker") + 1]
+    return "daemon" if any(word.endswith("/sbin/slotd") for word in words) else ""
