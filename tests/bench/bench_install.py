@@ -165,9 +165,9 @@ def tell(
     record(
         "install",
         "Installing a release of 1 GiB" if SIZE_MIB == 1024 else f"Installing a release of {SIZE_MIB} MiB (QUICK)",
-        f"A `tar.zst` of {SIZE_MIB} MiB with {23 * SIZE_MIB:,} small files and some large ones, from an HTTP "
-        f"server on loopback until it is on the disk, {WHERE}. The archive is not in memory when a run begins. By hand nothing is "
-        "checked but the sum; slotd downloads and unpacks in sandboxes, measures the digest itself, walks the unpacked "
+        f"A `tar.zst` of {SIZE_MIB} MiB with {23 * SIZE_MIB:,} small files and some large ones, from an HTTP server on "
+        f"loopback until it is on the disk, {WHERE}. The archive is not in memory when a run begins. By hand only the "
+        "sum is checked; slotd downloads and unpacks in sandboxes, measures the digest itself, walks the unpacked "
         "tree, hashes every file into the slot's manifest, switches, and starts the unit.",
         ["", "time", "against by hand"],
         rows,

@@ -380,4 +380,6 @@ def test_the_daemon_measures_what_is_compared_later() -> None:
     assert verifyplan.digests_needed(Verify(require=("sha256",)), "") == ("sha256",)
     assert verifyplan.digests_needed(Verify(require=("sha512",)), "") == ("sha256", "sha512")
     assert verifyplan.digests_needed(Verify(require=("openpgp",)), "sha512:00") == ("sha256", "sha512")
-    assert verifyplan.digests_needed(Verify(require=("sha256",), checksums="SUMS"), "") == ("sha256", "sha512")
+    listed = Verify(require=("sha256",), checksums="SUMS")
+    assert verifyplan.digests_needed(listed, "", {"sha256": "00"}) == ("sha256",)
+    assert verifyplan.digests_needed(listed, "", {"sha512": "00", "md5": "00"}) == ("sha256", "sha512")

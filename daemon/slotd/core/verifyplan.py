@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -81,10 +81,13 @@ def request(
     }
 
 
-def digests_needed(verify: Verify, source_digest: str) -> tuple[str, ...]:
-    """The digests that the daemon has to measure itself: sha256 always, others where something is compared by them."""
+def digests_needed(verify: Verify, source_digest: str, listed: Collection[str] = ()) -> tuple[str, ...]:
+    """The digests that the daemon has to measure itself: sha256 always, others where something is compared by them.
+
+    `listed`: the algorithms by which the sums file gives the artifact. What was not measured is never trusted.
+    """
     from_source = source_digest.partition(":")[0].lower()
-    return tuple(a for a in DIGESTS if a == "sha256" or a in verify.require or a == from_source or verify.checksums)
+    return tuple(a for a in DIGESTS if a == "sha256" or a in verify.require or a == from_source or a in listed)
 
 
 def _template(verify: Verify, kind: str) -> str:

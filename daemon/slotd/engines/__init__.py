@@ -47,7 +47,10 @@ class Engine(Protocol):
         ...
 
     def finish(self, slot: SlotName, record: Slot) -> Slot:
-        """Check again, take it back, write the manifest and the record, put all of it on disk. Gives the whole slot."""
+        """Check again and take back what was lent since `settle`, write the manifest and the record, put all on disk.
+
+        Gives the whole slot.
+        """
         ...
 
     def switch(self, slot: SlotName | None) -> None:

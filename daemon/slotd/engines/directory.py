@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import pwd
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from slotd.core.plain import from_plain, to_plain
@@ -34,6 +35,7 @@ class DirectoryEngine:
         self.root = root
         self._limits = limits
         self._user_mode = user_mode
+        self._settled: SlotName | None = None  # checked, root's, and in nobody else's hands since
 
     def path(self, slot: SlotName) -> Path:
         return self.root / slot.value
@@ -64,6 +66,7 @@ class DirectoryEngine:
 
     def empty(self, slot: SlotName) -> None:
         self._require_inactive(slot)
+        self._settled = None
         self._forget_record(slot)
         files.remove_tree(self.path(slot))
 
@@ -82,6 +85,7 @@ class DirectoryEngine:
 
     def open(self, slot: SlotName) -> int:
         self._require_inactive(slot)
+        self._settled = None
         self.root.mkdir(mode=0o755, parents=True, exist_ok=True)
         path = self.path(slot)
         try:
@@ -112,7 +116,10 @@ class DirectoryEngine:
     def settle(self, slot: SlotName) -> None:
         with _opened(self.path(slot)) as descriptor:
             self._take(descriptor, self.path(slot), system_links=False)
-            tree.copy_links(descriptor, self.app.slots.links)
+            if self.app.slots.links:
+                tree.copy_links(descriptor, self.app.slots.links)
+            elif not self.app.slots.writable:
+                self._settled = slot
 
     def _take(self, descriptor: int, path: Path, *, system_links: bool) -> None:
         slots = self.app.slots
@@ -137,6 +144,7 @@ class DirectoryEngine:
 
     def lend(self, slot: SlotName) -> None:
         self._require_inactive(slot)
+        self._settled = None
         if self._user_mode or os.geteuid() != 0:
             return
         name = self.app.service.user if self.app.service.user not in ("", "root") else UNPACK_USER
@@ -147,9 +155,12 @@ class DirectoryEngine:
     def finish(self, slot: SlotName, record: Slot) -> Slot:
         self._require_inactive(slot)
         path = self.path(slot)
-        with _opened(path) as descriptor:
-            self._take(descriptor, path, system_links=True)
+        with _opened(path) as descriptor, ThreadPoolExecutor(1) as beside:
+            if self._settled != slot:
+                self._take(descriptor, path, system_links=True)
+            written = beside.submit(files.syncfs, path)  # most of it, while the files are hashed
             manifest = tree.manifest(descriptor, str(path))
+            written.result()
             os.fchmod(descriptor, 0o755)
             whole = dataclasses.replace(
                 record, state=SlotState.WHOLE, manifest=f"sha256:{hashlib.sha256(manifest).hexdigest()}"
@@ -167,7 +178,6 @@ class DirectoryEngine:
                 files.syncfs(path)
                 text = json.dumps(to_plain(whole), indent=2, sort_keys=True) + "\n"
                 files.write_atomic(own / "slot.json", text.encode(), 0o644)
-            files.syncfs(path)
             files.fsync_dir(self.root)
         return whole
 

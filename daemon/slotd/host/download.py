@@ -12,6 +12,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from slotd.host.fetch import Broken, Credential, Pace, Reply, Session
 from slotd.host.plainfile import open_plain
 
 PIECE = 1024 * 1024
+HASH_AT_ONCE = 4 * PIECE
+HASH_BEHIND = 8  # orders that may be open: what was written last is still in memory
 REPORT_EVERY_S = 0.5
 
 Progress = Callable[[dict[str, Any]], None]
@@ -63,7 +66,7 @@ def download(
 
     `progress` gets {bytes, total, state} twice a second and whenever the state changes, so that a killed download
     goes on later; total is 0 while unknown. Raises `SourceFailed` (with `retry_at` where the server said),
-    `NoSpace`. What was received stays in the file.
+    `NoSpace`. What was received stays in the file; to put it on disk is the caller's part.
     """
     if order.expected_size > order.limit_bytes:
         raise _too_large(order, order.limit_bytes)
@@ -91,48 +94,75 @@ def copy(path: Path, fd: int, limit_bytes: int, progress: Progress, expected_siz
         after = os.fstat(source)
     if target.size != before.st_size or (after.st_mtime_ns, after.st_size) != (before.st_mtime_ns, before.st_size):
         raise SourceFailed(f"cannot copy {path}: it is being written to", hint="Try again once it is complete.")
-    target.sync()
     return Downloaded(target.size, target.hexdigest(), {})
 
 
 class _Target:
-    """The file being written: where its end is, and the digest of all before it."""
+    """The file being written: where its end is, and the digest of all before it.
+
+    A thread of its own hashes what was written a moment ago, out of the page cache: receiving goes on meanwhile.
+    """
 
     def __init__(self, fd: int, name: str) -> None:
         self.size = 0
         self._fd = fd
         self._name = name
+        self._hasher = ThreadPoolExecutor(1, thread_name_prefix="hash")
+        self._reset()
+
+    def _reset(self) -> None:
         self._hash = hashlib.sha256()
+        self._ordered = 0  # of the file's bytes, how many the thread has hashed or was told to
+        self._orders: deque[Future[None]] = deque()
 
     def adopt(self) -> None:
         """Take what is there as the beginning."""
-        self.size, self._hash = 0, hashlib.sha256()
-        while piece := os.pread(self._fd, PIECE, self.size):
-            self._hash.update(piece)
-            self.size += len(piece)
+        self._wait(0)
+        self._reset()
+        self.size = os.fstat(self._fd).st_size
 
     def restart(self) -> None:
+        self._wait(0)
+        self._reset()
         os.ftruncate(self._fd, 0)
-        self.size, self._hash = 0, hashlib.sha256()
+        self.size = 0
 
     def append(self, piece: bytes) -> None:
         view = memoryview(piece)
         try:
             while view:
                 written = os.pwrite(self._fd, view, self.size)
-                self._hash.update(view[:written])
                 self.size += written
                 view = view[written:]
         except OSError as error:
             raise self._failed(error) from None
+        if self.size - self._ordered >= HASH_AT_ONCE:
+            self._order()
+            self._wait(HASH_BEHIND)
 
-    def sync(self) -> None:
+    def _order(self) -> None:
+        self._orders.append(self._hasher.submit(self._take, self._hash, self._ordered, self.size))
+        self._ordered = self.size
+
+    def _take(self, digest: hashlib._Hash, start: int, end: int) -> None:
+        while start < end:
+            piece = os.pread(self._fd, min(PIECE, end - start), start)
+            if not piece:
+                raise SourceFailed(f"cannot store {self._name}: its file was made shorter meanwhile")
+            digest.update(piece)
+            start += len(piece)
+
+    def _wait(self, most: int) -> None:
+        """Until at most so many orders are open. Raises what became of those that are done."""
         try:
-            os.fdatasync(self._fd)
+            while len(self._orders) > most:
+                self._orders.popleft().result()
         except OSError as error:
             raise self._failed(error) from None
 
     def hexdigest(self) -> str:
+        self._order()
+        self._wait(0)
         return self._hash.hexdigest()
 
     def _failed(self, error: OSError) -> SlotdError:
@@ -206,7 +236,6 @@ class _Download:
                 f"the release says {self._order.expected_size}",
                 hint="The publisher may be replacing the file. Try again later.",
             )
-        self._target.sync()
         self._report(True)
         return Downloaded(self._target.size, self._target.hexdigest(), self._state())
 

@@ -15,6 +15,7 @@ import os
 import stat
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -323,3 +324,12 @@ def hash_fd(fd: int, algorithm: str = "sha256") -> str:
         digest.update(piece)
         offset += len(piece)
     return digest.hexdigest()
+
+
+def hash_and_sync(fd: int) -> str:
+    """The SHA-256 of the whole file, which is put on disk meanwhile. Raises the plain OSError of either."""
+    with ThreadPoolExecutor(1) as beside:
+        synced = beside.submit(os.fsync, fd)
+        digest = hash_fd(fd, "sha256")
+        synced.result()
+    return digest

@@ -10,7 +10,9 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, NoReturn
@@ -22,6 +24,7 @@ from slotd.host.files import has_writers
 RECORD_DIRECTORY: Final = ".slotd"
 SHIPPED_SUFFIX: Final = ".shipped"
 READ_BYTES: Final = 1024**2
+HASHERS: Final = min(4, os.cpu_count() or 1)
 RECORD_BYTES: Final = 32 * 1024**2  # of a wheel's RECORD, which is read whole
 DEPTH_MAX: Final = 1000  # directories held open at once
 _SYSTEM_TREES: Final = ("usr", "bin", "sbin", "lib", "lib32", "lib64")
@@ -218,36 +221,52 @@ def manifest(dirfd: int, slot_path: str) -> bytes:
     """
     needle = os.fsencode(slot_path.rstrip("/"))
     lines: list[tuple[bytes, str]] = []
-    for fd, parts, name, st in _walk(dirfd, DEPTH_MAX):
-        if not name or "__pycache__" in (*parts, name) or (*parts, name)[0] == RECORD_DIRECTORY:
-            continue
-        path = "/".join((*parts, name))
-        if stat.S_ISREG(st.st_mode):
-            is_record = name == "RECORD" and path.endswith(".dist-info/RECORD") and st.st_size < RECORD_BYTES
-            what, value = "f", _digest(fd, name, needle, is_record)
-        elif stat.S_ISLNK(st.st_mode):
-            target = os.fsencode(os.readlink(name, dir_fd=fd))
-            what, value = "l", json.dumps(os.fsdecode(target.replace(needle, b"{slot}") if needle else target))
-        else:
-            what, value = "d", "-"
-        line = f"{what} {stat.S_IMODE(st.st_mode):04o} {value} {json.dumps(path)}\n"
-        lines.append((os.fsencode(path), line))
+    open_sums: deque[tuple[str, str, Future[str]]] = deque()
+
+    def add(what: str, mode: str, value: str, path: str) -> None:
+        lines.append((os.fsencode(path), f"{what} {mode} {value} {json.dumps(path)}\n"))
+
+    def collect(most: int) -> None:
+        while len(open_sums) > most:
+            mode, path, digest = open_sums.popleft()
+            add("f", mode, digest.result(), path)
+
+    with ThreadPoolExecutor(HASHERS) as hashers:
+        for fd, parts, name, st in _walk(dirfd, DEPTH_MAX):
+            if not name or "__pycache__" in (*parts, name) or (*parts, name)[0] == RECORD_DIRECTORY:
+                continue
+            path, mode = "/".join((*parts, name)), f"{stat.S_IMODE(st.st_mode):04o}"
+            if stat.S_ISREG(st.st_mode):
+                is_record = name == "RECORD" and path.endswith(".dist-info/RECORD") and st.st_size < RECORD_BYTES
+                file = os.open(name, _FILE_FLAGS, dir_fd=fd)
+                if st.st_size < READ_BYTES:
+                    add("f", mode, _digest(file, needle, is_record), path)
+                else:  # worth another processor
+                    open_sums.append((mode, path, hashers.submit(_digest, file, needle, is_record)))
+                    collect(HASHERS)
+            elif stat.S_ISLNK(st.st_mode):
+                target = os.fsencode(os.readlink(name, dir_fd=fd))
+                value = json.dumps(os.fsdecode(target.replace(needle, b"{slot}") if needle else target))
+                add("l", mode, value, path)
+            else:
+                add("d", mode, "-", path)
+        collect(0)
     return "".join(line for _, line in sorted(lines)).encode()
 
 
-def _digest(directory: int, name: str, needle: bytes, is_record: bool) -> str:
-    fd = os.open(name, _FILE_FLAGS, dir_fd=directory)
+def _digest(fd: int, needle: bytes, is_record: bool) -> str:
+    """Closes the descriptor."""
     try:
         digest = hashlib.sha256()
         carry, keep = b"", max(len(needle) - 1, 0)
-        whole: list[bytes] = []
-        take = whole.append if is_record else digest.update
+        whole: list[bytes | memoryview] = []
+        take: Callable[[bytes | memoryview], None] = whole.append if is_record else digest.update
         while chunk := os.read(fd, READ_BYTES):
             data = carry + chunk
             if needle:
                 data = data.replace(needle, b"{slot}")
             cut = max(len(data) - keep, 0)  # the path may go on in the next chunk
-            take(data[:cut])
+            take(memoryview(data)[:cut])
             carry = data[cut:]
         take(carry)
         if is_record:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -119,6 +120,27 @@ class Plan:
         return f"sha256:{self.artifacts[0].sha256}" if self.artifacts and self.artifacts[0].sha256 else ""
 
 
+class Held:
+    """A release file that the daemon measured: open for reading, root's alone, and how it looked then."""
+
+    def __init__(self, descriptor: int, sha256: str) -> None:
+        self.descriptor = descriptor
+        self.sha256 = sha256
+        self._looked = _looks(descriptor)
+
+    def is_unchanged(self) -> bool:
+        """Whether nothing was written since, by anyone: the time of the last change is the kernel's alone to set."""
+        return _looks(self.descriptor) == self._looked
+
+    def close(self) -> None:
+        os.close(self.descriptor)
+
+
+def _looks(descriptor: int) -> tuple[int, int, int]:
+    found = os.fstat(descriptor)
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
 class Work:
     """One job in hand."""
 
@@ -134,6 +156,7 @@ class Work:
         self.rules: tuple[machine.Rule, ...] = machine.UPDATE
         self.verdict = ""  # a person's word on the trial: "good" or "bad"; "passed" once it is over
         self.verdict_by = ""
+        self.held: dict[str, Held] = {}  # by digest
         self.note = ""  # what a person should know of a job that ended without an error
         self.on_trial: Callable[[], None] | None = None  # called once when the trial begins: the heavy work is done
         self.too_late = False  # to be cancelled, whatever the step's rule says: it is being undone, or the app is down
@@ -186,7 +209,21 @@ class Work:
             error_message=for_user_manager(text) if self.host.user_mode else text,
         )
         await off_loop(self.host.store.save, self.job)
+        self.let_go()
         self._changed(self.job)
+
+    # -- the release's files ----------------------------------------------------------------------
+
+    def hold(self, held: Held) -> None:
+        """Keep a file open, by its digest, until `let_go`; one that was held before is closed."""
+        if before := self.held.pop(held.sha256, None):
+            before.close()
+        self.held[held.sha256] = held
+
+    def let_go(self) -> None:
+        """Close all files that are held. May be called twice."""
+        while self.held:
+            self.held.popitem()[1].close()
 
     # -- what a person sees -----------------------------------------------------------------------
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import os
 import shlex
-from pathlib import Path
 
 from slotd.core.artifact import place_name
 from slotd.core.template import expand_command
-from slotd.errors import Failed, NoSpace, VerificationFailed
+from slotd.errors import Failed, NoSpace
 from slotd.host import failpoint, files
 from slotd.host.offloop import off_loop
 from slotd.model import Blocked, Result, Slot, SlotState
-from slotd.recipes.context import Work
-from slotd.recipes.obtain import RESERVE_BYTES, cached_path
+from slotd.recipes.context import Artifact, Work
+from slotd.recipes.obtain import RESERVE_BYTES, verified_descriptor
 from slotd.recipes.preserve import newest_sealed, wants_backup
 
 UNPACKED_FACTOR = 4  # how much larger a release is expected to be unpacked; `slots.max_size` bounds it for sure
@@ -26,7 +25,7 @@ async def fill_slot(work: Work) -> None:
     await off_loop(store.save, Slot(app=work.app.name, name=slot, state=SlotState.STAGING, version=work.plan.version))
     await off_loop(engine.empty, slot)
     for number, artifact in enumerate(work.plan.artifacts):
-        await _unpack(work, cached_path(work.host.cache(work.app.name), artifact.sha256), artifact.name)
+        await _unpack(work, artifact)
         work.progress(0.4 * (number + 1) / len(work.plan.artifacts))
     failpoint.hit("stage:unpacked")
     await off_loop(engine.settle, slot)
@@ -72,37 +71,29 @@ async def _require_space(work: Work) -> None:
             )
 
 
-async def _unpack(work: Work, path: Path, name: str) -> None:
-    """Unpack the bytes that were verified: the descriptor handed to the worker is measured, whatever the path was."""
+async def _unpack(work: Work, artifact: Artifact) -> None:
+    """Unpack the bytes that were verified: by their descriptor, whatever became of the path."""
     slots, limits = work.app.slots, work.host.settings.limits
-    artifact = await off_loop(os.open, path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    descriptor = await verified_descriptor(work, artifact)
+    directory = await off_loop(work.engine.open, work.new_slot)
     try:
-        if await off_loop(files.hash_fd, artifact, "sha256") != path.name:
-            raise VerificationFailed(
-                f"cannot unpack {name}: its bytes in {path} are not those that were verified.",
-                hint="The disk may be failing; remove the file and update again.",
-            )
-        directory = await off_loop(work.engine.open, work.new_slot)
-        try:
-            request = {
-                "name": name,
-                "kind": slots.unpack,
-                "strip": slots.strip,
-                "target_name": place_name(name, work.app.name, alone=len(work.plan.artifacts) == 1),
-                "limits": {
-                    "max_size": slots.max_size,
-                    "max_files": slots.max_files,
-                    "path_bytes": limits.path_bytes,
-                    "path_depth": limits.path_depth,
-                },
-            }
-            await work.host.workers.call(
-                "unpack", request, [artifact, directory], unit=work.unit("unpack"), timeout_s=limits.unpack_s
-            )
-        finally:
-            os.close(directory)
+        request = {
+            "name": artifact.name,
+            "kind": slots.unpack,
+            "strip": slots.strip,
+            "target_name": place_name(artifact.name, work.app.name, alone=len(work.plan.artifacts) == 1),
+            "limits": {
+                "max_size": slots.max_size,
+                "max_files": slots.max_files,
+                "path_bytes": limits.path_bytes,
+                "path_depth": limits.path_depth,
+            },
+        }
+        await work.host.workers.call(
+            "unpack", request, [descriptor, directory], unit=work.unit("unpack"), timeout_s=limits.unpack_s
+        )
     finally:
-        os.close(artifact)
+        os.close(directory)
 
 
 async def prepare(work: Work) -> None:

@@ -24,7 +24,7 @@ from slotd.host.definitions import read_keys
 from slotd.host.offloop import off_loop
 from slotd.model import Blocked, Release, Result, SlotName
 from slotd.recipes.check import WORKER_GRACE_S, credential, look, shown_to_worker
-from slotd.recipes.context import Artifact, Work
+from slotd.recipes.context import Artifact, Held, Work
 from slotd.recipes.preserve import require_units
 
 RESERVE_BYTES = 32 * 1024**2  # of the disk that nothing of ours may take from the running apps
@@ -165,7 +165,9 @@ async def _download_one(work: Work, cache: Path, artifact: Artifact) -> str:
         size = os.fstat(descriptor).st_size
     finally:
         os.close(descriptor)
-    return await off_loop(_take_over, partial, note, cache, artifact, claim, size)
+    held = await off_loop(_take_over, partial, note, cache, artifact, claim, size)
+    work.hold(held)
+    return held.sha256
 
 
 def _room(cache: Path, descriptor: int, artifact: Artifact) -> int:
@@ -223,7 +225,7 @@ def _read_note(note: Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _take_over(partial: Path, note: Path, cache: Path, artifact: Artifact, claim: Mapping[str, Any], size: int) -> str:
+def _take_over(partial: Path, note: Path, cache: Path, artifact: Artifact, claim: Mapping[str, Any], size: int) -> Held:
     """From the worker's hands into root's: nobody may have it open for writing, and the digest is measured anew."""
     descriptor = os.open(partial, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
@@ -231,19 +233,52 @@ def _take_over(partial: Path, note: Path, cache: Path, artifact: Artifact, claim
             raise VerificationFailed(
                 f"cannot use the download of {artifact.name}: someone still has it open for writing."
             )
-        measured = files.hash_fd(descriptor, "sha256")
+        with files.explaining(f"cannot store {artifact.name} in {cache}"):
+            measured = files.hash_and_sync(descriptor)
         if claim.get("bytes") != size or claim.get("sha256") != measured:
             partial.unlink(missing_ok=True)
             raise VerificationFailed(
                 f"cannot use the download of {artifact.name}: the fetch worker claims other bytes than are in the file."
             )
-        os.fsync(descriptor)
-    finally:
+        os.rename(partial, cached_path(cache, measured))
+    except BaseException:
         os.close(descriptor)
-    os.rename(partial, cached_path(cache, measured))
+        raise
+    held = Held(descriptor, measured)
     note.unlink(missing_ok=True)
     files.fsync_dir(cache)
-    return measured
+    return held
+
+
+async def verified_descriptor(work: Work, artifact: Artifact) -> int:
+    """The artifact's descriptor, for as long as the job lasts: what was measured is what is checked and unpacked.
+
+    It is measured once. A job that was resumed, a file that lay in the cache already, or one that anything has
+    happened to since, is measured (again). Raises `VerificationFailed` if it is not `artifact.sha256`.
+    """
+    held = work.held.get(artifact.sha256)
+    if held is None or not held.is_unchanged():
+        path = cached_path(work.host.cache(work.app.name), artifact.sha256)
+        held = await off_loop(_measured, path, artifact)
+        work.hold(held)
+    return held.descriptor
+
+
+def _measured(path: Path, artifact: Artifact) -> Held:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    held = Held(descriptor, artifact.sha256)
+    try:
+        if files.has_writers(descriptor):
+            raise VerificationFailed(f"cannot use {artifact.name}: someone has it open for writing.")
+        if files.hash_fd(descriptor, "sha256") != artifact.sha256 or not held.is_unchanged():
+            raise VerificationFailed(
+                f"cannot use {artifact.name} from the cache: its bytes have changed.",
+                hint=f"The disk may be failing; remove {path} and update again.",
+            )
+    except BaseException:
+        held.close()
+        raise
+    return held
 
 
 async def check_signatures(work: Work) -> None:
@@ -271,24 +306,18 @@ async def _verify_one(work: Work, artifact: Artifact) -> trust.Trusted:
     wanted = _plan_checks(work, artifact, work.plan.release)
     bodies = {asset.name: await _small(work, asset.url) for asset in verifyplan.names(wanted)}
     keys = await off_loop(read_keys, work.host.paths, verify.keys)
-    path = cached_path(work.host.cache(work.app.name), artifact.sha256)
-    descriptor = await off_loop(os.open, path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    try:
-        if await off_loop(files.has_writers, descriptor):
-            raise VerificationFailed(f"cannot verify {artifact.name}: someone has it open for writing.")
-        measured = {
-            algorithm: await off_loop(files.hash_fd, descriptor, algorithm)
-            for algorithm in verifyplan.digests_needed(verify, artifact.source_digest)
-        }
-        if measured["sha256"] != artifact.sha256:
-            raise VerificationFailed(f"cannot use {artifact.name} from the cache: its bytes have changed.")
-        request = verifyplan.request(verify, artifact.name, wanted, bodies, keys)
-        limits = work.host.settings.limits
-        claims = await work.host.workers.call(
-            "verify", request, [descriptor], unit=work.unit("verify"), timeout_s=limits.verify_s
+    descriptor = await verified_descriptor(work, artifact)
+    request = verifyplan.request(verify, artifact.name, wanted, bodies, keys)
+    claims = await work.host.workers.call(
+        "verify", request, [descriptor], unit=work.unit("verify"), timeout_s=work.host.settings.limits.verify_s
+    )
+    listed = claims.get("sums")
+    measured = {
+        algorithm: artifact.sha256 if algorithm == "sha256" else await off_loop(files.hash_fd, descriptor, algorithm)
+        for algorithm in verifyplan.digests_needed(
+            verify, artifact.source_digest, listed if isinstance(listed, Mapping) else ()
         )
-    finally:
-        os.close(descriptor)
+    }
     evidence = trust.Evidence.from_claims(measured, artifact.source_digest, claims)
     return trust.decide(verify, artifact.name, evidence)
 
@@ -321,6 +350,7 @@ async def _small(work: Work, url: str) -> bytes:
 async def _reject(work: Work, artifact: Artifact, error: VerificationFailed) -> None:
     """Nothing unverified stays in the cache; what was forged is not tried again by itself."""
     cache = work.host.cache(work.app.name)
+    work.let_go()
     await off_loop(cached_path(cache, artifact.sha256).unlink, True)
     if error.forged:
         digest = artifact.source_digest or f"sha256:{artifact.sha256}"
