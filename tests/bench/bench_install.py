@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
-import functools
-import hashlib
-import http.server
-import json
-import os
-import socket
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-
 from tests.bench import payload
 from tests.bench.ledger import Aim, Samples, record
 from tests.bench.machine import QUICK, WHERE, Watch, booted, make_cold, timed
 from tests.bench.rauc import Rauc
+from tests.bench.shelf import Shelf
 from tests.system.container import Container
 
 MIB = 1024**2
@@ -32,7 +22,7 @@ url = "{url}/index.json"
 asset = "payload-{{version}}.tar.zst"
 [verify]
 require = ["sha256"]
-checksums = "SHA256SUMS"
+checksums = "SHA256SUMS-{{version}}"
 [policy]
 mode = "manual"
 trial = "10ms"
@@ -46,50 +36,18 @@ ExecStart=/usr/bin/sleep infinity
 BY_HAND = """\
 set -e
 rm -rf /var/lib/byhand; mkdir -p /var/lib/byhand/slot; cd /var/lib/byhand
-curl -sSf -O {url}/SHA256SUMS -O {url}/payload-1.0.tar.zst
-sha256sum --quiet -c SHA256SUMS
+curl -sSf -O {url}/SHA256SUMS-1.0 -O {url}/payload-1.0.tar.zst
+sha256sum --quiet -c SHA256SUMS-1.0
 tar --zstd -x --strip-components=1 -f payload-1.0.tar.zst -C slot
 sync -f slot
 """
 
 
-class _Handler(http.server.SimpleHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def copyfile(self, source: object, outputfile: object) -> None:
-        """As a good server does it: the kernel sends the file."""
-        os_file: socket.socket = self.connection
-        self.wfile.flush()
-        os_file.sendfile(source)  # type: ignore[arg-type]
-
-    def log_message(self, *_: object) -> None:
-        return
-
-
-@contextmanager
-def served(directory: Path) -> Iterator[str]:
-    handler = functools.partial(_Handler, directory=str(directory))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-        server.shutdown()
-
-
-def set_up(machine: Container, directory: Path, url: str) -> None:
-    release = payload.release(SIZE_MIB)
-    directory.mkdir(parents=True, exist_ok=True)
-    name = "payload-1.0.tar.zst"
-    (directory / name).unlink(missing_ok=True)
-    os.link(release, directory / name)
-    with release.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    (directory / "SHA256SUMS").write_text(f"{digest}  {name}\n")
-    assets = {file: file for file in (name, "SHA256SUMS")}
-    (directory / "index.json").write_text(json.dumps({"releases": [{"version": "1.0", "assets": assets}]}))
+def set_up(machine: Container, shelf: Shelf) -> None:
+    shelf.put("payload", "1.0", payload.release(SIZE_MIB))
     machine.write_file("/etc/systemd/system/payload.service", UNIT)
     machine.run("systemctl daemon-reload")
-    machine.write_file("/etc/slotd/apps.d/payload.toml", DEFINITION.format(url=url))
+    machine.write_file("/etc/slotd/apps.d/payload.toml", DEFINITION.format(url=shelf.url("payload")))
 
 
 def clean(machine: Container) -> None:
@@ -109,13 +67,12 @@ def steps(machine: Container) -> dict[str, float]:
 
 
 def main() -> None:
-    directory = payload.CACHE / f"served-{os.getpid()}"
     ours: list[float] = []
     hand: list[float] = []
     rauc: list[float] = []
     spent: list[dict[str, float]] = []
-    with booted() as machine, served(directory) as url:
-        set_up(machine, directory, url)
+    with booted() as machine, Shelf() as shelf:
+        set_up(machine, shelf)
         opponent = Rauc(machine, payload.release(SIZE_MIB), SIZE_MIB)
         opponent.set_up()
         with Watch(machine) as watch:
@@ -128,16 +85,13 @@ def main() -> None:
                     f"  slotd {ours[-1]:.2f} s:", {k: round(v, 2) for k, v in spent[-1].items() if v > 0.02}, flush=True
                 )
                 clean(machine)
-                hand.append(timed(lambda: machine.run(BY_HAND.format(url=url), timeout_s=900)))
+                hand.append(timed(lambda: machine.run(BY_HAND.format(url=shelf.url("payload")), timeout_s=900)))
                 print(f"  by hand {hand[-1]:.2f} s", flush=True)
                 if not opponent.problem:
                     clean(machine)
                     rauc.append(opponent.install(number))
                     print(f"  rauc {rauc[-1]:.2f} s", flush=True)
         opponent.close()
-    for path in directory.iterdir():
-        path.unlink()
-    directory.rmdir()
     tell(Samples(ours, "s"), Samples(hand, "s"), rauc, spent, watch, opponent.problem)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.bench.ledger import Samples
 from tests.system.container import Container
 from tests.system.image import REPOSITORY, image_with, slotd_image
 
@@ -103,3 +104,44 @@ def _role(words: list[str]) -> str:
     if "slotd.worker" in words:
         return words[words.index("slotd.worker") + 1]
     return "daemon" if any(word.endswith("/sbin/slotd") for word in words) else ""
+
+
+def spawned(
+    machine: Container, argv: list[str], runs: int, *, before: Callable[[], object] = lambda: None, whole: bool = False
+) -> Samples:
+    """Milliseconds from the start of a new process to its first byte of output (`whole`: to its end)."""
+    found = []
+    for _ in range(runs + 1):
+        before()
+        command = machine.argv(argv)
+        began = time.perf_counter()
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        assert process.stdout is not None
+        if not whole:
+            process.stdout.read(1)
+            found.append((time.perf_counter() - began) * 1000)
+        process.stdout.read()
+        process.wait()
+        if whole:
+            found.append((time.perf_counter() - began) * 1000)
+    return Samples(found[1:], "ms")  # the first one read the programs from the disk
+
+
+def main_pid(machine: Container, unit: str) -> int:
+    """The host's process id of a unit's main process, 0 if there is none."""
+    inside = machine.show(unit, "MainPID").get("MainPID", "0")
+    if inside == "0":
+        return 0
+    namespace = os.readlink(f"/proc/{machine.leader}/ns/pid")
+    for entry in os.listdir("/proc"):
+        if entry.isdecimal():
+            try:
+                text = Path(f"/proc/{entry}/status").read_text()
+                if os.readlink(f"/proc/{entry}/ns/pid") != namespace:
+                    continue
+            except OSError:
+                continue
+            line = next(line for line in text.splitlines() if line.startswith("NSpid"))
+            if line.split()[-1] == inside:
+                return int(entry)
+    return 0

@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from slotd.data.places import Place
 
@@ -17,8 +17,7 @@ class Vanished(Exception):
     """The app took the entry away, or made it something else, between two looks."""
 
 
-@dataclass(frozen=True, slots=True)
-class At:
+class At(NamedTuple):
     """One entry of the walk: where it is, where its copy goes, where the base has it. `rel` is "" for the place."""
 
     place: Place

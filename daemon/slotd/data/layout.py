@@ -144,14 +144,16 @@ class Layout:
         """The files of the last finished pass, by `number/relative path`; empty if there is none."""
         try:
             data = files.read_bounded(self.dest / "index", LIST_LIMIT)
-            return {row[0]: Seen(*row[1:]) for row in map(json.loads, data.splitlines())}
+            rows = json.loads(b"[" + b",".join(data.splitlines()) + b"]")  # one call: this is read with the app down
+            return {row[0]: Seen(*row[1:]) for row in rows}
         except FileNotFoundError:
             return {}
         except (ValueError, TypeError, IndexError):
             return {}  # only a help: without it everything is copied
 
     def write_index(self, index: Mapping[str, Seen]) -> None:
-        lines = "".join(json.dumps([key, *seen], separators=(",", ":")) + "\n" for key, seen in index.items())
+        encode = json.JSONEncoder(separators=(",", ":")).encode
+        lines = "".join(encode([key, *seen]) + "\n" for key, seen in index.items())
         files.write_atomic(self.dest / "index", lines.encode(), 0o600)
 
     def write_seal(self, lines: Iterable[str], total: int, count: int, header: Mapping[str, Any]) -> None:

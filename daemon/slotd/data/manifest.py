@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import stat
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -18,6 +19,8 @@ from dataclasses import dataclass, field
 from slotd.data.layout import Layout, Seen
 from slotd.data.places import DEPTH, matcher
 from slotd.host import copy, files
+
+_PLAIN = re.compile(r"[!-\[\]-~]*")  # nothing to escape, as in most paths: this runs with the app down
 
 
 @dataclass(slots=True)
@@ -119,6 +122,8 @@ def _attributes(fd: int) -> str:
 
 
 def _escape(path: str) -> str:
+    if _PLAIN.fullmatch(path):
+        return path
     return "".join(
         chr(byte) if 0x21 <= byte < 0x7F and byte != 0x5C else f"\\x{byte:02x}" for byte in os.fsencode(path)
     )

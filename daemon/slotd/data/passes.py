@@ -18,7 +18,6 @@ import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 
 from slotd import errors
@@ -59,7 +58,7 @@ class Pass:
         self.started_ns = time.time_ns()
         self.skipped: list[str] = []
         self.notes: list[str] = []
-        self.stats = CopyStats()
+        self.files = self.bytes = self.copied_files = self.copied_bytes = 0
 
     def run(self) -> CopyStats:
         self.layout.make()
@@ -84,7 +83,8 @@ class Pass:
             files.syncfs(self.layout.dest)  # so that little is left to sync with the app stopped
         self.layout.unfinished.unlink()
         files.fsync_dir(self.layout.dest)
-        return replace(self.stats, skipped=tuple(self.skipped), notes=tuple(self.notes))
+        counts = self.files, self.bytes, self.copied_files, self.copied_bytes
+        return CopyStats(*counts, tuple(self.skipped), tuple(self.notes))
 
     @contextmanager
     def _opened_base(self) -> Iterator[int | None]:
@@ -127,11 +127,13 @@ class Pass:
         try:
             with self._reading(at):
                 found = os.stat(at.name, dir_fd=at.src, follow_symlinks=False)
+            if self._surely_unchanged(at, found):
+                return True
             with files.explaining(f"cannot save {at.live} in {self.layout.dest}"):
                 if stat.S_ISDIR(found.st_mode):
                     return self._directory(at)
                 if stat.S_ISREG(found.st_mode):
-                    return self._surely_unchanged(at, found) or self._regular(at)
+                    return self._regular(at)
                 if stat.S_ISLNK(found.st_mode):
                     return self._link(at)
             self._tell(self.skipped, f"{files.shown(at.live)} ({kind_of(found.st_mode)})")
@@ -301,7 +303,7 @@ class Pass:
                 return False
             raise
         self.index[at.key] = self.index[first]
-        self.stats = replace(self.stats, files=self.stats.files + 1)
+        self.files += 1
         return True
 
     def _from_base(self, at: At, fd: int, found: os.stat_result) -> bool:
@@ -372,14 +374,10 @@ class Pass:
         self.index[at.key] = seen
         if found.st_nlink > 1:
             self.links[(found.st_dev, found.st_ino)] = at.key
-        now = self.stats
-        self.stats = replace(
-            now,
-            files=now.files + 1,
-            bytes=now.bytes + found.st_size,
-            copied_files=now.copied_files + copied,
-            copied_bytes=now.copied_bytes + (found.st_size if copied else 0),
-        )
+        self.files += 1
+        self.bytes += found.st_size
+        self.copied_files += copied
+        self.copied_bytes += found.st_size if copied else 0
 
     def _sync_source(self, fd: int, device: int) -> None:
         """Once per file system, before anything on it is read: writes through mappings show in the times after it."""
