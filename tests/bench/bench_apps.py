@@ -14,7 +14,11 @@ MB = 1024**2
 
 def restarted(machine: Container, unit: str, runs: int) -> Samples:
     """Milliseconds from the order until the service says that it is ready."""
-    return Samples([timed(lambda: machine.run(["systemctl", "restart", unit])) * 1000 for _ in range(runs)], "ms")
+    found = []
+    for _ in range(runs):
+        machine.run(["systemctl", "reset-failed", unit])  # its start limit is not what is measured
+        found.append(timed(lambda: machine.run(["systemctl", "restart", unit])) * 1000)
+    return Samples(found, "ms")
 
 
 def memory(machine: Container, unit: str) -> float:

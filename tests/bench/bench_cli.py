@@ -46,4 +46,4 @@ def main() -> None:
 
 
 def stop(machine: Container) -> None:
-    machine.run("systemctl stop slotd")
+    machine.run("systemctl stop slotd; systemctl reset-failed slotd")
