@@ -270,12 +270,13 @@ ATTACKS: dict[str, Callable[[float], Sent]] = {
 
 
 def poll() -> dict[str, object]:
-    """Ask for a property every 10 ms, and for the end of standard input in between."""
+    """Ask slotd for a property and the bus for its id, every 10 ms until there is a line on standard input."""
     peer = RawPeer(SOCKET)
     peer.socket.settimeout(60)
     body = wire_value("s", MANAGER)
     body += wire_value("s", "NJobs", len(body))
     waits: list[float] = []
+    bus_waits: list[float] = []
     refused = 0
     print("polling", flush=True)
     while not select.select([sys.stdin], [], [], POLL_S)[0]:
@@ -283,7 +284,10 @@ def poll() -> dict[str, object]:
         serial = peer.send(member="Get", interface=PROPERTIES, signature="ss", body=body)
         refused += bool(peer.replies([serial])[serial]["error"])
         waits.append(time.monotonic() - began)
-    return {"answers": len(waits), "refused": refused, "longest_s": max(waits)}
+        began = time.monotonic()
+        peer.replies([peer.send(member="GetId", **BUS)])
+        bus_waits.append(time.monotonic() - began)
+    return {"answers": len(waits), "refused": refused, "longest_s": max(waits), "bus_longest_s": max(bus_waits)}
 
 
 def main() -> None:
