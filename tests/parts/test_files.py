@@ -228,6 +228,25 @@ def test_a_failpoint_fires_once_across_restarts_when_told_where_to_remember(tmp_
     assert _run("hit('switch:end')", "switch:end=kill", tmp_path).returncode == 0
 
 
+def test_a_failpoint_that_hangs_goes_on_when_its_file_says_so_and_the_event_loop_ran_meanwhile(tmp_path: Path) -> None:
+    program = f"""
+import asyncio, pathlib
+from slotd.host.failpoint import reach
+fired = pathlib.Path({str(tmp_path / "trial:begin")!r})
+async def main():
+    step = asyncio.create_task(reach("trial:begin"))
+    async with asyncio.timeout(20):
+        while not fired.exists():
+            await asyncio.sleep(0.01)
+        assert not step.done()
+        fired.write_text("go")
+        await step
+asyncio.run(main())
+"""
+    done = _run(program, "trial:begin=hang", tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_failpoint_can_be_a_full_disk() -> None:
     done = _run("hit('x')", "x=enospc")
     assert "No space left on device" in done.stderr

@@ -2,7 +2,8 @@
 
 `$SLOTD_FAILPOINTS` is `name=action[,name=action…]`, read once at import. Actions: `kill` (SIGKILL to this process),
 `eio` and `enospc` (an OSError of that number), `hang` (for ever); `name=kill*3` acts at the third hit only. With
-`$SLOTD_FAILPOINTS_DIR` a file there remembers each one that fired, so that it fires once across restarts.
+`$SLOTD_FAILPOINTS_DIR` a file there remembers each one that fired, so that it fires once across restarts, and a `hang`
+ends when that file holds a word: whoever waits for the file does what it has to do meanwhile, and lets go.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Mapping
+
+from slotd.host.offloop import off_loop
 
 ACTIONS = ("kill", "eio", "enospc", "hang")
 
@@ -48,17 +51,32 @@ def hit(name: str) -> None:
     if action == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     if action in ("kill", "hang"):
-        while True:
-            time.sleep(3600)
+        while not _let_go(name):
+            time.sleep(0.01)
+        return
     number = errno.EIO if action == "eio" else errno.ENOSPC
     raise OSError(number, os.strerror(number), f"failpoint {name}")
+
+
+async def reach(name: str) -> None:
+    """`hit` beside the event loop: while a step hangs, the daemon still answers."""
+    if name in _POINTS:
+        await off_loop(hit, name)
+
+
+def _fired(name: str) -> str:
+    return os.path.join(_FIRED_DIR, name.replace("/", "_"))
+
+
+def _let_go(name: str) -> bool:
+    return bool(_FIRED_DIR) and os.stat(_fired(name)).st_size > 0
 
 
 def _first_time(name: str) -> bool:
     if not _FIRED_DIR:
         return True
     try:
-        os.close(os.open(os.path.join(_FIRED_DIR, name.replace("/", "_")), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
+        os.close(os.open(_fired(name), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
     except FileExistsError:
         return False
     return True

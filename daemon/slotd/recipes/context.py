@@ -187,10 +187,10 @@ class Work:
         kind = BY_NAME["step"]
         message = f"{self.app.name}: {step}: {machine.rule(step).does}"
         journal.send(kind, message, fields=self.fields(), units=())
-        failpoint.hit(f"{step}:begin")
+        await failpoint.reach(f"{step}:begin")
 
     async def leave(self, outcome: str = "done") -> None:
-        failpoint.hit(f"{self.job.step}:end")
+        await failpoint.reach(f"{self.job.step}:end")
         await off_loop(self.host.store.end_step, self.job, outcome, self.host.clock.now())
 
     async def finish(self, result: Result, error: SlotdError | None = None) -> None:

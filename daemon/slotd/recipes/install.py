@@ -27,10 +27,10 @@ async def fill_slot(work: Work) -> None:
     for number, artifact in enumerate(work.plan.artifacts):
         await _unpack(work, artifact)
         work.progress(0.4 * (number + 1) / len(work.plan.artifacts))
-    failpoint.hit("stage:unpacked")
+    await failpoint.reach("stage:unpacked")
     await off_loop(engine.settle, slot)
     await prepare(work)
-    failpoint.hit("stage:prepared")
+    await failpoint.reach("stage:prepared")
     record = Slot(
         app=work.app.name,
         name=slot,
@@ -40,7 +40,7 @@ async def fill_slot(work: Work) -> None:
         installed_at=work.host.clock.now(),
     )
     whole = await off_loop(engine.finish, slot, record)
-    failpoint.hit("stage:finished")
+    await failpoint.reach("stage:finished")
     await off_loop(store.save, whole)  # only now is the slot more than a half-built one
 
 

@@ -161,7 +161,7 @@ async def _download_one(work: Work, cache: Path, artifact: Artifact) -> str:
             if is_full and room < limits.download_bytes:
                 raise _no_room(cache, artifact, room) from None
             raise
-        failpoint.hit("fetch:downloaded")
+        await failpoint.reach("fetch:downloaded")
         size = os.fstat(descriptor).st_size
     finally:
         os.close(descriptor)

@@ -114,7 +114,7 @@ async def stop_units(work: Work) -> None:
         return
     if not work.plan.dependents:
         await work.remember(dependents=tuple(await dependents_of(work)))
-    failpoint.hit("stop:remembered")
+    await failpoint.reach("stop:remembered")
     await work.remember(stopped_at=work.host.clock.now())
     await stop_all(work)
     await work.tell("app-stopped", f"stopped {', '.join(work.app.service.units)} for the {work.job.kind}")
@@ -221,7 +221,7 @@ async def is_up(work: Work) -> bool:
 async def seal(work: Work, backup: Backup) -> Backup:
     """The cold pass, the seal, the row. Gives the sealed backup."""
     await off_loop(work.data.cold, work.data_spec, Path(backup.path))
-    failpoint.hit("snapshot:copied")
+    await failpoint.reach("snapshot:copied")
     await run_hooks(work, work.app.data.after, "after")
     header = {
         "app": backup.app,
@@ -233,7 +233,7 @@ async def seal(work: Work, backup: Backup) -> Backup:
         "job": backup.job,
     }
     size = await off_loop(work.data.seal, Path(backup.path), header)
-    failpoint.hit("snapshot:sealed")
+    await failpoint.reach("snapshot:sealed")
     sealed = Backup(**{name: getattr(backup, name) for name in Backup.__slots__} | {"bytes": size, "sealed": True})
     await off_loop(work.host.store.save, sealed)
     return sealed

@@ -72,7 +72,7 @@ async def set_data_aside(work: Work) -> None:
         job=work.job.id,
     )
     await off_loop(store.save, row)
-    failpoint.hit("rb-quarantine:recorded")
+    await failpoint.reach("rb-quarantine:recorded")
     size = await off_loop(work.data.quarantine, work.data_spec, path)
     await off_loop(store.save, dataclasses.replace(row, bytes=size, sealed=True))
 

@@ -37,9 +37,9 @@ async def point_current(work: Work) -> None:
             boot_id=work.host.boot_id,
         )
         await off_loop(store.save, trial)
-    failpoint.hit("switch:trial")
+    await failpoint.reach("switch:trial")
     await off_loop(work.engine.switch, work.new_slot)
-    failpoint.hit("switch:link")
+    await failpoint.reach("switch:link")
     await stop_all(work)  # whatever was started meanwhile (a socket may) runs the old version
     how = f"switched {plan.old_version} → {plan.version}" if plan.old_version else f"installed {plan.version}"
     await work.tell("switched", f"{how} (slot {work.new_slot})")
@@ -84,7 +84,7 @@ async def start_on_trial(work: Work) -> None:
             raise Failed(f"{work.plan.version} did not start: {why or 'its attempts are spent'}")
         trial = dataclasses.replace(trial, attempts_left=trial.attempts_left - 1)
         await off_loop(work.host.store.save, trial)
-        failpoint.hit("start:counted")
+        await failpoint.reach("start:counted")
         why = await _start(work)
         if not why:
             break
