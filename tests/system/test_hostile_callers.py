@@ -203,6 +203,6 @@ def test_a_caller_who_presses_ctrl_c_is_told_how_to_follow(notes: Notes, publish
     notes.machine.run("pkill -INT -x slotctl")
     printed, _ = caller.communicate(timeout=20)
     assert caller.returncode == 130
-    assert_says(printed, f"{version} stays on trial", "slotctl monitor notes")
+    assert_says(printed, f"{version} stays on trial", "slotctl follow")
     assert wait_ended(notes, jobs(notes)[-1]) == "updated"
     assert notes.state()["version"] == version
