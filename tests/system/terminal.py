@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import pty
+import re
 import select
 import struct
 import subprocess
@@ -37,7 +38,7 @@ class Terminal:
         self._columns = columns
 
     def run(self, line: str, *, until: str = "", press: bytes = b"", timeout_s: float = 120.0) -> Seen:
-        """Runs a line of shell. Once it shows `until` that is kept as `middle`, and `press` is typed."""
+        """Runs a line of shell. Once it shows the pattern `until` that is kept as `middle`, and `press` is typed."""
         screen = pyte.Screen(self._columns, ROWS)
         stream = pyte.ByteStream(screen)
         ours, theirs = pty.openpty()
@@ -51,7 +52,7 @@ class Terminal:
         try:
             while piece := _read(ours, deadline):
                 stream.feed(piece)
-                if until and not middle and until in _text(screen):
+                if until and not middle and re.search(until, _text(screen)):
                     middle = _text(screen)
                     os.write(ours, press)
             status = process.wait(max(deadline - time.monotonic(), 1))

@@ -19,6 +19,7 @@ from tests.system.terminal import CTRL_C, Seen, Terminal
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "session.md"
 MENDED = "mode = "
 MISTAKE = "mod = "
+WATCHING = r"leaves it on trial\.\n.* left"
 DEFINITION = "/etc/slotd/apps.d/notes.toml"
 
 # What differs from one recording to the next: times, sizes, shares, names made from a time, ports, keys, process ids.
@@ -115,7 +116,7 @@ def record(session: Session, notes: Notes) -> None:
     session.type("slotctl status notes")
 
     session.say("## An update\n\nWhile it runs, the last line shows the step and how far it is:")
-    seen = session.type("slotctl update notes", until="left")
+    seen = session.type("slotctl update notes", until=WATCHING)
     session.parts.insert(-1, _block("slotctl update notes", seen.middle) + "\n\nAnd when it is done:")
     session.type("slotctl update notes", status=3)
 
@@ -141,7 +142,7 @@ def record(session: Session, notes: Notes) -> None:
     session.say("## Leaving a job, and coming back to it")
     notes.publisher.publish("1.3", schema=2)
     notes.set_trial("10s")
-    session.type("slotctl update notes", status=130, until="left", press=CTRL_C)
+    session.type("slotctl update notes", status=130, until=WATCHING, press=CTRL_C)
     session.type("slotctl jobs")
     session.type("slotctl follow notes")
     notes.set_trial("")

@@ -34,7 +34,7 @@ async def test_an_update_brings_the_new_version_up_on_the_same_data(world: World
 
 
 async def test_going_back_after_the_trial_must_say_what_becomes_of_the_data(notes: Notes, desk: Desk) -> None:
-    with pytest.raises(SlotdError, match="--data=restore brings the backup back; what was written since is set aside") as caught:
+    with pytest.raises(SlotdError, match="what was written since is set aside") as caught:
         await desk.start("Rollback", "notes")
     assert str(getattr(caught.value, "remote_name", "")).endswith(".DataChoiceRequired")
     assert notes.version == "1.1"
