@@ -15,7 +15,7 @@ from tests.system.container import Container
 from tests.system.image import REPOSITORY, image_with, slotd_image
 
 QUICK = os.environ.get("SLOTD_BENCH_QUICK", "") not in ("", "0")
-OPPONENTS = ("rauc", "squashfs-tools", "zstd")
+OPPONENTS = ("e2fsprogs", "openssl", "rauc", "rauc-service", "squashfs-tools", "zstd")
 WHERE = "in a booted Debian 12 container (systemd as PID 1, overlay on the host's disk), the package installed by apt"
 
 
