@@ -7,7 +7,7 @@ DEB := dist/slotd_$(VERSION)_all.deb
 INPUTS := $(shell find daemon units dbus packaging docs -not -name __pycache__ -not -name '*.pyc') \
 	$(wildcard README.md CHANGELOG.md SECURITY.md) LICENSE pyproject.toml
 
-.PHONY: help deb test test-unit test-parts test-system lint demo bench clean bootstrap
+.PHONY: help deb test test-unit test-parts test-system vm lint demo bench clean bootstrap
 
 help:
 	@echo 'make deb          build $(DEB)'
@@ -17,6 +17,7 @@ help:
 	@echo 'make test-parts   each part with its real counterpart'
 	@echo 'make test-system  the package in booted containers'
 	@echo 'make bench        speed and memory, each beside an opponent; writes docs/performance.md'
+	@echo 'make vm           power cuts, hangs and worse on emulated machines; SEED=N again, ARGS=--help for more'
 	@echo 'make lint         ruff, mypy, layers, units'
 	@echo 'make clean        remove build/ (with its cached container images) and dist/'
 
@@ -30,7 +31,7 @@ $(DEB): $(INPUTS)
 	@packaging/build-deb
 
 test: deb
-	$(PYTEST) tests/unit tests/parts tests/system
+	$(PYTEST) tests/unit tests/parts tests/system tests/vm
 
 test-unit: bootstrap
 	$(PYTEST) tests/unit
@@ -40,6 +41,9 @@ test-parts: bootstrap
 
 test-system: deb
 	$(PYTEST) tests/system
+
+vm: deb
+	@PYTHONDONTWRITEBYTECODE=1 /usr/bin/python3 -m tests.vm $(if $(SEED),--seed $(SEED)) --report docs/reliability-vm.md $(ARGS)
 
 lint: bootstrap
 	$(PYTEST) tests/unit/test_lint.py tests/unit/test_layers.py

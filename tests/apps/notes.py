@@ -21,6 +21,9 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 VERSION = (HERE / "VERSION").read_text().strip()
 BEHAVIOUR = (HERE / "behaviour").read_text().strip() if (HERE / "behaviour").exists() else "well"
+# A release that signs leaves its name in the data that it migrates: data tell whose they are.
+SIGNS = BEHAVIOUR.startswith("signing ")
+BEHAVIOUR = BEHAVIOUR.removeprefix("signing ")
 SCHEMA = int((HERE / "SCHEMA").read_text()) if (HERE / "SCHEMA").exists() else 1
 DATA = Path(os.environ.get("NOTES_DATA", "/var/lib/notes/data"))
 PORT = int(os.environ.get("NOTES_PORT", "8901"))
@@ -48,9 +51,21 @@ def migrate() -> None:
         if found > SCHEMA:
             sys.exit(f"notes {VERSION}: the database has schema {found}, this version knows {SCHEMA}")
         db.execute("CREATE TABLE IF NOT EXISTS notes (id INTEGER PRIMARY KEY, text TEXT NOT NULL)")
+        db.execute("BEGIN")
         if SCHEMA >= 2 and found < 2:
             db.execute("ALTER TABLE notes RENAME COLUMN text TO body")  # no way down
+        if SIGNS and found < SCHEMA:
+            sign(db)
         db.execute(f"PRAGMA user_version = {SCHEMA}")
+
+
+def sign(db: sqlite3.Connection) -> None:
+    """The file first, on disk, then the row with the schema's number: whatever is cut short is made again."""
+    with (DATA / "files" / f"signed-{VERSION}.txt").open("w") as file:
+        file.write(f"signed by {VERSION}")
+        file.flush()
+        os.fsync(file.fileno())
+    db.execute(f"INSERT INTO notes ({'body' if SCHEMA >= 2 else 'text'}) VALUES (?)", (f"signed by {VERSION}",))
 
 
 def texts() -> list[str]:
@@ -119,11 +134,18 @@ def main() -> None:
     server = ThreadingHTTPServer(("127.0.0.1", PORT), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     notify("READY=1")
+    hoard: list[bytes] = []
     pause = int(os.environ.get("WATCHDOG_USEC", "3000000")) / 1e6 / 4
     while True:
         age = time.monotonic() - BEGAN
         if BEHAVIOUR.startswith("crash-after") and age > float(BEHAVIOUR.split()[1]):
             os._exit(5)
+        if BEHAVIOUR.startswith("trap") and age > 1:
+            trap = DATA.parent / "trap"  # the machine does the rest
+            trap.with_suffix(".new").write_text(BEHAVIOUR.split()[1])
+            trap.with_suffix(".new").rename(trap)
+        if BEHAVIOUR == "eat-memory" and age > 1:
+            hoard.append(b"x" * (32 << 20))
         if not (BEHAVIOUR.startswith("starve-watchdog-after") and age > float(BEHAVIOUR.split()[1])):
             notify("WATCHDOG=1")
         time.sleep(min(pause, 0.25))

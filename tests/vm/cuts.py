@@ -1,0 +1,114 @@
+"""Power cuts at random moments of an update, and again while the machine comes up from one.
+
+A power cut leaves what has reached the disk, and nothing else. So one update gives many of them: at each chosen moment
+the whole emulator is frozen (SIGSTOP), its disk is copied as it lies there, and it goes on. The copy is what SIGKILL at
+that moment would have left. Each copy is then booted for real; some of those machines are killed (SIGKILL) once more
+on their way up. Nothing of the memory of the cut machine is used.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.vm.guest import GuestError
+from tests.vm.oracle import SIGNED, judge
+from tests.vm.world import GuestNotes, World, begin_update
+
+# What 2.0 is like; it deserves to stay, or it does not.
+KINDS = {"well": True, "damage-data": False, "crash-after 3": False}
+GAP_S = (1.0, 14.0)  # between two cuts of one update
+AGAIN = 0.4  # the share of machines that are cut once more while they come up
+AGAIN_S = (4.0, 60.0)
+UPDATE_S = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """One disk as a power cut left it. `after_s` is the time since the update was asked for."""
+
+    number: int
+    kind: str
+    seed: int
+    after_s: float
+    image: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a machine ended after its cut. `wrong` empty: right."""
+
+    cut: Cut
+    cuts: int
+    step: str
+    version: str
+    wrong: tuple[str, ...]
+    seconds: float
+
+
+def cut_during_update(world: World, kind: str, seed: int, first: int) -> list[Cut]:
+    """Runs one update and gives the disks of its power cuts."""
+    chance = random.Random(seed)
+    found: list[Cut] = []
+    with world.guest(f"update-{seed}", world.publisher(kind), base=world.installed) as notes:
+        notes.machine.boot()
+        notes.wait_state(timeout_s=120)
+        begun = time.monotonic()
+        begin_update(notes)
+        while time.monotonic() - begun < UPDATE_S:
+            time.sleep(chance.uniform(*GAP_S))
+            image = world.directory / f"cut-{seed}-{len(found)}.qcow2"
+            with notes.machine.frozen():
+                shutil.copyfile(notes.machine.layer, image)
+            found.append(Cut(first + len(found), kind, chance.randrange(1 << 30), time.monotonic() - begun, image))
+            if notes.now_at().endswith(("|done", "|failed")):
+                return found
+    raise GuestError(f"the update to 2.0 ({kind}) did not end within {UPDATE_S:g} s")
+
+
+def boot_and_judge(world: World, cut: Cut) -> Ended:
+    """Boots the disk that a cut left, maybe cuts again, lets it settle, and judges what it ended on."""
+    chance = random.Random(cut.seed)
+    begun, cuts = time.monotonic(), 1
+    with world.guest(f"cut-{cut.number}", world.publisher(cut.kind), base=cut.image) as notes:
+        if chance.random() < AGAIN:
+            notes.machine.power_on()
+            time.sleep(chance.uniform(*AGAIN_S))
+            notes.machine.cut()
+            cuts += 1
+        try:
+            version, step, wrong = _settle(notes, world, KINDS[cut.kind])
+        except (GuestError, AssertionError, OSError) as error:
+            version, step, wrong = "", "", [f"{type(error).__name__}: {error}"]
+        if wrong:
+            _keep(world, notes, cut)
+    return Ended(cut, cuts, step, version, tuple(wrong), time.monotonic() - begun)
+
+
+def _settle(notes: GuestNotes, world: World, good: bool) -> tuple[str, str, list[str]]:
+    notes.machine.power_on()
+    notes.machine.wait_for("systemctl is-active --quiet slotd-boot.service", timeout_s=180)
+    step = notes.now_at().partition("|")[0]
+    found = notes.look()
+    was_signed = SIGNED in found["data"]["notes"]
+    notes.machine.wait_until_up()
+    notes.wait_settled()
+    version, wrong = judge(notes, world.before, good=good, was_signed=was_signed)
+    return version, step, wrong
+
+
+def _keep(world: World, notes: GuestNotes, cut: Cut) -> None:
+    """What is needed to understand a machine that ended wrong, where it outlives the run."""
+    kept = world.kept / f"cut-{cut.number}"
+    kept.mkdir(parents=True, exist_ok=True)
+    if notes.machine.is_on():
+        try:
+            journal = notes.machine.run("journalctl --no-pager -o short-iso", check=False, timeout_s=60).stdout
+            (kept / "journal").write_text(journal)
+        except GuestError as error:
+            (kept / "journal").write_text(str(error))
+    notes.machine.cut()
+    shutil.copyfile(notes.machine.console, kept / "console")

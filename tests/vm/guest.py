@@ -1,0 +1,209 @@
+"""One machine in QEMU, without KVM: a power cut is SIGKILL to it, a hang is ended by its watchdog.
+
+The disk is a layer over another one, opened without a cache on this side: what the guest had not flushed when the power
+went is gone. Nobody ever writes to what lies below.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import itertools
+import json
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from tests.system.container import DIE_WITH_US, ContainerError, free_port
+from tests.vm.disk import APP_PORT, Disk
+
+MEMORY = "640M"
+BOOT_S = 180.0
+
+
+class GuestError(ContainerError):
+    """A guest that does not boot, or a command in it that failed."""
+
+
+class Guest:
+    """One machine. `directory` is its own; `base` is a disk that it starts from instead of the plain one."""
+
+    def __init__(self, disk: Disk, directory: Path, *, releases_port: int, base: Path | None = None) -> None:
+        self.disk, self.directory, self.releases_port = disk, directory, releases_port
+        self.app_port = free_port()
+        self.console = directory / "console.log"
+        self.rtc = "utc"
+        self._ids = itertools.count(1)
+        self._answers: dict[int, dict[str, Any]] = {}
+        self._came = threading.Condition()
+        self._qemu: subprocess.Popen[bytes] | None = None
+        self._port: socket.socket | None = None
+        directory.mkdir(parents=True, exist_ok=True)
+        self.layer = directory / "disk.qcow2"
+        below, form = (base, "qcow2") if base else (disk.raw, "raw")
+        create = ["qemu-img", "create", "-q", "-f", "qcow2", "-b", str(below), "-F", form, str(self.layer)]
+        subprocess.run(create, check=True, stdin=subprocess.DEVNULL)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.cut()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    # ── life ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def power_on(self) -> None:
+        """Starts the machine and returns at once."""
+        assert self._qemu is None, "the machine is on"
+        address = self.directory / "agent"
+        address.unlink(missing_ok=True)
+        argv = [
+            "qemu-system-x86_64",
+            "-accel",
+            "tcg,tb-size=256",
+            "-machine",
+            "pc",
+            "-cpu",
+            "qemu64,+rdrand",
+            "-m",
+            MEMORY,
+            "-display",
+            "none",
+        ]
+        argv += ["-nodefaults", "-serial", f"file:{self.directory}/serial.log", "-rtc", f"base={self.rtc}"]
+        argv += ["-kernel", str(self.disk.kernel), "-initrd", str(self.disk.initrd)]
+        line = "console=ttyS0 quiet net.ifnames=0 panic=0 loglevel=4 systemd.show_status=0"
+        line += f" mitigations=off apparmor=0 audit=0 random.trust_cpu=on releases={self.releases_port}"
+        argv += ["-append", line, "-drive", f"file={self.layer},if=none,id=disk,format=qcow2,cache=none"]
+        argv += ["-device", "virtio-blk-pci,drive=disk", "-device", "virtio-net-pci,netdev=net,romfile="]
+        argv += ["-netdev", f"user,id=net,hostfwd=tcp:127.0.0.1:{self.app_port}-10.0.2.15:{APP_PORT}"]
+        argv += ["-device", "virtio-serial", "-chardev", f"socket,id=agent,path={address},server=on,wait=off"]
+        argv += ["-device", "virtserialport,chardev=agent,name=slotd.agent"]
+        argv += ["-device", "i6300esb", "-action", "watchdog=reset"]
+        with self.console.open("ab") as console:
+            self._qemu = subprocess.Popen(
+                [*DIE_WITH_US, *argv], stdin=subprocess.DEVNULL, stdout=console, stderr=console
+            )
+        deadline = time.monotonic() + 10
+        self._port = socket.socket(socket.AF_UNIX)
+        while True:
+            try:
+                self._port.connect(str(address))
+                break
+            except OSError:
+                if self._qemu.poll() is not None or time.monotonic() > deadline:
+                    raise GuestError(f"cannot start QEMU:\n{self.console.read_text()[-2000:]}") from None
+                time.sleep(0.02)
+        threading.Thread(target=self._listen, args=(self._port,), daemon=True).start()
+
+    def cut(self) -> None:
+        """The power goes."""
+        if self._qemu is None:
+            return
+        self._qemu.send_signal(signal.SIGKILL)
+        self._qemu.wait()
+        if self._port is not None:
+            self._port.close()
+        self._qemu = self._port = None
+        # What was printed since the last start is kept with what came before it.
+        serial = self.directory / "serial.log"
+        if serial.exists():
+            with self.console.open("ab") as console:
+                console.write(serial.read_bytes())
+
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Within it nothing of the machine moves: its disk is what a power cut at this moment leaves."""
+        assert self._qemu is not None, "the machine is off"
+        self._qemu.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._qemu.send_signal(signal.SIGCONT)
+
+    def boot(self, *, timeout_s: float = BOOT_S) -> None:
+        """Starts it, and waits until its start-up jobs are done."""
+        self.power_on()
+        self.wait_until_up(timeout_s=timeout_s)
+
+    def wait_until_up(self, *, timeout_s: float = BOOT_S) -> None:
+        self.wait_for("systemctl is-system-running | grep -qE 'running|degraded'", timeout_s=timeout_s)
+
+    def power_off(self) -> None:
+        """Shuts down in order."""
+        assert self._qemu is not None
+        with contextlib.suppress(GuestError):
+            self.run("systemctl poweroff --no-block", timeout_s=20)
+        self._qemu.wait(120)
+        self.cut()
+
+    # ── use ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def run(
+        self,
+        cmd: str | Sequence[str],
+        *,
+        check: bool = True,
+        input: str | bytes | None = None,
+        timeout_s: float = 180.0,
+    ) -> subprocess.CompletedProcess[str]:
+        """Runs a command and gives its output. Raises `GuestError`, also when no answer comes."""
+        argv = ["sh", "-c", cmd] if isinstance(cmd, str) else list(cmd)
+        data = input.encode() if isinstance(input, str) else input or b""
+        said = self._ask(argv, data, timeout_s)
+        if check and said["status"]:
+            raise GuestError(f"`{cmd}` in the guest ended with {said['status']}:\n{said['out']}{said['err']}")
+        return subprocess.CompletedProcess(argv, said["status"], said["out"], said["err"])
+
+    def write_file(self, path: str, content: str | bytes, *, mode: int = 0o644, owner: str = "root") -> None:
+        script = 'mkdir -p "$(dirname "$1")" && cat >"$1" && chmod "$2" "$1" && chown "$3:" "$1"'
+        self.run(["sh", "-c", script, "sh", path, f"{mode:o}", owner], input=content)
+
+    def wait_for(self, cmd: str, *, timeout_s: float = 60.0) -> str:
+        """Runs a shell line again and again until it succeeds; gives its output."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            try:
+                done = self.run(cmd, check=False, timeout_s=min(20.0, timeout_s))
+                if done.returncode == 0:
+                    return done.stdout
+                last = done.stdout + done.stderr
+            except GuestError as error:
+                last = str(error)
+            if time.monotonic() > deadline:
+                raise GuestError(f"`{cmd}` did not succeed within {timeout_s:g} s:\n{last}")
+            time.sleep(0.3)
+
+    def is_on(self) -> bool:
+        return self._qemu is not None and self._qemu.poll() is None
+
+    def _ask(self, argv: list[str], data: bytes, timeout_s: float) -> dict[str, Any]:
+        number = next(self._ids)
+        request = {"id": number, "argv": argv, "input": base64.b64encode(data).decode()}
+        assert self._port is not None, "the machine is off"
+        try:
+            self._port.sendall(json.dumps(request).encode() + b"\n")
+        except OSError as error:
+            raise GuestError(f"cannot ask the guest for {argv}: {error}") from error
+        with self._came:
+            if not self._came.wait_for(lambda: number in self._answers, timeout_s):
+                raise GuestError(f"{argv} in the guest gave no answer within {timeout_s:g} s")
+            return self._answers.pop(number)
+
+    def _listen(self, port: socket.socket) -> None:
+        rest = b""
+        with contextlib.suppress(OSError):
+            while part := port.recv(65536):
+                *lines, rest = (rest + part).split(b"\n")
+                for line in lines:
+                    with contextlib.suppress(ValueError), self._came:
+                        said = json.loads(line)
+                        self._answers[said["id"]] = said
+                        self._came.notify_all()

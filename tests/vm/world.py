@@ -1,0 +1,146 @@
+"""The notes app on guests: one disk on which its first version is installed, and what the next versions are like."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.system.notes import Notes, Publisher
+from tests.vm.disk import APP_PORT, RELEASES_PORT, Disk
+from tests.vm.guest import Guest, GuestError
+
+HERE = Path(__file__).parent
+LOOK = "/usr/local/lib/look.py"
+SETTLE_S = 400.0
+# Times that suit a machine which is twenty times slower than the one that the tests of the containers run on.
+SLOW = """
+sed -i 's/^start_timeout.*/start_timeout = "90s"/; s/^timeout.*/timeout = "20s"/; s/^grace.*/grace = "60s"/;
+    s/^interval.*/interval = "2s"/' /etc/slotd/apps.d/notes.toml
+sed -i 's/^WatchdogSec.*/WatchdogSec=60s/; s/^Type=notify/Type=notify\\nTimeoutStartSec=90s/' \\
+    /etc/systemd/system/notes.service
+systemctl daemon-reload
+systemctl enable --quiet notes.service && slotctl enable notes && systemctl restart slotd
+"""
+
+
+class GuestPublisher(Publisher):
+    """Seen from a guest, the releases are at a port of its own loopback."""
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{RELEASES_PORT}"
+
+    @property
+    def port(self) -> int:
+        return int(self._server.server_address[1])
+
+
+class GuestNotes(Notes):
+    """The app in a guest. Its port in there is always the same; outside it is the guest's."""
+
+    machine: Guest  # type: ignore[assignment]
+
+    def __init__(self, guest: Guest, publisher: Publisher) -> None:
+        super().__init__(guest, publisher, port=APP_PORT)  # type: ignore[arg-type]
+
+    def set_up(self, **more: Any) -> None:
+        super().set_up(**more)
+        self.machine.run(SLOW)
+        self.machine.write_file(LOOK, (HERE / "look.py").read_text())
+        self.port = self.machine.app_port
+
+    def look(self) -> dict[str, Any]:
+        """What lies on the guest's disk, see `look.py`."""
+        return dict(json.loads(self.machine.run(["python3", "-I", LOOK]).stdout))
+
+    def wait_settled(self, *, timeout_s: float = SETTLE_S) -> None:
+        """Waits until no job is unfinished and no trial open."""
+        unfinished = (
+            "SELECT (SELECT count(*) FROM jobs WHERE state IN ('waiting', 'running')) + (SELECT count(*) FROM trials)"
+        )
+        self.machine.wait_for(
+            f'test "$(sqlite3 -readonly /var/lib/slotd/state.db "{unfinished}")" = 0', timeout_s=timeout_s
+        )
+
+    def now_at(self) -> str:
+        """The step of the newest job, and its state."""
+        line = "sqlite3 -readonly /var/lib/slotd/state.db 'SELECT step, state FROM jobs ORDER BY id DESC LIMIT 1'"
+        return self.machine.run(line, check=False).stdout.strip()
+
+
+@dataclass
+class World:
+    """All that the cases of one run share. `directory` is the run's; what is in it goes with it."""
+
+    disk: Disk
+    directory: Path
+    deb: Path
+    kept: Path = Path()  # what a machine that ended wrong leaves to look at
+    installed: Path = Path()
+    before: dict[str, Any] = field(default_factory=dict)  # what lies on the installed disk
+    _publishers: dict[str, GuestPublisher] = field(default_factory=dict)
+    _exit: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __enter__(self) -> World:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        with self.guest("installing", self.publisher(""), base=None, keep=True) as notes:
+            notes.machine.boot()
+            notes.set_up(trial="4s")
+            notes.install("1.0")
+            self.before = notes.look()
+            notes.machine.power_off()
+            self.installed = self.directory / "installed.qcow2"
+            notes.machine.layer.rename(self.installed)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._exit.close()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def publisher(self, behaviour: str) -> GuestPublisher:
+        """Who serves 1.0, and 2.0 of this behaviour unless it is empty. All sign with one key."""
+        with self._lock:
+            if behaviour not in self._publishers:
+                directory = self.directory / f"publisher{len(self._publishers)}"
+                directory.mkdir()
+                publisher = self._exit.enter_context(GuestPublisher(directory))
+                if self._publishers:
+                    publisher.key = self._publishers[""].key
+                publisher.publish("1.0")
+                if behaviour:
+                    publisher.publish("2.0", f"signing {behaviour}", schema=2)
+                self._publishers[behaviour] = publisher
+            return self._publishers[behaviour]
+
+    @contextlib.contextmanager
+    def guest(
+        self, name: str, publisher: GuestPublisher, *, base: Path | None, keep: bool = False
+    ) -> Iterator[GuestNotes]:
+        """A machine that is off, over the disk `base`, with the app's port outside."""
+        with Guest(self.disk, self.directory / name, releases_port=publisher.port, base=base) as guest:
+            notes = GuestNotes(guest, publisher)
+            if base is not None:
+                notes.port = guest.app_port
+            yield notes
+
+
+def begin_update(notes: GuestNotes) -> None:
+    """Starts the update to 2.0 and returns."""
+    notes.slotctl("--no-wait", "update", "notes", timeout_s=180)
+
+
+def wait_trial(notes: GuestNotes, *, timeout_s: float = 240.0) -> None:
+    """Waits until 2.0 is on trial, or the job has ended."""
+    deadline = time.monotonic() + timeout_s
+    while not notes.now_at().startswith("trial|"):
+        if time.monotonic() > deadline or notes.now_at().endswith(("|done", "|failed")):
+            raise GuestError(f"2.0 did not come on trial: the job is at {notes.now_at()}")
+        time.sleep(0.5)
