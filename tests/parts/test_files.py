@@ -66,6 +66,23 @@ def test_reading_has_a_bound_and_wants_a_regular_file(tmp_path: Path) -> None:
         files.read_bounded(tmp_path / "fifo", 4)
 
 
+def test_a_small_file_is_read_with_little_memory_whatever_its_bound(tmp_path: Path) -> None:
+    path = tmp_path / "index"
+    path.write_bytes(b"12345")
+    script = (
+        "import resource, sys; from pathlib import Path; from slotd.host import files;"
+        "resource.setrlimit(resource.RLIMIT_AS, (512 << 20, 512 << 20));"
+        "sys.stdout.buffer.write(files.read_bounded(Path(sys.argv[1]), 2 << 30))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(path)],
+        env={"PYTHONPATH": str(DAEMON)},
+        capture_output=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, b"12345"), done.stderr.decode()
+
+
 def test_removal_takes_links_and_not_what_they_lead_to(tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()

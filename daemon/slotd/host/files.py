@@ -159,10 +159,13 @@ def read_bounded(path: Path, limit: int) -> bytes:
     with explaining(f"cannot read {path}"), open(fd, "rb") as file:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise errors.Failed(f"cannot read {path}: it is not a regular file.")
-        data = file.read(limit + 1)
+        # In pieces: a read of so many bytes at once would ask for as much memory first, whatever the file holds.
+        data = bytearray()
+        while len(data) <= limit and (piece := file.read(min(READ_SIZE, limit + 1 - len(data)))):
+            data += piece
     if len(data) > limit:
         raise errors.Failed(f"cannot read {path}: it is larger than {limit} bytes.")
-    return data
+    return bytes(data)
 
 
 def remove_tree(path: Path) -> None:
