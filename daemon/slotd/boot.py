@@ -20,7 +20,7 @@ from slotd.core.health import UnitStatus
 from slotd.core.plain import from_plain
 from slotd.data import make_data_store
 from slotd.errors import Failed
-from slotd.host import definitions
+from slotd.host import definitions, failpoint
 from slotd.host.offloop import off_loop
 from slotd.host.paths import Paths
 from slotd.host.systemd import CommandSystemd, Systemd, Told
@@ -89,6 +89,7 @@ async def boot(*, user_mode: bool) -> int:
 
 async def _at_boot(work: Work) -> None:
     step = work.job.step
+    await failpoint.reach("boot:begin")
     if step in ("rb-stop", *_DATA_STEPS):
         await finish_data_part(work, first="rb-quarantine" if step == "rb-stop" else step)
         return
@@ -100,6 +101,9 @@ async def _at_boot(work: Work) -> None:
     if step == "migrate" or (step == "switch" and work.app.slots.migrate):
         # Half migrated, or not at all: the new version must not be started on these data.
         await go_back(work, "the host went down before its migrations were done")
+        return
+    if work.marked_bad:
+        await go_back(work, work.marked_bad)
         return
     if trial.boot_id == work.host.boot_id:
         return  # this boot was counted already
@@ -116,6 +120,7 @@ async def count_boot(work: Work, trial: Trial) -> None:
         trial, boots=trial.boots + 1, attempts_left=trial.attempts_left - 1, boot_id=work.host.boot_id
     )
     await off_loop(work.host.store.save, counted)
+    await failpoint.reach("boot:counted")
     await work.tell(
         "boot-counted",
         f"boot {counted.boots} during the trial of {trial.version}; attempts left: {counted.attempts_left}",
@@ -128,6 +133,7 @@ async def go_back(work: Work, reason: str) -> None:
 
     await work.remember(reason=reason, quarantine=work.plan.quarantine or new_copy_id(work, "quarantine"))
     await work.tell("rollback-started", f"going back to {work.plan.old_version or 'nothing'} at boot: {reason}")
+    await failpoint.reach("boot:back")
     await finish_data_part(work, first="rb-quarantine")
 
 
@@ -137,9 +143,11 @@ async def finish_data_part(work: Work, *, first: str) -> None:
     await perform(work, [step for step in own if step.name in _DATA_STEPS], first=first)
     if work.job.kind is JobKind.RESTORE:
         _log.info("%s: the restore was finished before the app's start", work.app.name)
+    await failpoint.reach("boot:data")
     # The daemon goes on from here: start, and ask the probes.
     work.job = dataclasses.replace(work.job, step="rb-start")
     await off_loop(work.host.store.save, work.job)
+    await failpoint.reach("boot:end")
 
 
 async def recover(*, user_mode: bool) -> int:
@@ -149,9 +157,11 @@ async def recover(*, user_mode: bool) -> int:
     for job in await off_loop(host.store.unfinished_jobs):
         work = _work(host, job)
         try:
-            if job.step == "trial" and await _runs(work):
+            if job.step == "trial" and not work.marked_bad and await _runs(work):
                 continue  # it is up: nothing healthy is rolled back because of slotd's own trouble
+            await failpoint.reach("recover:begin")
             await recovering.settle(work)
+            await failpoint.reach("recover:end")
         except Exception as error:
             _log.error("%s: %s", job.app, error)
             failed = True

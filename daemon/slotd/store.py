@@ -20,11 +20,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from slotd.errors import Failed, NoSuchBackup, NoSuchJob
+from slotd.host import failpoint
 from slotd.model import AppRecord, Backup, Blocked, Event, Job, JobKind, Slot, SlotName, Trial
 
 T = TypeVar("T")
 
 SCHEMA_VERSION = 1
+TROUBLE = (sqlite3.Error, OSError)  # what the disk or the database has, and no fault of any app
 BUSY_S = 10.0  # how long to wait for another process that has the database
 
 # table -> (the value it holds, its primary key)
@@ -336,6 +338,7 @@ def open_store(path: Path, *, now: float, busy_s: float = BUSY_S) -> tuple[Store
             part = path.with_name(path.name + suffix)
             if part.exists():
                 part.rename(aside.with_name(aside.name + suffix))
+        failpoint.hit("rebuild:aside")
         return Store(path, busy_s=busy_s), aside
 
 

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from slotd.errors import SlotdError, SourceFailed, VerificationFailed
-from slotd.host import frames
+from slotd.host import failpoint, frames
 
 Verb = Callable[[dict[str, Any], list[int], Callable[[dict[str, Any]], None]], dict[str, Any]]
 
@@ -48,7 +48,9 @@ def main() -> None:
         daemon.sendall(frames.encode({"progress": said}))
 
     try:
+        failpoint.hit(f"worker-{verb}:begin")
         answer = frames.encode({"ok": _find(verb)(request, fds, progress)})
+        failpoint.hit(f"worker-{verb}:end")
     except SlotdError as error:
         answer = frames.encode({"error": _told(error)})
     except BaseException as error:  # whatever it is, the daemon must hear of it

@@ -117,6 +117,14 @@ def after_crash(step: str, *, link_is_new: bool) -> OnCrash:
     return action
 
 
+def after_error(step: str, *, passed: bool) -> OnError:
+    """What the executor does when `step` failed. `passed`: the version has passed its trial already.
+
+    Then the failure is slotd's own, such as a disk that could not be written, and says nothing against the version.
+    """
+    return OnError.WARN if passed else rule(step).error
+
+
 def progress(step: str, fraction: float, steps: tuple[Rule, ...]) -> int:
     """Whole per cent of a job that is `fraction` (0..1) through `step` of `steps`."""
     total = sum(r.weight for r in steps)

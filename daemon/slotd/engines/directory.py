@@ -20,6 +20,7 @@ from slotd.core.plain import from_plain, to_plain
 from slotd.core.schema import App, Limits
 from slotd.errors import Failed, SlotdError
 from slotd.host import files, tree
+from slotd.host.failpoint import hit
 from slotd.model import Slot, SlotName, SlotState
 
 UNPACK_USER = "slotd-worker"
@@ -176,8 +177,10 @@ class DirectoryEngine:
                 files.write_atomic(own / "manifest", manifest, 0o644)
                 # The record last, and everything on disk before anyone may trust it.
                 files.syncfs(path)
+                hit("stage:manifest")
                 text = json.dumps(to_plain(whole), indent=2, sort_keys=True) + "\n"
                 files.write_atomic(own / "slot.json", text.encode(), 0o644)
+            hit("stage:record")
             files.fsync_dir(self.root)
         return whole
 
@@ -193,6 +196,7 @@ class DirectoryEngine:
         if self.record(slot) is None:
             raise Failed(f"cannot switch {self.app.name} to slot {slot}: it holds no whole version.")
         files.syncfs(self.root)  # what was written before is on disk before the link says so
+        hit("switch:synced")
         files.switch_symlink(link, slot.value)
 
     def free_bytes(self) -> int:

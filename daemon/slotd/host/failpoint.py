@@ -1,39 +1,194 @@
-"""Places where a test may break the program on purpose; nothing at all in production.
+"""Places where a test may break the program on purpose; nothing at all in production. docs/failpoints.md says how.
 
-`$SLOTD_FAILPOINTS` is `name=action[,name=action…]`, read once at import. Actions: `kill` (SIGKILL to this process),
-`eio` and `enospc` (an OSError of that number), `hang` (for ever); `name=kill*3` acts at the third hit only. With
-`$SLOTD_FAILPOINTS_DIR` a file there remembers each one that fired, so that it fires once across restarts, and a `hang`
-ends when that file holds a word: whoever waits for the file does what it has to do meanwhile, and lets go.
+`$SLOTD_FAILPOINTS` is `name=action[,name=action…]`, read once at import; `points` names them all. `name=kill*3` acts
+at the third hit in a process only, `name=kill*3+5` at the third and the four after it. With `$SLOTD_FAILPOINTS_DIR` a
+file there is made for each time one fires, and so many times are counted across restarts; a `hang` ends when its file
+holds a word: whoever waits for the file does what it has to do meanwhile, and lets go.
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import signal
+import struct
 import threading
 import time
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, NoReturn
 
+from slotd.core import machine
 from slotd.host.offloop import off_loop
 
-ACTIONS = ("kill", "eio", "enospc", "hang")
+ACTIONS: Final = ("kill", "eio", "enospc", "hang", "cut")
+SHUTDOWN: Final = 0x8004587D  # EXT4_IOC_SHUTDOWN and XFS_IOC_GOINGDOWN, linux/fs.h
+NO_FLUSH: Final = 2  # what the journal has not written yet is lost, as with the power
+LOOK_S: Final = 0.01  # how often one that hangs looks whether it may go on
+
+WORKERS: Final = ("list", "fetch", "small", "verify", "unpack")
+UNDONE: Final = ("stage", "preserve", "stop", "switch", "backup")
+
+# Inside of steps: after which effect each one comes. What comes next has not happened.
+INNER: Final[Mapping[str, str]] = {
+    "resolve:chosen": "the release is in the job's row",
+    "delay:told": "the waiting was told",
+    "fetch:cache": "the cache is private, and pruned",
+    "fetch:opened": "the partial file is there",
+    "fetch:downloaded": "the worker has ended",
+    "fetch:measured": "the partial file is whole, and on disk",
+    "fetch:renamed": "it has its digest as its name; the directory is not on disk yet",
+    "fetch:known": "all files are in the cache; the job's row does not say so yet",
+    "verify:rejected": "what is not accepted is out of the cache; it is not blocked yet",
+    "verify:accepted": "all checks have passed; the job's row does not say so yet",
+    "stage:recorded": "the store calls the slot half-built",
+    "stage:emptied": "the slot is empty",
+    "stage:unpacked": "the archive is unpacked, still in the worker's hands",
+    "stage:settled": "the tree is root's",
+    "stage:prepared": "the prepare commands have ended well",
+    "stage:manifest": "the slot's manifest is written, and the tree is on disk",
+    "stage:record": "the slot's own record is written",
+    "stage:finished": "all of it is on disk; the store does not call the slot whole yet",
+    "stage:forgotten": "undo: the store calls the slot empty; its tree is there",
+    "compare:blocked": "nothing differs, and the store says so; the slot is not emptied yet",
+    "preserve:remembered": "the job's row names the backup",
+    "preserve:recorded": "the backup has a row",
+    "preserve:cleared": "what a crash left of it is gone",
+    "preserve:copied": "the hot copy is made",
+    "preserve:dropped": "undo: the copy is gone; its row is there",
+    "stop:remembered": "the job's row names who else is stopped",
+    "stop:dated": "the job's row says that the app is stopped; it is not yet",
+    "stop:stopped": "the app is down; it is not told yet",
+    "snapshot:copied": "the cold copy is made",
+    "snapshot:hooked": "the commands after the backup have ended well",
+    "snapshot:sealed": "the backup is sealed; its row does not say so",
+    "snapshot:saved": "its row says so",
+    "switch:trial": "the trial is open; the link is the old one",
+    "switch:synced": "the new slot is on disk; the link is the old one",
+    "switch:made": "the new link lies beside the old one",
+    "switch:renamed": "the link is the new one; its directory is not on disk yet",
+    "switch:link": "the link is the new one, on disk",
+    "switch:stopped": "whatever was started meanwhile is down again",
+    "migrate:stopped": "the app is down",
+    "migrate:ran": "one migration has ended well",
+    "start:counted": "an attempt is used up; the app is not started yet",
+    "start:started": "the app is up; the job's row does not say so yet",
+    "start:remembered": "the job's row says so; it is not told yet",
+    "trial:counted": "an attempt is used up by a restart",
+    "trial:judged": "a person's word is in the job's row",
+    "trial:saved": "the time that is left is saved",
+    "trial:passed": "the time is over, and all is green",
+    "commit:closing": "in the transaction that closes the trial, before its end",
+    "commit:closed": "the trial is closed; it is not told yet",
+    "cleanup:removed": "an expired copy is gone; its row is there",
+    "cleanup:copies": "expired copies are gone; the cache is as it was",
+    "cleanup:cache": "the cache is pruned; the history is as it was",
+    "rb-begin:remembered": "the job's row says why, and names the quarantine",
+    "rb-stop:remembered": "the job's row names who else is stopped",
+    "rb-quarantine:recorded": "the quarantine has a row",
+    "rb-quarantine:aside": "the data are set aside; the row does not say so yet",
+    "rb-restore:restored": "the data are back; it is not told yet",
+    "rb-switch:link": "the link is the old one, on disk",
+    "rb-end:closing": "in the transaction that closes the trial and blocks the version, before its end",
+    "rb-end:closed": "the trial is closed, the version blocked",
+    "rb-end:emptied": "where nothing was before, nothing is",
+    "give-up:remembered": "the job's row says that it gives up; nothing is undone yet",
+    "give-up:undone": "all is undone; it is not told yet",
+    "hold:begin": "the app is about to be held",
+    "hold:held": "the app is held; it is not told yet",
+    "finish:begin": "the job's end is not in its row yet",
+    "finish:end": "the job's end is in its row; nobody is told yet",
+    "backup:copied": "the hot copy of a backup by hand is made",
+    "backup:dated": "the job's row says that the app is stopped; it is not yet",
+    "backup:stopped": "the app is down for a backup by hand",
+    "backup:started": "the app runs again",
+    "resume:begin": "a job that was interrupted is taken up",
+    "resume:counted": "its row says how often that was",
+    "boot:begin": "`slotd boot` has found a job that is not finished",
+    "boot:counted": "this boot is counted; it is not told yet",
+    "boot:back": "the way back is begun; nothing is moved yet",
+    "boot:data": "data and link are the old ones; the job's row does not say so yet",
+    "boot:end": "the job is as the daemon will find it",
+    "recover:begin": "`slotd recover` has found a job that is not finished",
+    "recover:end": "it is settled",
+    "rebuild:aside": "a damaged store is set aside; there is no new one yet",
+    "rebuild:slot": "a slot is in the store again, from its own record",
+    "rebuild:backup": "a copy is in the store again, from its own header",
+    "data.pass.index": "data: about to begin a hot or cold pass",
+    "data.pass.entry": "data: one more entry is about to be copied",
+    "data.pass.copied": "data: one more file is copied",
+    "data.copytree.entry": "data: one more entry of a tree is about to be copied",
+    "data.seal.manifest": "data: about to write the manifest of a copy",
+    "data.seal.header": "data: about to write the header that makes the copy whole",
+    "data.remove.begun": "data: a copy that is to be removed is no whole one any more",
+    "data.quarantine.rename": "data: about to rename one path of the data away",
+    "data.quarantine.renamed": "data: it is away",
+    "data.quarantine.held": "data: what lies on another file system is held beside its place",
+    "data.quarantine.copied": "data: what lies on another file system is copied",
+    "data.quarantine.seal": "data: about to seal the quarantine",
+    "data.restore.built": "data: what comes back is whole, beside its place",
+    "data.restore.place": "data: about to put it into its place",
+    "data.restore.placed": "data: it is in its place",
+    "data.restore.carry": "data: about to carry over what the definition excludes",
+    "data.restore.carried": "data: it is carried over",
+    "data.restore.finish": "data: about to remove what the restore leaves behind",
+}
 
 
-def parse(text: str) -> dict[str, tuple[str, int]]:
-    """`name=action*N,…` as `{name: (action, N)}`; N is 1 when not given. Raises ValueError for anything else."""
-    points: dict[str, tuple[str, int]] = {}
+def points() -> dict[str, str]:
+    """Every failpoint there is: name, and what has happened when it is hit."""
+    found: dict[str, str] = {}
+    for rule in (*machine.UPDATE, *machine.ROLLBACK, *machine.SINGLE):
+        own = {name: said for name, said in INNER.items() if name.partition(":")[0] == rule.name}
+        found[f"{rule.name}:begin"] = "the intent is on disk; nothing else is done"
+        found |= own
+        found[f"{rule.name}:end"] = "all is done; the row of the step does not say so yet"
+        if rule.name in UNDONE:
+            found[f"{rule.name}:undo"] = "about to be undone"
+            found[f"{rule.name}:undone"] = "is undone"
+    for verb in WORKERS:
+        found[f"worker-{verb}:begin"] = "in the worker: its request has come"
+        found[f"worker-{verb}:end"] = "in the worker: its work is done; the daemon does not know yet"
+    return found | {name: said for name, said in INNER.items() if name not in found}
+
+
+def table() -> str:
+    """The same as a Markdown table, for the manual."""
+    rows = ["| failpoint | when |", "|---|---|"]
+    return "\n".join(rows + [f"| `{name}` | {said} |" for name, said in points().items()]) + "\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Armed:
+    """What is to happen at a failpoint: from hit `at` of a process on, `times` times."""
+
+    action: str
+    at: int = 1
+    times: int = 1
+
+
+def parse(text: str) -> dict[str, Armed]:
+    """What `$SLOTD_FAILPOINTS` says. Raises ValueError for anything else than `name=action[*N][+M]`."""
+    armed: dict[str, Armed] = {}
     for item in filter(None, (part.strip() for part in text.split(","))):
         name, equals, rest = item.partition("=")
-        action, star, count = rest.partition("*")
-        if not (name and equals and action in ACTIONS) or (star and not count.isdigit()):
-            raise ValueError(f"failpoint {item!r} is not name=action or name=action*N with one of {', '.join(ACTIONS)}")
-        points[name] = (action, int(count) if star else 1)
-    return points
+        rest, plus, times = rest.partition("+")
+        action, star, at = rest.partition("*")
+        numbers = (not star or at.isdigit()) and (not plus or times.isdigit())
+        if not (name and equals and action in ACTIONS and numbers):
+            raise ValueError(
+                f"failpoint {item!r} is not name=action, name=action*N or name=action*N+M with one of"
+                f" {', '.join(ACTIONS)}"
+            )
+        if action == "cut" and (name.startswith("worker-") or not os.environ.get("SLOTD_FAILPOINTS_CUT")):
+            raise ValueError(f"failpoint {item!r} needs SLOTD_FAILPOINTS_CUT, a path, and is not for workers")
+        armed[name] = Armed(action, int(at) if star else 1, int(times) if plus else 1)
+    return armed
 
 
-_POINTS: Mapping[str, tuple[str, int]] = parse(os.environ.get("SLOTD_FAILPOINTS", ""))
+_ARMED: Mapping[str, Armed] = parse(os.environ.get("SLOTD_FAILPOINTS", ""))
 _FIRED_DIR = os.environ.get("SLOTD_FAILPOINTS_DIR", "")
 _hits: Counter[str] = Counter()
 _lock = threading.Lock()
@@ -41,42 +196,68 @@ _lock = threading.Lock()
 
 def hit(name: str) -> None:
     """Do what `$SLOTD_FAILPOINTS` asks for at `name`; otherwise nothing. Raises OSError for `eio` and `enospc`."""
-    if not _POINTS or name not in _POINTS:
+    if name not in _ARMED:
         return
-    action, at = _POINTS[name]
-    with _lock:
-        _hits[name] += 1
-        if _hits[name] != at or not _first_time(name):
-            return
-    if action == "kill":
-        os.kill(os.getpid(), signal.SIGKILL)
-    if action in ("kill", "hang"):
-        while not _let_go(name):
-            time.sleep(0.01)
-        return
-    number = errno.EIO if action == "eio" else errno.ENOSPC
-    raise OSError(number, os.strerror(number), f"failpoint {name}")
+    action, mark = _due(name)
+    if action == "hang":
+        while not (mark and os.stat(mark).st_size):
+            time.sleep(LOOK_S)
+    elif action:
+        _act(name, action)
 
 
 async def reach(name: str) -> None:
     """`hit` beside the event loop: while a step hangs, the daemon still answers."""
-    if name in _POINTS:
+    if name in _ARMED:
         await off_loop(hit, name)
 
 
-def _fired(name: str) -> str:
-    return os.path.join(_FIRED_DIR, name.replace("/", "_"))
+def hand_out(verb: str) -> dict[str, str]:
+    """The environment by which a worker does at its own failpoints what was asked for; counted here, once for each."""
+    if not _ARMED:
+        return {}
+    due = {name: _due(name)[0] for name in (f"worker-{verb}:begin", f"worker-{verb}:end") if name in _ARMED}
+    text = ",".join(f"{name}={action}" for name, action in due.items() if action)
+    return {"SLOTD_FAILPOINTS": text, "SLOTD_FAILPOINTS_DIR": ""}
 
 
-def _let_go(name: str) -> bool:
-    return bool(_FIRED_DIR) and os.stat(_fired(name)).st_size > 0
+def _due(name: str) -> tuple[str, str]:
+    """The action, if this is a hit at which it is to happen, and the file that says so."""
+    armed = _ARMED[name]
+    with _lock:
+        _hits[name] += 1
+        fired = _hits[name] - armed.at
+        if fired < 0 or (fired >= armed.times and not _FIRED_DIR):
+            return "", ""
+        if not _FIRED_DIR:
+            return armed.action, ""
+        mark = _mark(name, armed.times)
+        return (armed.action, mark) if mark else ("", "")
 
 
-def _first_time(name: str) -> bool:
-    if not _FIRED_DIR:
-        return True
-    try:
-        os.close(os.open(_fired(name), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
-    except FileExistsError:
-        return False
-    return True
+def _mark(name: str, times: int) -> str:
+    """One more file for one more time: `NAME`, `NAME.2`, … Empty if there are as many as there may be."""
+    for number in range(1, times + 1):
+        path = os.path.join(_FIRED_DIR, name.replace("/", "_") + (f".{number}" if number > 1 else ""))
+        try:
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
+        except FileExistsError:
+            continue
+        return path
+    return ""
+
+
+def _act(name: str, action: str) -> NoReturn:
+    if action == "cut":
+        _cut(os.environ["SLOTD_FAILPOINTS_CUT"])
+    if action in ("kill", "cut"):
+        os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(3600)  # it comes at once
+    number = errno.EIO if action == "eio" else errno.ENOSPC
+    raise OSError(number, os.strerror(number), f"failpoint {name}")
+
+
+def _cut(path: str) -> None:
+    """The power of the file system of `path` goes: nothing that is not on disk ever will be. Needs CAP_SYS_ADMIN."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    fcntl.ioctl(descriptor, SHUTDOWN, struct.pack("I", NO_FLUSH))

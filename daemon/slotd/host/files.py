@@ -20,6 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from slotd import errors
+from slotd.host.failpoint import hit
 
 READ_SIZE = 1 << 20
 FLATTEN_DEPTH = 64  # removal moves what lies deeper up to the top, so that no depth exhausts descriptors
@@ -144,7 +145,9 @@ def switch_symlink(link: Path, target: str) -> None:
             os.unlink(beside, dir_fd=parent)
         os.symlink(target, beside, dir_fd=parent)
         os.fsync(parent)
+        hit("switch:made")
         os.rename(beside, link.name, src_dir_fd=parent, dst_dir_fd=parent)
+        hit("switch:renamed")
         os.fsync(parent)
 
 

@@ -25,7 +25,7 @@ from typing import Any, Final
 from slotd import errors
 from slotd.core.schema import Limits
 from slotd.errors import Failed, SlotdError, SourceFailed, VerificationFailed
-from slotd.host import frames, sandbox
+from slotd.host import failpoint, frames, sandbox
 from slotd.host.process import Completed, run, to_its_end
 from slotd.host.sandbox import Manager, Profile
 from slotd.host.unit import SAID_BYTES, START_S, Running, clean
@@ -109,7 +109,7 @@ class Workers:
         if manager is not Manager.BARE:  # which hides nothing, and cannot mount anything
             wanted += [f"BindReadOnlyPaths={sandbox.quote(f'-{path}')}" for path in shown]
         kept = {key: os.environ[key] for key in sandbox.NETWORK_VARIABLES if key in os.environ}
-        setenv = kept if profile is Profile.NETWORK else {}
+        setenv = (kept if profile is Profile.NETWORK else {}) | failpoint.hand_out(verb)
         argv = self._worker_argv(verb)
         ours, theirs = socket.socketpair()
         with ours:
@@ -244,7 +244,9 @@ class Workers:
     ) -> Running:
         pipe = asyncio.subprocess.PIPE
         line = list(argv)
-        extra: dict[str, Any] = {"env": {**os.environ, "PATH": PATH}}
+        # Without a sandbox they are the worker's own.
+        variables = {**os.environ, "PATH": PATH, **({} if self._sandbox else environment)}
+        extra: dict[str, Any] = {"env": variables}
         if self._sandbox:
             line = ["systemd-run", *self._manager, "--pipe", "--wait", "--collect", f"--unit={name}"]
             line += [f"--description=slotd: {name}", *(f"--property={each}" for each in properties)]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from slotd.core import machine
 from slotd.errors import Cancelled, Failed, NothingToDo, SlotdError
+from slotd.host import failpoint
 from slotd.host.offloop import off_loop
 from slotd.model import Result
 from slotd.recipes import check as looking
@@ -26,6 +27,7 @@ async def make_backup(work: Work) -> Result:
     await off_loop(work.data.remove, Path(backup.path))
     base = await preserve.newest_sealed(work)
     await off_loop(work.data.hot, work.data_spec, Path(backup.path), base, lambda: work.cancel_asked)
+    await failpoint.reach("backup:copied")
     work.progress(0.7)
     running = [u for u in work.app.service.units if (await work.host.systemd.show(u)).active_state == "active"]
     work.too_late = bool(running)  # from here on a cancellation could only leave the app stopped
@@ -33,13 +35,16 @@ async def make_backup(work: Work) -> Result:
         if work.cancel_asked:
             raise Cancelled("cancelled before the app was stopped")
         await work.remember(stopped_at=work.host.clock.now())
+        await failpoint.reach("backup:dated")
     try:
         if running:
             await preserve.stop_units(work)
+            await failpoint.reach("backup:stopped")
         sealed = await preserve.seal(work, backup)
     finally:
         if running:
             await preserve.start_all(work)
+            await failpoint.reach("backup:started")
     await work.tell(
         "backup-made", f"backup {sealed.id} of {sealed.version or 'the data'} was made ({sealed.bytes} bytes)"
     )

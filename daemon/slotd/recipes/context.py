@@ -106,6 +106,8 @@ class Plan:
     dependents: tuple[str, ...] = ()
     reason: str = ""
     gave_up: str = ""
+    verdict: str = ""
+    verdict_by: str = ""
     seen: Mapping[str, UnitSeen] = field(default_factory=dict)
     stopped_at: float = 0.0
     started_at: float = 0.0
@@ -154,8 +156,7 @@ class Work:
         self.engine = engine
         self.data = data
         self.rules: tuple[machine.Rule, ...] = machine.UPDATE
-        self.verdict = ""  # a person's word on the trial: "good" or "bad"; "passed" once it is over
-        self.verdict_by = ""
+        self.verdict = self.plan.verdict  # a person's word on the trial: "good" or "bad"; "passed" once it is over
         self.held: dict[str, Held] = {}  # by digest
         self.note = ""  # what a person should know of a job that ended without an error
         self.on_trial: Callable[[], None] | None = None  # called once when the trial begins: the heavy work is done
@@ -163,6 +164,7 @@ class Work:
         self.woken = asyncio.Event()
         self._changed = changed
         self._cancel_asked = False
+        self._writing = asyncio.Lock()  # the row is written by one at a time: an older one never comes last
 
     # -- durable memory ---------------------------------------------------------------------------
 
@@ -170,7 +172,11 @@ class Work:
         """Change the plan and commit it."""
         self.plan = dataclasses.replace(self.plan, **changes)
         self.job = dataclasses.replace(self.job, plan=to_plain(self.plan))
-        await off_loop(self.host.store.save, self.job)
+        await self._save()
+
+    async def _save(self) -> None:
+        async with self._writing:
+            await off_loop(self.host.store.save, self.job)
 
     async def enter(self, step: str) -> None:
         """Commit the intent of a step, before its first effect."""
@@ -179,7 +185,8 @@ class Work:
         self.job = dataclasses.replace(
             self.job, state=JobState.RUNNING, step=step, progress=max(self.job.progress, self._percent(step, 0.0))
         )
-        await off_loop(self.host.store.begin_step, self.job, self.host.clock.now())
+        async with self._writing:
+            await off_loop(self.host.store.begin_step, self.job, self.host.clock.now())
         self._changed(self.job)
         if step == "trial" and self.on_trial is not None:
             self.on_trial()
@@ -199,6 +206,7 @@ class Work:
         if result in (Result.ROLLED_BACK, Result.ROLLBACK_FAILED) and self.job.kind == "update":
             state = JobState.FAILED
         text = "\n".join(filter(None, (error.message, error.hint))) if error else self.note
+        await failpoint.reach("finish:begin")
         self.job = dataclasses.replace(
             self.job,
             state=state,
@@ -208,7 +216,8 @@ class Work:
             error_name=error.name if error else "",
             error_message=for_user_manager(text) if self.host.user_mode else text,
         )
-        await off_loop(self.host.store.save, self.job)
+        await self._save()
+        await failpoint.reach("finish:end")
         self.let_go()
         self._changed(self.job)
 
@@ -304,10 +313,25 @@ class Work:
         """Whether a word on the trial would still be heard: it is watched, and nobody has said anything yet."""
         return self.job.step == "trial" and not self.verdict
 
-    def decide(self, verdict: str, by: str) -> None:
-        """A person says how the trial ends: `good` or `bad`."""
-        self.verdict, self.verdict_by = verdict, by
+    async def decide(self, verdict: str, by: str) -> None:
+        """A person says how the trial ends: `good` or `bad`. On disk when this returns: a crash does not forget it."""
+        self.verdict = verdict  # before the first await: nobody else's word comes in between
+        try:
+            await self.remember(verdict=verdict, verdict_by=by)
+        except Exception:  # on a disk that takes no more the word is heard all the same
+            _log.exception("job %d: that it was marked %s could not be written", self.job.id, verdict)
+        await failpoint.reach("trial:judged")
         self.woken.set()
+
+    @property
+    def marked_bad(self) -> str:
+        """Who said that the version is bad, as a sentence; empty if nobody did."""
+        return f"{self.plan.version} was marked bad by {self.plan.verdict_by}" if self.plan.verdict == "bad" else ""
+
+    @property
+    def has_passed(self) -> bool:
+        """Whether the trial is over, and well: no trouble of slotd's own takes the version back now."""
+        return self.job.step == "trial" and self.verdict in ("passed", "good")
 
     # -- shorthands -------------------------------------------------------------------------------
 

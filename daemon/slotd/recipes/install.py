@@ -23,12 +23,15 @@ async def fill_slot(work: Work) -> None:
     slot, engine, store = work.new_slot, work.engine, work.host.store
     await _require_space(work)
     await off_loop(store.save, Slot(app=work.app.name, name=slot, state=SlotState.STAGING, version=work.plan.version))
+    await failpoint.reach("stage:recorded")
     await off_loop(engine.empty, slot)
+    await failpoint.reach("stage:emptied")
     for number, artifact in enumerate(work.plan.artifacts):
         await _unpack(work, artifact)
         work.progress(0.4 * (number + 1) / len(work.plan.artifacts))
     await failpoint.reach("stage:unpacked")
     await off_loop(engine.settle, slot)
+    await failpoint.reach("stage:settled")
     await prepare(work)
     await failpoint.reach("stage:prepared")
     record = Slot(
@@ -50,6 +53,7 @@ async def empty_slot(work: Work) -> None:
     if slot is None or await off_loop(work.engine.active) == slot:
         return
     await off_loop(work.host.store.save, Slot(app=work.app.name, name=slot))
+    await failpoint.reach("stage:forgotten")
     await off_loop(work.engine.empty, slot)
 
 
@@ -157,6 +161,7 @@ async def end_if_unchanged(work: Work) -> Result | None:
     reason = f"it holds the same files as {work.plan.old_version}, which is installed"
     blocked = Blocked(app=app, version=new.version, digest=new.digest, reason=reason, at=work.host.clock.now())
     await off_loop(store.save, blocked)
+    await failpoint.reach("compare:blocked")
     await empty_slot(work)
     await work.tell("unchanged", f"{new.version} holds the same files as {active.version}; nothing was touched")
     return Result.UNCHANGED

@@ -72,6 +72,7 @@ async def choose_release(work: Work) -> Result | None:
         old_version=old.version if old else "",
         old_digest=old.digest if old else "",
     )
+    await failpoint.reach("resolve:chosen")
     begun = f"update from {old.version} to {release.version}" if old else f"installation of {release.version}"
     await work.tell("job-started", f"the {begun} begins")
     return None
@@ -84,6 +85,7 @@ async def wait_for_veto(work: Work) -> None:
     when = duration(work.app.policy.delay_s)
     stop = f"`slotctl cancel {work.job.id}` stops it"
     await work.tell("update-delayed", f"updating to {work.plan.version} in {when}; {stop}")
+    await failpoint.reach("delay:told")
     await asyncio.sleep(work.app.policy.delay_s)
 
 
@@ -92,6 +94,7 @@ async def download(work: Work) -> None:
     cache = work.host.cache(work.app.name)
     await off_loop(_make_private, cache)
     await off_loop(prune_cache, work)
+    await failpoint.reach("fetch:cache")
     done: list[Artifact] = []
     for artifact in work.plan.artifacts:
         known = _known_sha256(artifact)
@@ -100,6 +103,7 @@ async def download(work: Work) -> None:
             known = await _download_one(work, cache, artifact)
         size = (await off_loop(os.stat, cached_path(cache, known))).st_size
         done.append(dataclasses.replace(artifact, sha256=known, size=size))
+    await failpoint.reach("fetch:known")
     await work.remember(artifacts=tuple(done))
 
 
@@ -118,6 +122,7 @@ async def _download_one(work: Work, cache: Path, artifact: Artifact) -> str:
     descriptor = await off_loop(os.open, partial, flags, 0o644)
     try:
         os.fchmod(descriptor, 0o644)
+        await failpoint.reach("fetch:opened")
         room = await off_loop(_room, cache, descriptor, artifact)
 
         noted: dict[str, Any] = {}
@@ -240,7 +245,9 @@ def _take_over(partial: Path, note: Path, cache: Path, artifact: Artifact, claim
             raise VerificationFailed(
                 f"cannot use the download of {artifact.name}: the fetch worker claims other bytes than are in the file."
             )
+        failpoint.hit("fetch:measured")
         os.rename(partial, cached_path(cache, measured))
+        failpoint.hit("fetch:renamed")
     except BaseException:
         os.close(descriptor)
         raise
@@ -292,6 +299,7 @@ async def check_signatures(work: Work) -> None:
             raise
         signers += [f"{signer.kind}:{signer.key}" for signer in trusted.signers]
         await work.tell("verified", f"verified {artifact.name}: {'; '.join(trusted.checks)}")
+    await failpoint.reach("verify:accepted")
     await work.remember(signers=tuple(signers))
 
 
@@ -352,6 +360,7 @@ async def _reject(work: Work, artifact: Artifact, error: VerificationFailed) -> 
     cache = work.host.cache(work.app.name)
     work.let_go()
     await off_loop(cached_path(cache, artifact.sha256).unlink, True)
+    await failpoint.reach("verify:rejected")
     if error.forged:
         digest = artifact.source_digest or f"sha256:{artifact.sha256}"
         blocked = Blocked(

@@ -63,11 +63,15 @@ async def copy_hot(work: Work) -> None:
         return
     if not work.plan.backup:
         await work.remember(backup=new_copy_id(work), restore=True)
+    await failpoint.reach("preserve:remembered")
     backup = await record_backup(work, reason="update")
+    await failpoint.reach("preserve:recorded")
     await run_hooks(work, work.app.data.before, "before")
     await off_loop(work.data.remove, Path(backup.path))  # a copy that a crash left half-made is not trusted
+    await failpoint.reach("preserve:cleared")
     base = await newest_sealed(work)
     stats = await off_loop(work.data.hot, work.data_spec, Path(backup.path), base, lambda: work.cancel_asked)
+    await failpoint.reach("preserve:copied")
     for note in (*stats.notes, *(f"{name} is a socket or a fifo and is not copied" for name in stats.skipped[:20])):
         await work.tell("backup-note", f"backup: {note}")
 
@@ -104,6 +108,7 @@ async def drop_copy(work: Work) -> None:
     except NoSuchBackup:
         return
     await off_loop(work.data.remove, Path(backup.path))
+    await failpoint.reach("preserve:dropped")
     await off_loop(work.host.store.forget, backup)
 
 
@@ -116,7 +121,9 @@ async def stop_units(work: Work) -> None:
         await work.remember(dependents=tuple(await dependents_of(work)))
     await failpoint.reach("stop:remembered")
     await work.remember(stopped_at=work.host.clock.now())
+    await failpoint.reach("stop:dated")
     await stop_all(work)
+    await failpoint.reach("stop:stopped")
     await work.tell("app-stopped", f"stopped {', '.join(work.app.service.units)} for the {work.job.kind}")
 
 
@@ -223,6 +230,7 @@ async def seal(work: Work, backup: Backup) -> Backup:
     await off_loop(work.data.cold, work.data_spec, Path(backup.path))
     await failpoint.reach("snapshot:copied")
     await run_hooks(work, work.app.data.after, "after")
+    await failpoint.reach("snapshot:hooked")
     header = {
         "app": backup.app,
         "id": backup.id,
@@ -236,6 +244,7 @@ async def seal(work: Work, backup: Backup) -> Backup:
     await failpoint.reach("snapshot:sealed")
     sealed = Backup(**{name: getattr(backup, name) for name in Backup.__slots__} | {"bytes": size, "sealed": True})
     await off_loop(work.host.store.save, sealed)
+    await failpoint.reach("snapshot:saved")
     return sealed
 
 

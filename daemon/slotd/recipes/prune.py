@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from slotd.core import retention
+from slotd.host import failpoint
 from slotd.host.offloop import off_loop
 from slotd.model import Backup, JobState
 from slotd.recipes.context import Work
@@ -21,7 +22,9 @@ async def prune_app(work: Work) -> None:
     )
     for copy in expired:
         await remove_copy(work, copy)
+    await failpoint.reach("cleanup:copies")
     await off_loop(prune_cache, work)
+    await failpoint.reach("cleanup:cache")
     await off_loop(store.prune)
 
 
@@ -38,4 +41,5 @@ async def _in_use(work: Work) -> set[str]:
 
 async def remove_copy(work: Work, copy: Backup) -> None:
     await off_loop(work.data.remove, Path(copy.path))
+    await failpoint.reach("cleanup:removed")
     await off_loop(work.host.store.forget, copy)

@@ -8,6 +8,7 @@ import logging
 from slotd.core import machine
 from slotd.core.machine import OnCrash, OnError
 from slotd.errors import Cancelled, Failed, SlotdError
+from slotd.host import failpoint
 from slotd.host.offloop import off_loop
 from slotd.model import JobKind, Result
 from slotd.recipes import backup, preserve, rollback
@@ -21,12 +22,14 @@ _log = logging.getLogger(__name__)
 async def resume(work: Work) -> Result:
     """Take an unfinished job to its end. A job that is resumed without end is held instead."""
     step = work.job.step
+    await failpoint.reach("resume:begin")
     action = machine.after_crash(step, link_is_new=await _link_is_new(work))
     work.job = dataclasses.replace(work.job, resumed=work.job.resumed + 1)
     try:
         await off_loop(work.host.store.save, work.job)
     except Exception:  # a disk too full to count resumes must not keep a stopped app down
         _log.exception("job %d: that it was resumed could not be written", work.job.id)
+    await failpoint.reach("resume:counted")
     if work.job.resumed > machine.MOST_RESUMES:
         error = Failed(
             f"job {work.job.id} was interrupted {work.job.resumed} times in step {step}.",
@@ -70,7 +73,8 @@ async def settle(work: Work) -> Result:
                 work, Stopped(step, OnError.UNDO, Failed(f"slotd was interrupted in step {step} and could not go on."))
             )
         if step in ("start", "trial") or (step == "switch" and await _link_is_new(work)):
-            return await rollback.roll_back(work, "it did not run, and slotd itself could not be started to watch it")
+            reason = work.marked_bad or "it did not run, and slotd itself could not be started to watch it"
+            return await rollback.roll_back(work, reason)
     return await resume(work)
 
 

@@ -28,6 +28,7 @@ async def roll_back(work: Work, reason: str, *, first: str = "") -> Result:
         if work.app.policy.on_failure == "stop" and work.job.kind == "update":
             return await stop_and_hold(work, reason)
         await work.remember(reason=reason, quarantine=work.plan.quarantine or new_copy_id(work, "quarantine"))
+        await failpoint.reach("rb-begin:remembered")
         where = (
             f"going back to {work.plan.old_version}" if work.plan.old_version else f"removing {work.plan.version} again"
         )
@@ -47,6 +48,7 @@ async def roll_back(work: Work, reason: str, *, first: str = "") -> Result:
 async def stop_units(work: Work) -> None:
     if not work.plan.dependents:
         await work.remember(dependents=tuple(await dependents_of(work)))
+    await failpoint.reach("rb-stop:remembered")
     aside = work.host.copy_path("quarantine", work.app.name, work.plan.quarantine)
     if work.plan.restore and await off_loop(work.data.is_sealed, aside) and await is_up(work):
         # This is a second try, and in between the app was started: on data that may have been half there.
@@ -74,6 +76,7 @@ async def set_data_aside(work: Work) -> None:
     await off_loop(store.save, row)
     await failpoint.reach("rb-quarantine:recorded")
     size = await off_loop(work.data.quarantine, work.data_spec, path)
+    await failpoint.reach("rb-quarantine:aside")
     await off_loop(store.save, dataclasses.replace(row, bytes=size, sealed=True))
 
 
@@ -85,6 +88,7 @@ async def bring_data_back(work: Work) -> None:
     for _ in range(MOST_RESTORES):
         aside = work.host.copy_path("quarantine", work.app.name, work.plan.quarantine)
         await off_loop(work.data.restore, work.data_spec, Path(backup.path), aside)
+        await failpoint.reach("rb-restore:restored")
         if not work.plan.disturbed and not await is_up(work):
             if work.job.kind != "restore":  # which tells it when the app runs again
                 await work.tell(
@@ -116,6 +120,7 @@ async def _require_whole_backup(work: Work) -> Backup | None:
 async def point_back(work: Work) -> None:
     """`current` at the old slot again, or gone where nothing was installed before."""
     await off_loop(work.engine.switch, work.plan.old_slot)
+    await failpoint.reach("rb-switch:link")
     await stop_all(work)  # whatever was started meanwhile is of the other slot
 
 
@@ -172,10 +177,13 @@ async def close(work: Work) -> None:
                 store.save(
                     dataclasses.replace(slot, state=SlotState.BAD) if plan.old_version else Slot(job.app, plan.slot)
                 )
+            failpoint.hit("rb-end:closing")
 
     await off_loop(commit, work.job)
+    await failpoint.reach("rb-end:closed")
     if not plan.old_version and plan.slot is not None:
         await off_loop(work.engine.empty, plan.slot)
+        await failpoint.reach("rb-end:emptied")
 
 
 async def report_failed_rollback(work: Work, stopped: Stopped) -> Result:
@@ -222,4 +230,6 @@ async def hold(work: Work, reason: str) -> None:
                 work.host.store.save(block)
             work.host.store.change_app(job.app, held=True, hold_reason=reason, last_error=reason)
 
+    await failpoint.reach("hold:begin")
     await off_loop(commit, work.job)
+    await failpoint.reach("hold:held")

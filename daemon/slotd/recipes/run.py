@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from slotd.core import machine
 from slotd.core.machine import OnError
 from slotd.errors import Cancelled, Failed, SlotdError
+from slotd.host import failpoint
 from slotd.model import Result
 from slotd.recipes.context import Work
 
@@ -41,7 +42,6 @@ async def perform(work: Work, steps: Sequence[Step], *, first: str = "") -> Resu
     names = [step.name for step in steps]
     start = names.index(first) if first else 0
     for step in steps[start:]:
-        rule = machine.rule(step.name)
         try:
             await work.enter(step.name)
             early = await step.do(work)
@@ -53,10 +53,11 @@ async def perform(work: Work, steps: Sequence[Step], *, first: str = "") -> Resu
             raise Stopped(step.name, OnError.UNDO, Cancelled("cancelled on request")) from None
         except Exception as error:
             known = as_slotd_error(error, step.name)
-            if rule.error is OnError.WARN:
+            action = machine.after_error(step.name, passed=work.has_passed)
+            if action is OnError.WARN:
                 await work.tell("warning", f"{step.name} did not finish: {known}")
                 continue
-            raise Stopped(step.name, rule.error, known) from error
+            raise Stopped(step.name, action, known) from error
         if early is not None:
             return early
     return None
@@ -71,7 +72,9 @@ async def undo(work: Work, steps: Sequence[Step], *, last: str) -> None:
         if step.undo is None:
             continue
         try:
+            await failpoint.reach(f"{step.name}:undo")
             await step.undo(work)
+            await failpoint.reach(f"{step.name}:undone")
         except Exception as error:
             await work.tell(
                 "warning", f"cleaning up after {step.name} did not finish: {as_slotd_error(error, step.name)}"

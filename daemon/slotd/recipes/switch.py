@@ -41,6 +41,7 @@ async def point_current(work: Work) -> None:
     await off_loop(work.engine.switch, work.new_slot)
     await failpoint.reach("switch:link")
     await stop_all(work)  # whatever was started meanwhile (a socket may) runs the old version
+    await failpoint.reach("switch:stopped")
     how = f"switched {plan.old_version} → {plan.version}" if plan.old_version else f"installed {plan.version}"
     await work.tell("switched", f"{how} (slot {work.new_slot})")
 
@@ -56,6 +57,7 @@ async def run_migrations(work: Work) -> None:
     path = work.engine.path(work.new_slot)
     if slots.migrate:
         await stop_all(work)  # after a crash in `switch` the host may have started it already
+    await failpoint.reach("migrate:stopped")
     for number, template in enumerate(slots.migrate):
         argv = expand(work, template)
         writable = [Path(p) for p in work.app.data.paths] + ([path] if slots.writable else [])
@@ -73,6 +75,7 @@ async def run_migrations(work: Work) -> None:
             raise Failed(
                 f"the migration `{shlex.join(argv)}` ended with status {done.status}. {done.output.strip()[-300:]}"
             )
+        await failpoint.reach("migrate:ran")
 
 
 async def start_on_trial(work: Work) -> None:
@@ -92,8 +95,10 @@ async def start_on_trial(work: Work) -> None:
             "start-failed", f"{work.plan.version} did not start (attempts left: {trial.attempts_left}): {why}"
         )
     await start_dependents(work)
+    await failpoint.reach("start:started")
     now = work.host.clock.now()
     await work.remember(started_at=now, seen=await look_at_units(work))
+    await failpoint.reach("start:remembered")
     down = now - work.plan.stopped_at if work.plan.stopped_at else 0.0
     await work.tell(
         "trial-started",
@@ -152,8 +157,10 @@ async def mark_good(work: Work) -> None:
                 last_error="",
             )
             store.unblock(job.app, work.plan.version)
+            failpoint.hit("commit:closing")
 
     await off_loop(commit, work.job)
+    await failpoint.reach("commit:closed")
     old, new = work.plan.old_version, work.plan.version
     how = f"updated from {old} to {new}" if old else f"{new} was installed"
     await work.tell("updated", f"{how}; it passed its trial")

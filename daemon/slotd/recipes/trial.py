@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import logging
 import math
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
@@ -18,11 +19,16 @@ from slotd.core import health as rules
 from slotd.core.health import UnitSeen, UnitStatus, Verdict
 from slotd.core.schema import Health
 from slotd.errors import Failed
+from slotd.host import failpoint
 from slotd.host.offloop import off_loop
 from slotd.host.systemd import Change
+from slotd.model import Trial
 from slotd.probes import PROBES, Probe, Target
 from slotd.recipes.context import Work
 from slotd.recipes.switch import open_trial, start_on_trial
+from slotd.store import TROUBLE
+
+_log = logging.getLogger(__name__)
 
 SAVE_EVERY_S = 15.0  # how much watched time a crash of the daemon may cost
 
@@ -124,17 +130,18 @@ async def watch(work: Work) -> None:
         while True:
             work.woken.clear()
             if work.verdict == "good":
-                await work.tell("marked-good", f"{work.plan.version} was marked good by {work.verdict_by}")
+                await work.tell("marked-good", f"{work.plan.version} was marked good by {work.plan.verdict_by}")
                 return
             if work.verdict == "bad":
-                raise Failed(f"{work.plan.version} was marked bad by {work.verdict_by}")
+                raise Failed(work.marked_bad)
             probes.check_alive()
-            attempts_left = (await open_trial(work)).attempts_left
+            before_look = trial = await still_open(work, trial)
             look = await look_after_units(work, probes, by_hand, last_words)
             now = clock.monotonic()
             if look is Look.UP:
                 remaining -= now - before
-            if (await open_trial(work)).attempts_left < attempts_left:
+            trial = await still_open(work, trial)
+            if trial.attempts_left < before_look.attempts_left:
                 # A crash begins the trial anew: it must pass it in one go. That is saved at once.
                 remaining, saved = work.app.policy.trial_s, math.inf
             before = now
@@ -144,17 +151,38 @@ async def watch(work: Work) -> None:
             is_green = look is Look.UP and probes.verdict is Verdict.HEALTHY
             if remaining <= 0 and is_green and work.verdict != "bad":
                 work.verdict = "passed"  # who says a word after this is told that it comes too late
+                await failpoint.reach("trial:passed")
                 return
             if saved - remaining >= SAVE_EVERY_S:
-                trial = dataclasses.replace(await open_trial(work), remaining_s=max(0.0, remaining))
-                await off_loop(work.host.store.save, trial)
                 saved = remaining
+                await save_rest(work, dataclasses.replace(trial, remaining_s=max(0.0, remaining)))
                 work.touch()
             wait_s = min(SAVE_EVERY_S, remaining) if remaining > 0 else SAVE_EVERY_S
             try:
                 await asyncio.wait_for(work.woken.wait(), timeout=max(0.02, wait_s))
             except TimeoutError:
                 continue
+
+
+async def still_open(work: Work, last: Trial) -> Trial:
+    """The trial as the store has it, or as it was `last`: that a disk cannot be read is not the app's doing.
+
+    Raises `Failed` if somebody closed it.
+    """
+    try:
+        return await open_trial(work)
+    except TROUBLE:
+        _log.exception("%s: its trial could not be read", work.app.name)
+        return last
+
+
+async def save_rest(work: Work, trial: Trial) -> None:
+    """How much of the trial is left. Where it cannot be written, a crash costs watched time; the version is as good."""
+    try:
+        await off_loop(work.host.store.save, trial)
+        await failpoint.reach("trial:saved")
+    except TROUBLE:
+        _log.exception("%s: what is left of its trial could not be written", work.app.name)
 
 
 async def look_after_units(work: Work, probes: Watch, by_hand: set[str], last_words: Mapping[str, str]) -> Look:
@@ -207,6 +235,7 @@ async def use_attempt(work: Work, why: str) -> None:
         )
     trial = dataclasses.replace(trial, attempts_left=trial.attempts_left - 1)
     await off_loop(work.host.store.save, trial)
+    await failpoint.reach("trial:counted")
     await work.tell("start-failed", f"{why}; attempts left: {trial.attempts_left}")
 
 

@@ -11,6 +11,7 @@ import logging
 from slotd.core import machine
 from slotd.core.machine import OnError
 from slotd.errors import Cancelled, NothingToDo
+from slotd.host import failpoint
 from slotd.host.offloop import off_loop
 from slotd.model import Result
 from slotd.recipes import install, obtain, preserve, prune, switch, trial
@@ -66,7 +67,9 @@ async def give_up(work: Work, stopped: Stopped) -> Result:
         await work.remember(gave_up=gave_up)
     except Exception:  # on a disk that takes no more, the old version must come back all the same
         _log.exception("job %d: that it gave up could not be written", work.job.id)
+    await failpoint.reach("give-up:remembered")
     await undo(work, STEPS, last=stopped.step)
+    await failpoint.reach("give-up:undone")
     if isinstance(stopped.error, Cancelled):
         await work.tell(
             "cancelled", f"the update to {work.job.version or 'a new version'} was cancelled; nothing was changed"

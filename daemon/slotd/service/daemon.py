@@ -186,7 +186,7 @@ class Daemon:
         running = self.jobs_.of_app(app)
         if running is not None and running.may_be_judged:
             requests.require_trial_choice(app, data, to, running.plan.old_version)
-            running.decide("bad", "an administrator, who asked for a rollback")
+            await running.decide("bad", "an administrator, who asked for a rollback")
             return running.job.id
         self.jobs_.reserve(app)
         try:
@@ -277,10 +277,10 @@ class Daemon:
         await self._board.refresh(app)
 
     async def mark_good(self, app: str) -> None:
-        self._on_trial(app).decide("good", "an administrator")
+        await self._on_trial(app).decide("good", "an administrator")
 
     async def mark_bad(self, app: str) -> None:
-        self._on_trial(app).decide("bad", "an administrator")
+        await self._on_trial(app).decide("bad", "an administrator")
 
     def _on_trial(self, app: str) -> Work:
         self.app(app)

@@ -20,7 +20,7 @@ from slotd.errors import (
     NothingToDo,
     SlotdError,
 )
-from slotd.host import files
+from slotd.host import failpoint, files
 from slotd.model import AppState, AppView, Backup, Mode, Release, SlotName, SlotState
 from slotd.recipes.context import Host, Plan
 from slotd.store import Store
@@ -184,12 +184,14 @@ def reconcile(store: Store, engine: Engine, host: Host) -> None:
         if found is not None and found.app == app:
             state = SlotState.GOOD if name == active else SlotState.WHOLE
             store.save(dataclasses.replace(found, name=SlotName(name), state=state))
+            failpoint.hit("rebuild:slot")
     known = {backup.id for backup in store.backups(app)}
     for kind in ("backup", "quarantine"):
         directory = host.paths.state / ("backups" if kind == "backup" else "quarantine") / app
         for path in sorted(directory.iterdir()) if directory.is_dir() else []:
             if path.name not in known and (backup := _read_header(path, app, kind)) is not None:
                 store.save(backup)
+                failpoint.hit("rebuild:backup")
 
 
 def _read_header(path: Path, app: str, kind: str) -> Backup | None:
