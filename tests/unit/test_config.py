@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import tomllib
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +14,8 @@ from hypothesis import strategies as st
 
 from slotd.core.config import parse_app, parse_settings
 from slotd.core.consistency import conflicts
-from slotd.core.schema import App, BackupPolicy, Policy, Settings
+from slotd.core.forms import overlap
+from slotd.core.schema import App, BackupPolicy, Data, Policy, Service, Settings, Slots
 from slotd.core.template import expand_command
 from slotd.errors import Misconfigured
 from slotd.model import Mode
@@ -570,3 +572,26 @@ def test_two_apps_may_not_share_a_unit_a_slot_or_data() -> None:
     assert any("the unit astrbot.service belongs to the app other too" in problem for problem in found["one"])
     assert any("/srv/slots/astrbot" in problem for problem in found["other"])
     assert any("the data path /var/lib/astrbot/data" in problem for problem in found["one"])
+
+
+_PLACES = st.lists(st.sampled_from(["/", "/a", "/a/b", "/a/b/c", "/ab", "/a/bc", "/d"]), max_size=2, unique=True)
+
+
+@given(st.lists(st.tuples(_PLACES, st.sampled_from(["x.service", "y.service", "z.service"])), max_size=5))
+def test_whoever_is_inside_another_is_found_however_many_apps_there_are(apps: list[tuple[list[str], str]]) -> None:
+    made = {
+        f"app{number}": App(
+            name=f"app{number}",
+            service=Service(units=(unit,)),
+            data=Data(paths=tuple(paths)),
+            slots=Slots(root=f"/slots/{number}"),
+        )
+        for number, (paths, unit) in enumerate(apps)
+    }
+    expected = set()
+    for one, other in itertools.permutations(made, 2):
+        mine, theirs = made[one].data.paths, made[other].data.paths
+        places = [(a, b) for a in (*mine, made[one].slots.root) for b in (*theirs, made[other].slots.root)]
+        if made[one].service.units == made[other].service.units or any(overlap(a, b) for a, b in places):
+            expected |= {one, other}
+    assert set(conflicts(made, "/var/lib/slotd")) == expected

@@ -30,13 +30,24 @@ def slots_root(app: App, state: str) -> str:
 def conflicts(apps: Mapping[str, App], state: str) -> dict[str, list[str]]:
     """App -> what it shares with another and must not. Which of the two is right slotd cannot know: both are told."""
     problems: dict[str, list[str]] = {}
-    names = sorted(apps)
-    for index, one in enumerate(names):
-        for other in names[index + 1 :]:
-            for what in _shared(apps[one], apps[other], state):
-                problems.setdefault(one, []).append(_conflict(apps[one], apps[other], what))
-                problems.setdefault(other, []).append(_conflict(apps[other], apps[one], what))
+    for one, other in sorted(_suspects(apps, state)):
+        for what in _shared(apps[one], apps[other], state):
+            problems.setdefault(one, []).append(_conflict(apps[one], apps[other], what))
+            problems.setdefault(other, []).append(_conflict(apps[other], apps[one], what))
     return problems
+
+
+def _suspects(apps: Mapping[str, App], state: str) -> set[tuple[str, str]]:
+    """The pairs of apps that share anything, in order; found by looking up, not by comparing each with each."""
+    owners: dict[str, set[str]] = {}
+    for name, app in apps.items():
+        for thing in (*app.service.units, slots_root(app, state), *app.data.paths):
+            owners.setdefault(thing, set()).add(name)
+    pairs: set[tuple[str, str]] = set()
+    for thing, names in owners.items():
+        for above in (thing, *forms.above(thing)):
+            pairs |= {(min(a, b), max(a, b)) for a in names for b in owners.get(above, ()) if a != b}
+    return pairs
 
 
 def _conflict(app: App, other: App, what: str) -> str:

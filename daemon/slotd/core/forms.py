@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import posixpath
 import re
+from collections.abc import Iterator
 from urllib.parse import SplitResult, urlsplit
 
 from slotd.core.template import PROBE_WORDS, check_argument
@@ -123,6 +124,13 @@ def link_name(text: str) -> str:
 def is_inside(path: str, directory: str) -> bool:
     """True for `directory` itself and everything below it; both are normalised."""
     return path == directory or path.startswith(directory.rstrip("/") + "/")
+
+
+def above(path: str) -> Iterator[str]:
+    """The directories that a normalised absolute path is in, the nearest first; none for other words."""
+    while path.startswith("/") and path != "/":
+        path = posixpath.dirname(path)
+        yield path
 
 
 def overlap(one: str, other: str) -> bool:
