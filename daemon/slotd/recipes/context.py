@@ -108,6 +108,7 @@ class Plan:
     gave_up: str = ""
     verdict: str = ""
     verdict_by: str = ""
+    stopped_by_hand: tuple[str, ...] = ()
     seen: Mapping[str, UnitSeen] = field(default_factory=dict)
     stopped_at: float = 0.0
     started_at: float = 0.0

@@ -111,7 +111,8 @@ class Watch:
 
 async def watch(work: Work) -> None:
     """Watch until the trial's time has passed and all is green. Raises `Failed` with what was seen."""
-    by_hand: set[str] = set()  # units that someone started or stopped since the last look
+    # Units that someone started or stopped since the last look, or stopped before this daemon came.
+    by_hand = set(work.plan.stopped_by_hand)
     last_words: dict[str, str] = {}  # how a unit ended, before its restart set that back
 
     def told(change: Change) -> None:
@@ -137,6 +138,7 @@ async def watch(work: Work) -> None:
             probes.check_alive()
             before_look = trial = await still_open(work, trial)
             look = await look_after_units(work, probes, by_hand, last_words)
+            await failpoint.reach("trial:looked")
             now = clock.monotonic()
             if look is Look.UP:
                 remaining -= now - before
@@ -205,6 +207,9 @@ async def look_after_units(work: Work, probes: Watch, by_hand: set[str], last_wo
     down = [status for status in looks.values() if status.active_state in ("failed", "inactive")]
     by_hand.difference_update(status.name for status in looks.values() if rules.is_up(status))
     crashed = [status for status in down if gave_up(status, by_hand)]
+    stopped = tuple(sorted(status.name for status in down if status.name in by_hand and not crashed))
+    if stopped != work.plan.stopped_by_hand:
+        await remember_stopped(work, stopped)
     if crashed:
         why = last_words.get(crashed[0].name) or rules.describe_failure(crashed[0])
         await work.tell("start-failed", f"{why} during its trial; starting it again")
@@ -215,6 +220,14 @@ async def look_after_units(work: Work, probes: Watch, by_hand: set[str], last_wo
     if down:
         return Look.DOWN
     return Look.UP if all(rules.is_up(status) for status in looks.values()) else Look.BETWEEN
+
+
+async def remember_stopped(work: Work, units: tuple[str, ...]) -> None:
+    """So that the next daemon does not start what an administrator stopped. A disk's trouble is not the app's."""
+    try:
+        await work.remember(stopped_by_hand=units)
+    except TROUBLE:
+        _log.exception("%s: that it was stopped could not be written", work.app.name)
 
 
 def gave_up(status: UnitStatus, by_hand: set[str]) -> bool:

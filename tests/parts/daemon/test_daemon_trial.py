@@ -99,3 +99,26 @@ async def test_a_release_that_crashes_over_and_over_uses_up_its_attempts(notes: 
     assert ended["result"] == "rolled-back"
     assert "exited with status 5" in ended["error"]
     assert notes.says() == before
+
+
+async def on_trial(notes: Notes, desk: Desk, version: str, trial: str) -> str:
+    notes.define(trial=trial)
+    await desk.call("Reload")
+    notes.publish(version)
+    job = await desk.start("Update", "notes")
+    await desk.step_of(job, "trial")
+    return job
+
+
+async def test_what_an_administrator_stopped_is_not_started_by_the_next_daemon(
+    world: World, notes: Notes, desk: Desk
+) -> None:
+    job = await on_trial(notes, desk, "8.0", "1h")
+    world.systemctl("stop", "notes.service")
+    await desk.until(lambda: "inactive" in world.unit("notes.service", "ActiveState")["ActiveState"])
+    world.systemctl("restart", "slotd.service")
+    await desk.step_of(job, "trial")
+    world.systemctl("start", "notes.service")
+    await desk.call("MarkGood", "sa{sv}", "notes")
+    assert (await desk.end_of(job))["result"] == "updated"
+    assert "starting it again" not in world.slotctl("history", "notes").partition("8.0 is up")[2]
