@@ -20,11 +20,11 @@ from slotd.core.health import UnitStatus
 from slotd.core.plain import from_plain
 from slotd.data import make_data_store
 from slotd.errors import Failed
-from slotd.host import definitions, failpoint
+from slotd.host import definitions, failpoint, holdback
 from slotd.host.offloop import off_loop
 from slotd.host.paths import Paths
 from slotd.host.systemd import CommandSystemd, Systemd, Told
-from slotd.model import Job, JobKind, Trial
+from slotd.model import Job, JobKind, Result, Trial
 from slotd.recipes import prune as pruning
 from slotd.recipes import recover as recovering
 from slotd.recipes import rollback
@@ -78,6 +78,7 @@ async def boot(*, user_mode: bool) -> int:
     """Count this boot of every open trial; do the data part of every rollback that is due. 0 unless one failed."""
     host = await off_loop(lambda: _host(NothingRuns(), user_mode=user_mode))
     failed = False
+    await _keep_stopped(host)
     for job in await off_loop(host.store.unfinished_jobs):
         try:
             await _at_boot(_work(host, job))
@@ -85,6 +86,39 @@ async def boot(*, user_mode: bool) -> int:
             _log.error("%s: %s", job.app, error)
             failed = True
     return 1 if failed else 0
+
+
+async def _hold_back(work: Work) -> None:
+    """None of the app's units starts until slotd itself starts it. Needs the drop-ins of `slotctl enable`."""
+    for unit in work.app.service.units:
+        await off_loop(holdback.hold_back, work.host.paths.runtime, unit)
+
+
+async def _let_start(work: Work) -> None:
+    for unit in work.app.service.units:
+        await off_loop(holdback.let_start, work.host.paths.runtime, unit)
+
+
+async def _keep_stopped(host: Host) -> None:
+    """Who was stopped after a failure, as the definition says, does not come up with the next boot while it is held."""
+    last: dict[str, Job] = {}
+    for job in await off_loop(lambda: host.store.jobs(checks=False)):
+        last.setdefault(job.app, job)
+    for job in last.values():
+        try:
+            if await _stays_stopped(host, job):
+                await _hold_back(_work(host, job))
+        except Exception as error:  # an app that cannot be looked at keeps no other from what is due
+            _log.error("%s: %s", job.app, error)
+
+
+async def _stays_stopped(host: Host, job: Job) -> bool:
+    if job.kind is not JobKind.UPDATE or job.result is not Result.FAILED:
+        return False
+    work = _work(host, job)
+    if work.app.policy.on_failure != "stop" or not (await off_loop(host.store.app, job.app)).held:
+        return False
+    return await off_loop(work.engine.active) == work.plan.slot
 
 
 async def _at_boot(work: Work) -> None:
@@ -131,6 +165,10 @@ async def go_back(work: Work, reason: str) -> None:
     """Data and symlink back, before the app starts."""
     from slotd.recipes.preserve import new_copy_id
 
+    if work.app.policy.on_failure == "stop" and work.job.kind is JobKind.UPDATE:
+        await _hold_back(work)
+        await rollback.stop_and_hold(work, reason)
+        return
     await work.remember(reason=reason, quarantine=work.plan.quarantine or new_copy_id(work, "quarantine"))
     await work.tell("rollback-started", f"going back to {work.plan.old_version or 'nothing'} at boot: {reason}")
     await failpoint.reach("boot:back")
@@ -139,6 +177,8 @@ async def go_back(work: Work, reason: str) -> None:
 
 async def finish_data_part(work: Work, *, first: str) -> None:
     # A restore changes no version: `rb-switch` is none of its steps, and its plan knows no slot to switch to.
+    # A failure, or another power cut, must not leave the app to start on what is half there.
+    await _hold_back(work)
     own = RESTORE_STEPS if work.job.kind is JobKind.RESTORE else rollback.STEPS
     await perform(work, [step for step in own if step.name in _DATA_STEPS], first=first)
     if work.job.kind is JobKind.RESTORE:
@@ -148,6 +188,7 @@ async def finish_data_part(work: Work, *, first: str) -> None:
     work.job = dataclasses.replace(work.job, step="rb-start")
     await off_loop(work.host.store.save, work.job)
     await failpoint.reach("boot:end")
+    await _let_start(work)
 
 
 async def recover(*, user_mode: bool) -> int:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from slotd.core import schema
 from slotd.errors import Failed, Misconfigured
-from slotd.host import files
+from slotd.host import files, holdback
 from slotd.host.paths import runtime_of_user
 
 FILE = "50-slotd.conf"
@@ -58,6 +58,8 @@ def render(app: schema.App, unit: str, restart: Restart, systemd: int) -> str:
         burst = max(LEAST_BURST, app.policy.attempts + 1)
         each_s = restart.delay_s + max(restart.start_timeout_s, app.service.start_timeout_s)
         lines += [
+            "# Held back while its data are half restored, or because its definition wants it stopped after a failure.",
+            holdback.ASSERTION,
             "# A crash loop ends: longer than so many starts can take, each with its wait.",
             f"StartLimitIntervalSec={math.ceil(burst * each_s) + 10}s",
             f"StartLimitBurst={burst}",

@@ -94,3 +94,35 @@ def test_a_boot_is_counted_while_nothing_can_be_made_in_tmp(notes: Notes) -> Non
     power_cut(notes)
     notes.machine.run("systemctl is-active tmp-shut.service tmp-open.service")
     assert "boot 1 during the trial" in notes.slotctl("history", "notes")
+
+
+def test_a_version_whose_boots_are_spent_is_stopped_where_its_definition_says_so(notes: Notes) -> None:
+    drop_in = "/etc/slotd/apps.d/notes.toml.d/stop.toml"
+    notes.machine.write_file(drop_in, '[policy]\non_failure = "stop"\nattempts = 1\n')
+    notes.machine.run("systemctl reload slotd")
+    before = notes.wait_state()
+    begin_trial(notes, "well")
+    for _ in range(2):  # and it does not come back with the boot after that one
+        power_cut(notes)
+        assert notes.machine.show("notes.service", "ActiveState")["ActiveState"] == "inactive"
+        assert notes.machine.run("systemctl start notes.service", check=False).returncode != 0
+        assert notes.json("status", "notes")["held"]
+    notes.slotctl("unhold", "notes")
+    notes.slotctl("rollback", "notes", "--data=restore")
+    assert notes.wait_state() == before
+
+
+def test_an_app_whose_data_cannot_be_brought_back_at_boot_is_not_started_on_them(notes: Notes) -> None:
+    notes.machine.write_file("/etc/slotd/apps.d/notes.toml.d/one.toml", "[policy]\nattempts = 1\n")
+    notes.machine.run("systemctl reload slotd")
+    begin_trial(notes, "well")
+    notes.machine.run("systemctl mask --quiet slotd.service slotd-recover.service")
+    notes.machine.run("mv /var/lib/slotd/backups/notes /var/lib/slotd/backups/elsewhere; sync")
+    notes.machine.crash()
+    notes.machine.boot()
+    assert notes.machine.show("slotd-boot.service", "Result")["Result"] == "exit-code"
+    assert notes.machine.show("notes.service", "ActiveState")["ActiveState"] == "inactive"
+    # With the backup there again, the next boot goes back and the app starts.
+    notes.machine.run("mv /var/lib/slotd/backups/elsewhere /var/lib/slotd/backups/notes")
+    power_cut(notes)
+    assert notes.wait_state()["version"] == "1.0"

@@ -28,6 +28,7 @@ def test_the_unit_starts_after_the_boot_check_and_reports_its_failure() -> None:
     text = render(DEMO, "demo.service", Restart(), 252)
     assert setting(text, "After") == "slotd-boot.service"
     assert setting(text, "OnFailure") == "slotd-failed@%n.service"
+    assert setting(text, "AssertPathExists") == "!%t/slotd/held-back/%n"
 
 
 def test_the_boot_check_is_ordered_but_never_pulled_in() -> None:

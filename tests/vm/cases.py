@@ -13,7 +13,7 @@ from tests.vm.guest import GuestError
 from tests.vm.oracle import judge
 from tests.vm.world import GuestNotes, World, begin_update, wait_trial
 
-HANG_S = 1500.0
+HANG_S = 2400.0
 LONG_TRIAL = "/etc/slotd/apps.d/notes.toml.d/long.toml"
 
 Case = Callable[[World, random.Random], list[str]]
@@ -55,8 +55,8 @@ def goes_back_alone(world: World, chance: random.Random) -> list[str]:
         for _ in range(3):
             notes.machine.cut()
             notes.machine.power_on()
-            notes.machine.wait_for("systemctl is-active --quiet notes.service", timeout_s=180)
-        answer = notes.machine.wait_for("curl --silent --max-time 20 http://127.0.0.1:8901/", timeout_s=120)
+            notes.machine.wait_for("systemctl is-active --quiet notes.service", timeout_s=600)
+        answer = notes.machine.wait_for("curl --silent --max-time 20 http://127.0.0.1:8901/", timeout_s=300)
         found = notes.look()
         wrong = [] if '"version": "1.0"' in answer else [f"{answer} answers"]
         wrong += [] if found["data"] == world.before["data"] else [f"the data are {found['data']}"]
@@ -98,8 +98,8 @@ def is_upgraded_to_a_broken_one(world: World, chance: random.Random) -> list[str
             notes.machine.run("sync")
             notes.machine.cut()
             notes.machine.power_on()
-            notes.machine.wait_for("systemctl is-active --quiet notes.service", timeout_s=180)
-        if (version := notes.wait_state(timeout_s=120)["version"]) != "1.0":
+            notes.machine.wait_for("systemctl is-active --quiet notes.service", timeout_s=600)
+        if (version := notes.wait_state(timeout_s=300)["version"]) != "1.0":
             wrong.append(f"{version} answers after three boots")
         _install(notes, world, broken=False)
         notes.machine.run("systemctl reset-failed slotd; systemctl start slotd", check=False)

@@ -23,7 +23,7 @@ KINDS = {"well": True, "damage-data": False, "crash-after 3": False}
 GAP_S = (1.0, 14.0)  # between two cuts of one update
 AGAIN = 0.4  # the share of machines that are cut once more while they come up
 AGAIN_S = (4.0, 60.0)
-UPDATE_S = 600.0
+UPDATE_S = 1500.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ def cut_during_update(world: World, kind: str, seed: int, first: int) -> list[Cu
     found: list[Cut] = []
     with world.guest(f"update-{seed}", world.publisher(kind), base=world.installed) as notes:
         notes.machine.boot()
-        notes.wait_state(timeout_s=120)
+        notes.wait_state(timeout_s=300)
         begun = time.monotonic()
         begin_update(notes)
         while time.monotonic() - begun < UPDATE_S:
@@ -90,7 +90,7 @@ def boot_and_judge(world: World, cut: Cut) -> Ended:
 
 def _settle(notes: GuestNotes, world: World, good: bool) -> tuple[str, str, list[str]]:
     notes.machine.power_on()
-    notes.machine.wait_for("systemctl is-active --quiet slotd-boot.service", timeout_s=180)
+    notes.machine.wait_for("systemctl is-active --quiet slotd-boot.service", timeout_s=600)
     step = notes.now_at().partition("|")[0]
     found = notes.look()
     was_signed = SIGNED in found["data"]["notes"]

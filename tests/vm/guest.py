@@ -24,7 +24,7 @@ from tests.system.container import DIE_WITH_US, ContainerError, free_port
 from tests.vm.disk import APP_PORT, Disk
 
 MEMORY = "640M"
-BOOT_S = 180.0
+BOOT_S = 600.0
 
 
 class GuestError(ContainerError):
@@ -152,7 +152,7 @@ class Guest:
         *,
         check: bool = True,
         input: str | bytes | None = None,
-        timeout_s: float = 180.0,
+        timeout_s: float = 300.0,
     ) -> subprocess.CompletedProcess[str]:
         """Runs a command and gives its output. Raises `GuestError`, also when no answer comes."""
         argv = ["sh", "-c", cmd] if isinstance(cmd, str) else list(cmd)

@@ -29,7 +29,7 @@ def judge(notes: GuestNotes, before: dict[str, Any], *, good: bool, was_signed: 
         if not holds:
             wrong.append(otherwise)
 
-    answer = notes.wait_state(timeout_s=120)
+    answer = notes.wait_state(timeout_s=300)
     found = notes.look()
     version = str(answer["version"])
     status = notes.json("status", "notes")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from slotd.core.template import expand_command
 from slotd.errors import Failed, NoSuchBackup, SlotdError
-from slotd.host import failpoint
+from slotd.host import failpoint, holdback
 from slotd.host.offloop import off_loop
 from slotd.model import Backup
 from slotd.recipes.context import Work
@@ -167,6 +167,7 @@ async def start_all(work: Work) -> None:
     problem: SlotdError | None = None
     for unit in work.app.service.units:
         try:
+            await off_loop(holdback.let_start, work.host.paths.runtime, unit)
             await systemd.reset_failed(unit)
             result = await systemd.start(unit, timeout_s=work.app.service.start_timeout_s)
         except SlotdError as error:

@@ -9,7 +9,7 @@ from pathlib import Path
 from slotd.core.health import UnitSeen, describe_failure, seen
 from slotd.core.words import duration
 from slotd.errors import Failed
-from slotd.host import failpoint
+from slotd.host import failpoint, holdback
 from slotd.host.offloop import off_loop
 from slotd.model import Job, SlotState, Trial
 from slotd.recipes.context import Work
@@ -112,6 +112,7 @@ async def _start(work: Work) -> str:
     """Start every unit. Gives why it failed, or nothing."""
     systemd = work.host.systemd
     for unit in work.app.service.units:
+        await off_loop(holdback.let_start, work.host.paths.runtime, unit)
         await systemd.reset_failed(unit)
         result = await systemd.start(unit, timeout_s=work.app.service.start_timeout_s)
         status = await systemd.show(unit)
