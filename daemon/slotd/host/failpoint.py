@@ -76,6 +76,7 @@ INNER: Final[Mapping[str, str]] = {
     "start:counted": "an attempt is used up; the app is not started yet",
     "start:started": "the app is up; the job's row does not say so yet",
     "start:remembered": "the job's row says so; it is not told yet",
+    "trial:looked": "the units were looked at; what was down is started again, or left to who stopped it",
     "trial:counted": "an attempt is used up by a restart",
     "trial:judged": "a person's word is in the job's row",
     "trial:saved": "the time that is left is saved",
