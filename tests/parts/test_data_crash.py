@@ -18,8 +18,8 @@ from slotd.data import DataSpec
 from slotd.data.tree import TreeStore
 
 POINTS = {
-    "hot": ("data.pass.entry", "data.pass.copied", "data.pass.index"),
-    "cold": ("data.pass.entry", "data.pass.copied", "data.pass.index"),
+    "hot": ("data.pass.entry", "data.pass.copied", "data.pass.index", "data.pass.synced"),
+    "cold": ("data.pass.entry", "data.pass.copied", "data.pass.index", "data.pass.synced"),
     "seal": ("data.seal.manifest", "data.seal.header"),
     "quarantine": (
         "data.quarantine.rename",

@@ -58,7 +58,8 @@ class Aside:
                         self._place(at, number)
         found = Manifest(unknown).walk(self.layout)
         hit("data.quarantine.seal")
-        self.layout.write_seal(found.lines.values(), found.bytes, len(found.lines), {})
+        self.layout.write_manifest(found.lines.values())
+        self.layout.write_header(found.bytes, {})
         return found.bytes
 
     def _place(self, at: Spot, number: int) -> None:

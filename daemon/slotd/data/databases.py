@@ -6,12 +6,12 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from slotd.data.entries import state_of
+from slotd.data.index import state_of
 from slotd.data.places import SIDECARS, stat_at
 from slotd.host import sqlite
 
 
-def quiet_state(dir_fd: int, name: str) -> tuple[int, ...] | None:
+def quiet_state(dir_fd: int, name: str) -> str | None:
     """What identifies the state of a database that has neither log nor journal; None for one in use.
 
     Raises the plain OSError when the database is not there.

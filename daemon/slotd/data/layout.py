@@ -3,7 +3,7 @@
 dest/            0700
     tree.json    what the copy covers: kind, paths, patterns, and who owned the directories that hold them
     data/N/      place N as it was (a file is `data/N` itself; nothing there = the place did not exist)
-    index        one line per file: how it looked in the live tree before it was read, and its digest
+    index        one line per entry: how it looked in the live tree before it was read (see `index`)
     unfinished   while a pass runs: what is here is not one state
     manifest     one line per entry: type mode uid gid mtime_ns size digest-or-target attributes path
     header.json  written last, when all the rest is on disk. With it, this is a backup
@@ -25,33 +25,12 @@ from typing import Any, NamedTuple
 
 from slotd import errors
 from slotd.data import DataSpec
+from slotd.data.index import LIST_LIMIT, Index, Seen, read_index, write_lists
 from slotd.data.places import Place, places, spot
 from slotd.host import files
 
 FORMAT = 1
 JSON_LIMIT = 64 << 20
-LIST_LIMIT = 2 << 30  # the index and the manifest, about 200 bytes an entry
-
-
-class Seen(NamedTuple):
-    """A file of the live tree as it was before it was read.
-
-    `settled`: its last change was well before the sync that came before the reading, so that any later change shows
-    in its times (a write through a mapping shows only at the first fault after a writeback). `derived`: the copy is
-    SQLite's, not the file's own bytes.
-    """
-
-    ino: int
-    size: int
-    mtime_ns: int
-    ctime_ns: int
-    settled: bool
-    derived: bool
-    digest: str
-
-    def is_still(self, found: os.stat_result) -> bool:
-        """Whether the file is surely the same, contents and all."""
-        return self.settled and self[:4] == (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
 class Covered(NamedTuple):
@@ -132,39 +111,36 @@ class Layout:
         except (KeyError, TypeError, ValueError) as error:
             raise errors.Failed(f"cannot use the copy in {self.dest}: its tree.json is damaged ({error}).") from error
 
-    def begin(self, kind: str, spec: DataSpec) -> Scope:
-        """Write down what the copy covers."""
+    def begin(self, kind: str, spec: DataSpec, before: Scope | None = None) -> Scope:
+        """Write down what the copy covers, if that is not what it covered `before`."""
         covered = tuple(Covered(str(place.path), _holder(place)) for place in places(spec))
         scope = Scope(kind, covered, spec.exclude, spec.sqlite)
+        if scope == before:
+            return scope
         raw = asdict(scope) | {"format": FORMAT, "places": [place._asdict() for place in covered]}
         files.write_atomic(self.dest / "tree.json", json.dumps(raw, indent=1).encode(), 0o600)
         return scope
 
-    def index(self) -> dict[str, Seen]:
-        """The files of the last finished pass, by `number/relative path`; empty if there is none."""
-        try:
-            data = files.read_bounded(self.dest / "index", LIST_LIMIT)
-            rows = json.loads(b"[" + b",".join(data.splitlines()) + b"]")  # one call: this is read with the app down
-            return {row[0]: Seen(*row[1:]) for row in rows}
-        except FileNotFoundError:
-            return {}
-        except (ValueError, TypeError, IndexError):
-            return {}  # only a help: without it everything is copied
+    def index(self) -> Index:
+        """What the last finished pass saw; empty if there is none."""
+        return read_index(self.dest / "index")
 
-    def write_index(self, index: Mapping[str, Seen]) -> None:
-        encode = json.JSONEncoder(separators=(",", ":")).encode
-        lines = "".join(encode([key, *seen]) + "\n" for key, seen in index.items())
-        files.write_atomic(self.dest / "index", lines.encode(), 0o600)
+    def write_lists(self, total: int, entries: Iterable[Seen]) -> None:
+        """The index and the manifest of a pass, not yet on disk."""
+        write_lists(self.dest / "index", self.manifest, total, entries)
 
-    def write_seal(self, lines: Iterable[str], total: int, count: int, header: Mapping[str, Any]) -> None:
-        """The manifest, everything on disk, then the header."""
-        manifest = "".join(line + "\n" for line in lines).encode()
-        files.write_atomic(self.manifest, manifest, 0o600)
+    def write_manifest(self, lines: Iterable[str]) -> None:
+        """The manifest, with everything else on disk."""
+        files.write_atomic(self.manifest, "".join(line + "\n" for line in lines).encode(), 0o600)
         files.syncfs(self.dest)
+
+    def write_header(self, total: int, header: Mapping[str, Any]) -> None:
+        """Make this a backup: all else must be on disk."""
+        manifest = files.read_bounded(self.manifest, LIST_LIMIT)
         raw = {
             "format": FORMAT,
             "bytes": total,
-            "entries": count,
+            "entries": manifest.count(b"\n"),
             "manifest": "sha256:" + hashlib.sha256(manifest).hexdigest(),
             "header": dict(header),
         }

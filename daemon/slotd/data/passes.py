@@ -1,37 +1,37 @@
 """One pass over the live data into a copy: hot while the app runs, cold once it is stopped.
 
-Both do the same walk, by directory descriptor and in the order of names. A file that is as the last pass saw it
-before reading it stays; one that the base backup has too is shared with it by a hard link; all else is copied beside
-and renamed. What is no longer there goes from the copy. Files that vanish or change while they are read are no error:
-the cold pass finds that their times differ from what was written down *before* reading, and copies them again.
+Both do the same walk, by directory descriptor and in the order of names. An entry that is as the last pass saw it
+before reading it stays, and nothing is opened for it; one that the base backup has too is shared with it by a hard
+link; all else is copied (`regular`). What is no longer there goes from the copy. Files that vanish or change while they
+are read are no error: the cold pass finds that their times differ from what was written down *before* reading, and
+copies them again.
 
-An SQLite database (`DataSpec.sqlite`) that is being written is copied hot by SQLite itself, so that a copy made while
-the app runs is one state of it. The cold pass replaces that by the plain files, the write-ahead log or rollback
-journal with them: exactly the bytes the app left, also when it was killed in the middle of a transaction.
+The cold pass is the time the app is stopped. It is one stat per entry, and work for what changed: what it writes is put
+on disk file by file, so as not to wait for what others write to the same disk.
 """
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from operator import attrgetter
 from pathlib import Path
 
 from slotd import errors
 from slotd.data import CopyStats, DataSpec
-from slotd.data.databases import backup, quiet_state
-from slotd.data.entries import VANISHED, At, Vanished, kind_of, outside_of, state_of
-from slotd.data.layout import Layout, Seen
-from slotd.data.places import DEPTH, SHARED_MEMORY, SIDECARS, Place, matcher, places, refuse_link, spot, stat_at
+from slotd.data.entries import VANISHED, At, Base, Own, Vanished, kind_of, outside_of
+from slotd.data.index import Index, Seen, boot_id, escape, line_of
+from slotd.data.layout import Layout
+from slotd.data.places import DEPTH, Place, matcher, places, refuse_link, spot
+from slotd.data.regular import Regular, reading
+from slotd.data.tally import Tally
 from slotd.host import copy, files
 from slotd.host.failpoint import hit
 
-SETTLE_NS = 2_000_000_000  # coarser than the time stamps of any file system in use
-NAMES_TOLD = 200
-_COPYING = "copying"
+_BY_NAME = attrgetter("name")
 
 
 class Pass:
@@ -43,356 +43,232 @@ class Pass:
         self.spec = spec
         self.layout = Layout(dest)
         self.app_runs = app_runs
-        self.cancelled = cancelled
         self.base = Layout(base) if base and base != dest and Layout(base).sealed() else None
-        self.base_index = self.base.index() if self.base else {}
-        self.base_scope = self.base.scope() if self.base else None
+        self.numbers = _numbers(self.base, spec) if self.base else {}
         self.is_excluded = matcher(spec.exclude)
         self.is_sqlite = matcher(spec.sqlite)
-        self.old: dict[str, Seen] = {}
-        self.index: dict[str, Seen] = {}
-        self.links: dict[tuple[int, int], str] = {}  # the first key of each file with several names
-        self.shared: dict[int, tuple[int, int]] = {}  # inode of the base, the live file it stands for
-        self.complete: set[Path] = set()  # databases whose copy needs no log or journal beside it
-        self.synced: dict[int, int] = {}
+        self.tally = Tally(cancelled, str(dest))
         self.started_ns = time.time_ns()
-        self.skipped: list[str] = []
-        self.notes: list[str] = []
-        self.files = self.bytes = self.copied_files = self.copied_bytes = 0
 
     def run(self) -> CopyStats:
         self.layout.make()
         self.layout.unseal()
-        files.write_atomic(self.layout.unfinished, b"", 0o600)
-        before = self.layout.scope()
-        scope = self.layout.begin("backup", self.spec)
-        if before and [place.path for place in before.places] == [place.path for place in scope.places]:
-            self.old = self.layout.index()
+        self._begin()
         with (
-            self._telling("cannot use"),
+            files.explaining(f"cannot use the copy in {self.layout.dest}"),
             files.opened(self.layout.data, files.DIRECTORY) as data,
             self._opened_base() as base,
         ):
+            own = Own(None, "", data)
             for place in places(self.spec):
-                number = self.base_scope.number_of(place.path) if self.base_scope else None
-                self._place(place, data, base if number is not None else None, str(number))
-            self._prune(data, {str(number) for number in range(len(scope.places))})
+                self._place(place, own, base)
+            own.prune({str(place.number) for place in places(self.spec)})
         hit("data.pass.index")
-        self.layout.write_index(self.index)
-        if self.app_runs:
-            files.syncfs(self.layout.dest)  # so that little is left to sync with the app stopped
-        self.layout.unfinished.unlink()
-        files.fsync_dir(self.layout.dest)
-        counts = self.files, self.bytes, self.copied_files, self.copied_bytes
-        return CopyStats(*counts, tuple(self.skipped), tuple(self.notes))
+        try:
+            self._finish()
+        finally:
+            self.tally.close()
+        return self.tally.stats()
+
+    def _begin(self) -> None:
+        """See what the last pass left, and mark the copy as no one state."""
+        before = self.layout.scope()
+        was_finished = not self.layout.unfinished.exists()
+        self.layout.unfinished.touch(mode=0o600)
+        last = self.layout.index() if before else Index()
+        scope = self.layout.begin("backup", self.spec, before)
+        if before is None or [place.path for place in before.places] != [place.path for place in scope.places]:
+            last = Index()
+        # Where the last pass came to its end in this boot, the copy is what its index says: it is nobody else's.
+        same = before is not None and (before.exclude, before.sqlite) == (scope.exclude, scope.sqlite)
+        self.trusted = same and was_finished and not self.app_runs and last.boot == boot_id()
+        self.old: Mapping[str, Seen] = last.entries
+        self.based = self._renumbered(self.base.index().entries) if self.base else {}
+        self.regular = Regular(self.layout, self.tally, self.old, self.based, self.is_sqlite, app_runs=self.app_runs)
+
+    def _finish(self) -> None:
+        with files.explaining(f"cannot finish the copy in {self.layout.dest}"):
+            self.layout.write_lists(self.tally.total, self.tally.index.values())
+            with files.opened(self.layout.dest, files.DIRECTORY) as dest:
+                if self.app_runs:
+                    files.syncfs_fd(dest)  # so that little is left to sync with the app stopped
+                else:
+                    for name in ("index", "manifest"):
+                        with files.opened(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=dest) as fd:
+                            self.tally.keep_for_sync(fd)
+                    self.tally.sync(dest)
+                hit("data.pass.synced")
+                self.layout.unfinished.unlink()
+                os.fsync(dest)
 
     @contextmanager
-    def _opened_base(self) -> Iterator[int | None]:
+    def _opened_base(self) -> Iterator[Base]:
         if self.base is None:
-            yield None
+            yield Base(None, "")
             return
         with files.opened(self.base.data, files.DIRECTORY) as fd:
-            yield fd
+            yield Base(None, "", fd)
 
-    @contextmanager
-    def _telling(self, what: str) -> Iterator[None]:
-        with files.explaining(f"{what} the copy in {self.layout.dest}"):
-            yield
-
-    @contextmanager
-    def _reading(self, at: At) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            if error.errno in VANISHED:
-                raise Vanished from error
-            raise files.explain(f"cannot read {at.live}", error) from error
+    def _renumbered(self, entries: Mapping[str, Seen]) -> Mapping[str, Seen]:
+        """The index of the base by the numbers that its places have now."""
+        if all(str(now) == was for now, was in self.numbers.items()):
+            return entries
+        now = {was: str(number) for number, was in self.numbers.items()}
+        found = {}
+        for key, seen in entries.items():
+            number, slash, rest = key.partition("/")
+            if number in now:
+                key = now[number] + slash + rest
+                found[key] = seen._replace(line=f"{seen.line.rpartition(' ')[0]} {key}")
+        return found
 
     # -- the walk ----------------------------------------------------------------------------------------------------
 
-    def _place(self, place: Place, data: int, base: int | None, base_name: str) -> None:
+    def _place(self, place: Place, data: Own, base: Base) -> None:
         kept = False
+        number = str(place.number)
         with files.explaining(f"cannot reach {place.path}"), spot(place.path) as found:
             if found and found.found and not place.volatile:
                 refuse_link(place.path, found)
-                at = At(place, "", found.parent, found.name, data, str(place.number), base, base_name)
-                kept = self._entry(at)
+                hit("data.pass.entry")
+                theirs = self.numbers.get(place.number)
+                below = base if theirs is not None else Base(None, "")
+                at = At(place, "", number, found.parent, found.name, data, number, below, theirs or "")
+                kept = self._entry(at, found.found)
         if not kept:
-            files.remove_at(data, str(place.number))
+            data.remove(number)
 
-    def _entry(self, at: At) -> bool:
+    def _entry(self, at: At, found: os.stat_result) -> bool:
         """Copy one entry; whether the copy has it now."""
-        self._tick()
-        hit("data.pass.entry")
         try:
-            with self._reading(at):
-                found = os.stat(at.name, dir_fd=at.src, follow_symlinks=False)
-            if self._surely_unchanged(at, found):
-                return True
             with files.explaining(f"cannot save {at.live} in {self.layout.dest}"):
                 if stat.S_ISDIR(found.st_mode):
                     return self._directory(at)
                 if stat.S_ISREG(found.st_mode):
-                    return self._regular(at)
+                    return self.regular.save(at, self._sync_source)
                 if stat.S_ISLNK(found.st_mode):
                     return self._link(at)
-            self._tell(self.skipped, f"{files.shown(at.live)} ({kind_of(found.st_mode)})")
+            self.tally.tell(self.tally.skipped, f"{files.shown(at.live)} ({kind_of(found.st_mode)})")
         except Vanished:
-            if not self.app_runs:
-                self._tell(self.notes, f"{files.shown(at.live)} vanished while it was copied")
+            self._vanished(at.live)
         return False
+
+    def _vanished(self, live: Path) -> None:
+        if not self.app_runs:
+            self.tally.tell(self.tally.notes, f"{files.shown(live)} vanished while it was copied")
 
     def _directory(self, at: At) -> bool:
         if at.depth >= DEPTH:
             raise errors.Failed(f"cannot save {files.shown(at.live)}: more than {DEPTH} directories deep.")
-        with self._reading(at):
+        with reading(at):
             src = os.open(at.name, files.DIRECTORY, dir_fd=at.src)
+        own, base = Own(at.dst, at.dst_name), Base(at.base, at.base_name)
         try:
             found = os.fstat(src)
             self._sync_source(src, found.st_dev)
-            with self._own_directory(at) as dst, self._base_directory(at) as base:
-                seen = set()
-                for name in sorted(os.listdir(src)):
-                    rel = f"{at.rel}/{name}" if at.rel else name
-                    child = At(at.place, rel, src, name, dst, name, base, name, at.depth + 1)
-                    if not self.is_excluded(rel) and self._entry(child):
-                        seen.add(name)
-                self._prune(dst, seen)
-                copy.copy_attributes(src, dst, found)
+            old = self.old.get(at.key)
+            still = old if old is not None and self.trusted and old.is_still(found) else None
+            self.tally.index[at.key] = Seen("", "", "")  # so that it comes before what is in it
+            if still is None:
+                own.fd()
+            names, missed = self._children(at, src, own, base)
+            if still is None or missed:
+                own.prune(names)
+            if still is None:
+                kept = copy.copy_attributes(src, own.fd(), found)
+                line = line_of("d", os.fstat(own.fd()), "-", kept, at.key)
+                self.tally.index[at.key] = self.tally.seen(found, line)
+            else:
+                self.tally.index[at.key] = still
+                if own.changed:
+                    os.utime(own.fd(), ns=(found.st_atime_ns, found.st_mtime_ns))
+            if not self.app_runs and (own.changed or still is None):
+                self.tally.keep_for_sync(own.fd())
         finally:
+            own.close()
+            base.close()
             os.close(src)
         return True
 
-    @contextmanager
-    def _own_directory(self, at: At) -> Iterator[int]:
-        there = stat_at(at.dst_name, at.dst)
-        if there and not stat.S_ISDIR(there.st_mode):
-            files.remove_at(at.dst, at.dst_name)
-            there = None
-        if there is None:
-            os.mkdir(at.dst_name, 0o700, dir_fd=at.dst)
-        elif there.st_mode & 0o700 != 0o700:  # only matters without root: its own mode comes back at the end
-            with files.opened(at.dst_name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=at.dst) as path_fd:
-                os.chmod(f"/proc/self/fd/{path_fd}", 0o700)
-        with files.opened(at.dst_name, files.DIRECTORY, dir_fd=at.dst) as fd:
-            yield fd
+    def _children(self, at: At, src: int, own: Own, base: Base) -> tuple[set[str], bool]:
+        """The names that the copy has now, and whether it lacks one that was listed."""
+        seen = set()
+        missed = False
+        with reading(at), os.scandir(src) as entries:
+            listed = sorted(entries, key=_BY_NAME)
+        for entry in listed:
+            name = entry.name
+            rel = f"{at.rel}/{name}" if at.rel else name
+            if self.is_excluded(rel):
+                continue
+            self.tally.tick()
+            hit("data.pass.entry")
+            key = f"{at.key}/{escape(name)}"
+            try:
+                found = entry.stat(follow_symlinks=False)
+            except OSError as error:
+                if error.errno not in VANISHED:
+                    raise files.explain(f"cannot read {at.live / name}", error) from error
+                self._vanished(at.live / name)
+                missed = True
+                continue
+            if self._carried(key, rel, name, found, own, base) or self._entry(
+                At(at.place, rel, key, src, name, own, name, base, name, at.depth + 1), found
+            ):
+                seen.add(name)
+            else:
+                missed = True
+        return seen, missed
 
-    @contextmanager
-    def _base_directory(self, at: At) -> Iterator[int | None]:
-        fd = None
-        if at.base is not None:
-            with suppress(OSError):
-                fd = os.open(at.base_name, files.DIRECTORY, dir_fd=at.base)
+    def _carried(self, key: str, rel: str, name: str, found: os.stat_result, own: Own, base: Base) -> bool:
+        """The short way for what surely did not change, most of all: nothing is opened."""
+        if found.st_nlink > 1:  # every directory too
+            return False
+        known = self.old.get(key) if self.trusted else self.based.get(key)
+        if known is None or not known.is_still(found) or known.derived:
+            return False
+        if not self.trusted and not self._shared(rel, name, found, own, base, known):
+            return False
+        self.tally.carry(key, found, known)
+        return True
+
+    def _shared(self, rel: str, name: str, found: os.stat_result, own: Own, base: Base, known: Seen) -> bool:
+        """Whether the file is now the base's in the copy too."""
+        theirs = base.fd()
+        if theirs is None or not self.app_runs or not stat.S_ISREG(found.st_mode) or not known.digest:
+            return False
+        if self.spec.sqlite and (self.is_sqlite(rel) or self.regular.sidecar_of(rel)):
+            return False
         try:
-            yield fd
-        finally:
-            if fd is not None:
-                os.close(fd)
-
-    def _prune(self, dst: int, seen: set[str]) -> None:
-        for name in os.listdir(dst):
-            if name not in seen:
-                files.remove_at(dst, name)
+            os.link(name, name, src_dir_fd=theirs, dst_dir_fd=own.fd(), follow_symlinks=False)
+        except OSError:  # something is there, or it has too many names: the long way knows what to do
+            return False
+        own.changed = True
+        return outside_of(os.stat(name, dir_fd=own.fd(), follow_symlinks=False)) == outside_of(found)
 
     def _link(self, at: At) -> bool:
-        with self._reading(at), files.opened(at.name, os.O_PATH | os.O_NOFOLLOW, dir_fd=at.src) as fd:
+        with reading(at), files.opened(at.name, os.O_PATH | os.O_NOFOLLOW, dir_fd=at.src) as fd:
             found = os.fstat(fd)
             if not stat.S_ISLNK(found.st_mode):
                 raise Vanished
             target = os.readlink("", dir_fd=fd)
-        files.remove_at(at.dst, at.dst_name)
-        copy.copy_symlink(target, found, at.dst, at.dst_name)
+        at.dst.remove(at.dst_name)
+        copy.copy_symlink(target, found, at.dst.fd(), at.dst_name)
+        made = os.stat(at.dst_name, dir_fd=at.dst.fd(), follow_symlinks=False)
+        self.tally.index[at.key] = self.tally.seen(found, line_of("l", made, escape(target), {}, at.key))
         return True
-
-    # -- files -------------------------------------------------------------------------------------------------------
-
-    def _surely_unchanged(self, at: At, found: os.stat_result) -> bool:
-        """The short way for most files of a cold pass, whose time is the app's downtime: nothing is opened."""
-        old = self.old.get(at.key)
-        if self.app_runs or old is None or old.derived or found.st_nlink > 1 or not old.is_still(found):
-            return False
-        there = stat_at(at.dst_name, at.dst)
-        if there is None or outside_of(there) != outside_of(found):
-            return False
-        self._count(at, found, old, copied=False)
-        return True
-
-    def _regular(self, at: At) -> bool:
-        sidecar = next((s for s in (*SIDECARS, SHARED_MEMORY) if at.matched.endswith(s)), "")
-        if sidecar and self.is_sqlite(at.matched.removesuffix(sidecar)):
-            database = at.live.with_name(at.live.name.removesuffix(sidecar))
-            if sidecar == SHARED_MEMORY or database in self.complete:
-                return False
-        elif self.app_runs and self.is_sqlite(at.matched):
-            return self._database(at)
-        self._file(at)
-        return True
-
-    def _database(self, at: At) -> bool:
-        """An SQLite database beside its writer: plain when nobody is writing it, else by SQLite itself."""
-        with self._reading(at):
-            before = quiet_state(at.src, at.name)
-        if before:
-            self._file(at)
-            with self._reading(at):
-                if quiet_state(at.src, at.name) == before:
-                    self.complete.add(at.live)
-                    return True
-        with self._reading(at), files.opened(".", os.O_PATH, dir_fd=at.src) as holder:
-            found = os.stat(at.name, dir_fd=at.src, follow_symlinks=False)
-            problem = backup(at.live, found, os.fstat(holder), self.layout.tmp / _COPYING, self.cancelled)
-        self._tick()
-        if problem:
-            self._tell(self.notes, f"{files.shown(at.live)} was copied as a plain file: {problem}")
-            self._file(at)
-            return True
-        with self._reading(at):
-            src = copy.open_regular(at.src, at.name)
-        try:
-            with files.opened(self.layout.tmp / _COPYING, os.O_RDWR | os.O_NOFOLLOW) as fd:
-                copy.copy_attributes(src, fd, found)
-                self._put(at, fd, found, derived=True)
-        finally:
-            os.close(src)
-        self.complete.add(at.live)
-        return True
-
-    def _file(self, at: At) -> None:
-        with self._reading(at):
-            fd = copy.open_regular(at.src, at.name)
-        try:
-            found = os.fstat(fd)
-            self._sync_source(fd, found.st_dev)
-            first = self.links.get((found.st_dev, found.st_ino))
-            if first is not None and self._same_name_again(at, first):
-                return
-            if not (self._unchanged(at, fd, found) or self._from_base(at, fd, found)):
-                self._copy(at, fd, found)
-        finally:
-            os.close(fd)
-
-    def _unchanged(self, at: At, fd: int, found: os.stat_result) -> bool:
-        """Keep the copy of the last pass if it is still right. Where times cannot tell, the contents must."""
-        old = self.old.get(at.key)
-        if old is None or old.derived or old[:4] != state_of(found):
-            return False
-        try:
-            mine = copy.open_regular(at.dst, at.dst_name)
-        except OSError:
-            return False
-        try:
-            if outside_of(os.fstat(mine)) != outside_of(found):
-                return False
-            if not old.settled and (files.hash_fd(fd) != old.digest or not copy.same_attributes(fd, mine)):
-                return False
-        finally:
-            os.close(mine)
-        self._count(at, found, old._replace(settled=self._is_settled(found)), copied=False)
-        return True
-
-    def _same_name_again(self, at: At, first: str) -> bool:
-        """Another name of a file that was copied already: a hard link in the copy too."""
-        there = stat_at(at.dst_name, at.dst)
-        path = self.layout.data / first
-        try:
-            if there is None or there.st_ino != path.lstat().st_ino:
-                files.remove_at(at.dst, at.dst_name)
-                os.link(path, at.dst_name, dst_dir_fd=at.dst, follow_symlinks=False)
-        except OSError as error:
-            if error.errno in (errno.EMLINK, errno.ENAMETOOLONG):
-                return False
-            raise
-        self.index[at.key] = self.index[first]
-        self.files += 1
-        return True
-
-    def _from_base(self, at: At, fd: int, found: os.stat_result) -> bool:
-        """Share the file with the base backup if it is the same in everything."""
-        if at.base is None:
-            return False
-        try:
-            base_fd = copy.open_regular(at.base, at.base_name)
-        except OSError:
-            return False
-        try:
-            theirs = os.fstat(base_fd)
-            live = (found.st_dev, found.st_ino)
-            if outside_of(theirs) != outside_of(found) or self.shared.get(theirs.st_ino, live) != live:
-                return False
-            if not copy.same_attributes(fd, base_fd):
-                return False
-            known = self._base_seen(at)
-            if known and known.is_still(found) and not known.derived:
-                digest = known.digest
-            else:  # the same size and time are not proof: another file may have been moved there
-                digest = files.hash_fd(fd)
-                same = digest == (known.digest if known else files.hash_fd(base_fd))
-                if not same or state_of(os.fstat(fd)) != state_of(found):
-                    return False
-        finally:
-            os.close(base_fd)
-        files.remove_at(at.dst, at.dst_name)
-        try:
-            os.link(at.base_name, at.dst_name, src_dir_fd=at.base, dst_dir_fd=at.dst, follow_symlinks=False)
-        except OSError as error:
-            if error.errno in (errno.EMLINK, errno.EXDEV, errno.EPERM):
-                return False
-            raise
-        self.shared[theirs.st_ino] = live
-        self._count(at, found, self._seen(found, digest), copied=False)
-        return True
-
-    def _base_seen(self, at: At) -> Seen | None:
-        number = self.base_scope.number_of(at.place.path) if self.base_scope else None
-        return self.base_index.get(f"{number}/{at.rel}" if at.rel else str(number))
-
-    def _copy(self, at: At, src: int, found: os.stat_result) -> None:
-        tmp = self.layout.tmp / _COPYING
-        tmp.unlink(missing_ok=True)
-        with files.opened(tmp, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW) as fd:
-            copy.copy_file(src, fd, found.st_size, self._tick)
-            hit("data.pass.copied")
-            copy.copy_attributes(src, fd, found)
-            self._put(at, fd, found, derived=False)
-
-    def _put(self, at: At, fd: int, found: os.stat_result, *, derived: bool) -> None:
-        """Move the finished file from tmp into its place."""
-        digest = files.hash_fd(fd)
-        there = stat_at(at.dst_name, at.dst)
-        if there and stat.S_ISDIR(there.st_mode):
-            files.remove_at(at.dst, at.dst_name)
-        os.rename(self.layout.tmp / _COPYING, at.dst_name, dst_dir_fd=at.dst)
-        self._count(at, found, self._seen(found, digest, derived=derived), copied=True)
-
-    def _seen(self, found: os.stat_result, digest: str, *, derived: bool = False) -> Seen:
-        return Seen(*state_of(found), self._is_settled(found), derived, digest)
-
-    def _is_settled(self, found: os.stat_result) -> bool:
-        return found.st_ctime_ns < self.synced.get(found.st_dev, 0) - SETTLE_NS
-
-    def _count(self, at: At, found: os.stat_result, seen: Seen, *, copied: bool) -> None:
-        self.index[at.key] = seen
-        if found.st_nlink > 1:
-            self.links[(found.st_dev, found.st_ino)] = at.key
-        self.files += 1
-        self.bytes += found.st_size
-        self.copied_files += copied
-        self.copied_bytes += found.st_size if copied else 0
 
     def _sync_source(self, fd: int, device: int) -> None:
         """Once per file system, before anything on it is read: writes through mappings show in the times after it."""
-        if device not in self.synced:
-            self.synced[device] = time.time_ns() if self.app_runs else self.started_ns
+        if device not in self.tally.synced:
+            self.tally.synced[device] = time.time_ns() if self.app_runs else self.started_ns
             if self.app_runs:
                 with suppress(OSError):  # what cannot be synced is still read
                     files.syncfs_fd(fd)
 
-    def _tick(self) -> None:
-        if self.cancelled():
-            raise errors.Cancelled(f"the copy to {files.shown(self.layout.dest)} was cancelled.")
 
-    def _tell(self, told: list[str], text: str) -> None:
-        if len(told) < NAMES_TOLD:
-            told.append(text)
-        elif len(told) == NAMES_TOLD:
-            told.append("… and more")
+def _numbers(base: Layout, spec: DataSpec) -> dict[int, str]:
+    """What each place is called in the base, where it has it."""
+    scope = base.scope()
+    found = {place.number: scope.number_of(place.path) for place in places(spec)} if scope else {}
+    return {number: str(was) for number, was in found.items() if was is not None}

@@ -13,8 +13,9 @@ from typing import Any
 from slotd import errors
 from slotd.data import CopyStats, DataSpec
 from slotd.data.aside import Aside
-from slotd.data.layout import LIST_LIMIT, Layout
-from slotd.data.manifest import Manifest, differences, indexed, read, unknown
+from slotd.data.index import LIST_LIMIT, boot_id
+from slotd.data.layout import Layout
+from slotd.data.manifest import Manifest, differences, read
 from slotd.data.needs import needs
 from slotd.data.passes import Pass
 from slotd.data.places import beside
@@ -42,14 +43,15 @@ class TreeStore:
         scope = layout.scope()
         if scope is None or layout.unfinished.exists():
             raise errors.Failed(f"cannot seal {dest}: its last copy was not finished.")
-        digest_of = unknown if scope.kind == "quarantine" else indexed(layout.index())
+        index = layout.index()
+        if index.boot != boot_id():  # what a pass left unsynced may be gone with the power
+            raise errors.Failed(f"cannot seal {dest}: the host was restarted since its last copy.")
         with files.explaining(f"cannot seal {dest}"):
             layout.unseal()
             hit("data.seal.manifest")
-            found = Manifest(digest_of).walk(layout)
             hit("data.seal.header")
-            layout.write_seal(found.lines.values(), found.bytes, len(found.lines), header)
-        return found.bytes
+            layout.write_header(index.bytes, header)
+        return index.bytes
 
     def is_sealed(self, dest: Path) -> bool:
         return Layout(dest).sealed() is not None

@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import os
 import stat
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 
 CHUNK = 16 << 20  # bytes between two looks at `tick`
+READ = 1 << 20  # bytes read at once
+HASHED_BESIDE = 4 << 20  # bytes of a file from which on a thread of its own hashes it
+BLOCK = 16 << 10  # the least that is rewritten of a large file
 FICLONE = 0x40049409  # linux/fs.h
 _NOT_CLONED = (errno.EXDEV, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOTTY, errno.EPERM, errno.ETXTBSY, errno.ENOSYS)
 _NO_RANGE = (errno.EXDEV, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.EPERM)
@@ -47,9 +52,14 @@ def copy_file(src_fd: int, dst_fd: int, size: int | None = None, tick: Callable[
     """
     if size is None:
         size = os.fstat(src_fd).st_size
-    if _cloned(src_fd, dst_fd):
+    if clone(src_fd, dst_fd):
         os.ftruncate(dst_fd, size)
         return
+    copy_blocks(src_fd, dst_fd, size, tick)
+
+
+def copy_blocks(src_fd: int, dst_fd: int, size: int, tick: Callable[[], None] = _nothing) -> None:
+    """As `copy_file`, without a look whether blocks can be shared."""
     os.ftruncate(dst_fd, size)
     offset = 0
     while offset < size:
@@ -59,7 +69,86 @@ def copy_file(src_fd: int, dst_fd: int, size: int | None = None, tick: Callable[
         offset = end
 
 
-def _cloned(src_fd: int, dst_fd: int) -> bool:
+def copy_hashed(src_fd: int, dst_fd: int, size: int, tick: Callable[[], None] = _nothing) -> str:
+    """Copy the first `size` bytes into the empty file `dst_fd` by reading them once; their SHA-256 in hex.
+
+    Holes become zeros. Where the source ends early, because it was cut off meanwhile, so does the copy.
+    """
+    offset = 0
+    with Hashing(size) as digest:
+        while offset < size:
+            tick()
+            piece = os.pread(src_fd, min(READ, size - offset), offset)
+            if not piece:
+                break
+            digest.update(piece)
+            _write_all(dst_fd, piece, offset)
+            offset += len(piece)
+    return digest.hexdigest()
+
+
+def patch(src_fd: int, dst_fd: int, size: int, tick: Callable[[], None] = _nothing) -> tuple[str, int]:
+    """Make the older copy `dst_fd` equal to the first `size` bytes of the source by writing only what differs.
+
+    Gives the SHA-256 in hex of what the copy holds now, and the bytes written.
+    """
+    offset = written = 0
+    with Hashing(size) as digest:
+        while offset < size:
+            tick()
+            piece = os.pread(src_fd, min(READ, size - offset), offset)
+            if not piece:
+                break
+            digest.update(piece)
+            there = os.pread(dst_fd, len(piece), offset)
+            if piece != there:
+                for at in range(0, len(piece), BLOCK):
+                    block = piece[at : at + BLOCK]
+                    if block != there[at : at + BLOCK]:
+                        _write_all(dst_fd, block, offset + at)
+                        written += len(block)
+            offset += len(piece)
+    os.ftruncate(dst_fd, offset)
+    return digest.hexdigest(), written
+
+
+class Hashing:
+    """SHA-256 of pieces that come one after another; of a large file beside the copying, on another processor."""
+
+    def __init__(self, size: int) -> None:
+        self._digest = hashlib.sha256()
+        self._pool = ThreadPoolExecutor(1) if size >= HASHED_BESIDE else None
+        self._pending: Future[None] | None = None
+
+    def __enter__(self) -> Hashing:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool:
+            self._pool.shutdown()
+
+    def update(self, piece: bytes) -> None:
+        if self._pool is None:
+            self._digest.update(piece)
+            return
+        if self._pending:
+            self._pending.result()
+        self._pending = self._pool.submit(self._digest.update, piece)
+
+    def hexdigest(self) -> str:
+        """Once the block is left."""
+        return self._digest.hexdigest()
+
+
+def _write_all(fd: int, data: bytes, offset: int) -> None:
+    view = memoryview(data)
+    while view:
+        done = os.pwrite(fd, view, offset)
+        view, offset = view[done:], offset + done
+
+
+def clone(src_fd: int, dst_fd: int) -> bool:
+    """Make the empty file `dst_fd` share all blocks of the source; False where the file system cannot."""
     try:
         fcntl.ioctl(dst_fd, FICLONE, src_fd)
     except OSError as error:
@@ -104,8 +193,10 @@ def _copy_range(src_fd: int, dst_fd: int, offset: int, end: int, tick: Callable[
     return True
 
 
-def copy_attributes(src_fd: int, dst_fd: int, found: os.stat_result) -> None:
+def copy_attributes(src_fd: int, dst_fd: int, found: os.stat_result) -> dict[str, bytes]:
     """Give `dst_fd` the owner, mode, ACLs, extended attributes and times of the file or directory `src_fd`.
+
+    What it has of extended attributes then is returned.
 
     `found` is its stat. Times come last; the owner before the mode and the capabilities, which a change of owner
     clears. Without root, what belongs to others stays ours.
@@ -114,9 +205,10 @@ def copy_attributes(src_fd: int, dst_fd: int, found: os.stat_result) -> None:
     os.fchmod(dst_fd, stat.S_IMODE(found.st_mode))
     wanted = attributes(src_fd)
     present = attributes(dst_fd)
-    for name in present.keys() - wanted.keys():  # a default ACL of the directory above, inherited
+    for name in sorted(present.keys() - wanted.keys()):  # a default ACL of the directory above, inherited
         with suppress(OSError):
             os.removexattr(dst_fd, name)
+            del present[name]
     for name, value in wanted.items():
         if present.get(name) == value:
             continue
@@ -125,7 +217,10 @@ def copy_attributes(src_fd: int, dst_fd: int, found: os.stat_result) -> None:
         except OSError:
             if name.startswith(_ATTRIBUTES):
                 raise
+        else:
+            present[name] = value
     os.utime(dst_fd, ns=(found.st_atime_ns, found.st_mtime_ns))
+    return present
 
 
 def _own(dst_fd: int, found: os.stat_result) -> None:

@@ -26,6 +26,7 @@ READ_SIZE = 1 << 20
 FLATTEN_DEPTH = 64  # removal moves what lies deeper up to the top, so that no depth exhausts descriptors
 REMOVE_ROUNDS = 100_000
 RENAME_NOREPLACE = 1
+SYNC_FILE_RANGE_WRITE = 2
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _GONE = (errno.ENOENT, errno.ENOTDIR)
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -89,6 +90,11 @@ def syncfs_fd(fd: int) -> None:
     if _libc.syncfs(fd) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
+
+
+def start_writing(fd: int) -> None:
+    """Begin to write what is dirty in a file to the disk, without waiting; a later `fsync` then has less to do."""
+    _libc.sync_file_range(fd, ctypes.c_int64(0), ctypes.c_int64(0), SYNC_FILE_RANGE_WRITE)
 
 
 def rename_new(source: str, target: str, *, src_dir_fd: int, dst_dir_fd: int) -> None:

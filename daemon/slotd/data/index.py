@@ -1,0 +1,140 @@
+"""The index of a copy: how each entry looked in the live tree before it was read, and its line of the manifest.
+
+    FLAGS INODE:SIZE:MTIME:CTIME LINE
+
+The first line says in which boot of the host the pass ended and how many bytes the copy has. Whatever a pass finds
+unchanged keeps its line as it is: neither the copy nor the live file is opened, read or hashed for it. So a seal has
+nothing to compute, and the time an app is stopped follows what changed.
+
+A manifest line is: type mode uid gid mtime_ns size digest-or-target attributes path (see `manifest`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import stat
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from slotd import errors
+from slotd.host import files
+
+HEAD = "slotd-index-2"
+LIST_LIMIT = 2 << 30  # the index and the manifest, about 200 bytes an entry
+SETTLED, DERIVED, NONE = "s", "d", "-"
+_PLAIN = re.compile(r"[!-\[\]-~]*").fullmatch
+
+
+class Seen(NamedTuple):
+    """One entry. `state` is of the live tree, `line` of the copy.
+
+    Flags: SETTLED, its last change was well before the sync that came before the reading, so that any later change
+    shows in its times (a write through a mapping shows only at the first fault after a writeback). DERIVED: the copy is
+    SQLite's, not the file's own bytes.
+    """
+
+    flags: str
+    state: str
+    line: str
+
+    @property
+    def settled(self) -> bool:
+        return SETTLED in self.flags
+
+    @property
+    def derived(self) -> bool:
+        return DERIVED in self.flags
+
+    @property
+    def digest(self) -> str:
+        """Hex, or "" for what was not read."""
+        return self.line.split(" ", 7)[6].removeprefix("sha256:").replace("-", "")
+
+    def is_still(self, found: os.stat_result) -> bool:
+        """Whether the entry is surely the same, contents, owner, mode, attributes and all."""
+        return self.state == state_of(found) and SETTLED in self.flags
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """The entries of a finished pass by their manifest path. `boot` is "" where there was no pass."""
+
+    boot: str = ""
+    bytes: int = 0
+    entries: Mapping[str, Seen] = field(default_factory=dict)
+
+
+def state_of(found: os.stat_result) -> str:
+    """What changes whenever the contents, or anything else about an entry, do."""
+    return f"{found.st_ino}:{found.st_size}:{found.st_mtime_ns}:{found.st_ctime_ns}"
+
+
+def line_of(kind: str, found: os.stat_result, what: str, kept: Mapping[str, bytes], key: str) -> str:
+    """The manifest line of an entry whose copy looks like `found`; `kept` are its extended attributes."""
+    size = found.st_size if kind == "f" else 0
+    mode = f"{stat.S_IMODE(found.st_mode):04o}"
+    attributes = attributes_digest(kept)
+    return f"{kind} {mode} {found.st_uid} {found.st_gid} {found.st_mtime_ns} {size} {what} {attributes} {key}"
+
+
+def attributes_digest(kept: Mapping[str, bytes]) -> str:
+    if not kept:
+        return "-"
+    rows = sorted((name, value) for name, value in kept.items() if name != "security.selinux")
+    return "sha256:" + hashlib.sha256(repr(rows).encode()).hexdigest() if rows else "-"
+
+
+def escape(path: str) -> str:
+    r"""A path or a link's target as a word of a line: other bytes than printable ASCII are `\xNN`."""
+    if _PLAIN(path):
+        return path
+    return "".join(
+        chr(byte) if 0x21 <= byte < 0x7F and byte != 0x5C else f"\\x{byte:02x}" for byte in os.fsencode(path)
+    )
+
+
+def read_index(path: Path) -> Index:
+    """The index at `path`; an empty one if there is none, or none of this format: it is only a help."""
+    try:
+        text = files.read_bounded(path, LIST_LIMIT).decode("ascii", "replace")
+    except (FileNotFoundError, errors.Failed):
+        return Index()
+    head, _, rest = text.partition("\n")
+    try:
+        name, boot, total = head.split(" ")
+        if name != HEAD:
+            return Index()
+        entries = {}
+        for row in rest.splitlines():
+            seen = Seen(*row.split(" ", 2))
+            entries[seen.line[seen.line.rindex(" ") + 1 :]] = seen
+        return Index(boot, int(total), entries)
+    except (ValueError, TypeError):
+        return Index()
+
+
+def write_lists(index: Path, manifest: Path, total: int, entries: Iterable[Seen]) -> None:
+    """Write both lists, not yet on disk. Raises the plain OSError."""
+    rows = [f"{seen.flags} {seen.state} {seen.line}\n" for seen in entries]
+    lines = [row.split(" ", 2)[2] for row in rows]
+    _write(index, f"{HEAD} {boot_id()} {total}\n" + "".join(rows))
+    _write(manifest, "".join(lines))
+
+
+def _write(path: Path, text: str) -> None:
+    beside = path.with_name(path.name + ".new")
+    beside.unlink(missing_ok=True)
+    with files.opened(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW) as fd:
+        view = memoryview(text.encode("ascii"))
+        while view:
+            view = view[os.write(fd, view) :]
+    beside.replace(path)
+
+
+def boot_id() -> str:
+    """What tells one boot of the host from the next."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()

@@ -1,0 +1,322 @@
+"""Backups beside rsync, restic, borg and cp, and the time an app is down for one, by the size of its data.
+
+    BYTES=2147483648 FILES=20000 SIZES=10,1024,5120 python3 -m tests.bench backup
+
+The data: small files, some large ones, and two SQLite databases that are written to all the while. Each tool makes a
+first backup and one after 1 % of the files and a few pages of the large ones have changed, on ext4 and on xfs. `slotd`
+is its tree store as the daemon calls it: hot, then cold and seal with the writer stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import resource
+import shutil
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.bench.figure import Line, draw
+from tests.bench.ledger import PAGE, REPOSITORY, Aim, Samples, record
+
+QUICK = bool(os.environ.get("QUICK"))
+BYTES = int(os.environ.get("BYTES", (256 << 20) if QUICK else (2 << 30)))
+FILES = int(os.environ.get("FILES", 4000 if QUICK else 20_000))
+SIZES_MB = [int(size) for size in os.environ.get("SIZES", "10,100" if QUICK else "10,1024,5120").split(",")]
+ROOM = Path(os.environ.get("BENCH_ROOM", "/var/tmp"))
+FIGURE = PAGE.parent / "backup-downtime.svg"
+SETTLE_S = 2.5  # a change is surely seen by its time only when it is older than this
+
+WRITER = """
+import signal, sqlite3, sys, time
+going = True
+def stop(*_):
+    global going
+    going = False
+signal.signal(signal.SIGTERM, stop)
+bases = [sqlite3.connect(path, isolation_level=None) for path in sys.argv[1:]]
+print("up", flush=True)
+while going:
+    for base in bases:
+        base.execute("INSERT INTO rows(body) VALUES (randomblob(300))")
+    time.sleep(0.02)
+for base in bases:
+    base.close()
+"""
+
+PASSES = """
+import json, sys
+from pathlib import Path
+from slotd.data import DataSpec
+from slotd.data.tree import TreeStore
+verb, live, dest, base = sys.argv[1:5]
+store, spec = TreeStore(), DataSpec((Path(live),), sqlite=("*.db",))
+if verb == "hot":
+    store.hot(spec, Path(dest), Path(base) if base else None, lambda: False)
+else:
+    store.cold(spec, Path(dest))
+    store.seal(Path(dest), {})
+"""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a command took. `stopped_s`: how much of it the app must be stopped for."""
+
+    seconds: float
+    cpu_s: float
+    peak_mb: float
+    written_mb: float
+    stopped_s: float
+
+
+@dataclass
+class Data:
+    """The app's data, and its process that writes two databases."""
+
+    live: Path
+    dice: random.Random
+    writer: subprocess.Popen[bytes] | None = None
+
+    def make(self, size: int, count: int) -> None:
+        """`count` small files with a quarter of the bytes, the rest in large ones; two databases of 32 MiB."""
+        self.live.mkdir()
+        small = max(1, size // 4 // count)
+        for number in range(count):
+            path = self.live / f"{number % 200:03}" / f"file-{number}"
+            if number < 200:
+                path.parent.mkdir()
+            path.write_bytes(self.dice.randbytes(self.dice.randint(small // 2, small * 3 // 2)))
+        left = size - size // 4
+        for number in range(6):
+            with open(self.live / f"large-{number}", "wb") as file:
+                for _ in range(max(1, left // 6 >> 20)):
+                    file.write(self.dice.randbytes(1 << 20))
+        for name in ("one.db", "two.db"):
+            base = sqlite3.connect(self.live / name, isolation_level=None)
+            base.execute("PRAGMA journal_mode=WAL")
+            base.execute("CREATE TABLE rows(id INTEGER PRIMARY KEY, body BLOB)")
+            base.execute("BEGIN")
+            base.executemany("INSERT INTO rows(body) VALUES (?)", ((self.dice.randbytes(1 << 16),) for _ in range(500)))
+            base.execute("COMMIT")
+            base.close()
+        os.sync()
+
+    def change(self, count: int) -> None:
+        """One small file in a hundred is written anew, and a page in each large one."""
+        for number in range(0, count, 100):
+            path = self.live / f"{number % 200:03}" / f"file-{number}"
+            path.write_bytes(self.dice.randbytes(path.stat().st_size))
+        for number in range(6):
+            self.touch_large(number)
+        os.sync()
+        time.sleep(SETTLE_S)
+
+    def touch_large(self, number: int) -> None:
+        with open(self.live / f"large-{number}", "r+b") as file:
+            file.seek(self.dice.randrange(max(1, os.fstat(file.fileno()).st_size - 4096)))
+            file.write(self.dice.randbytes(4096))
+
+    def start(self) -> None:
+        bases = [str(self.live / name) for name in ("one.db", "two.db")]
+        self.writer = subprocess.Popen([sys.executable, "-c", WRITER, *bases], stdout=subprocess.PIPE)
+        assert self.writer.stdout
+        self.writer.stdout.readline()
+
+    def stop(self) -> None:
+        if self.writer:
+            self.writer.terminate()
+            self.writer.communicate(timeout=60)
+            self.writer = None
+
+
+@contextmanager
+def file_system(kind: str, size: int) -> Iterator[Path]:
+    """A fresh file system of that kind in a file, mounted."""
+    with tempfile.TemporaryDirectory(prefix="slotd-bench-", dir=ROOM) as name:
+        image, mount = Path(name, "image"), Path(name, "mount")
+        with open(image, "wb") as file:
+            file.truncate(size)
+        mount.mkdir()
+        subprocess.run([f"mkfs.{kind}", "-q", str(image)], check=True, capture_output=True)
+        subprocess.run(["mount", "-o", "loop", str(image), str(mount)], check=True)
+        try:
+            yield mount
+        finally:
+            subprocess.run(["umount", str(mount)], check=True)
+
+
+def used(path: Path) -> int:
+    found = os.statvfs(path)
+    return (found.f_blocks - found.f_bfree) * found.f_frsize
+
+
+def cost(commands: Sequence[tuple[list[str], bool]], room: Path, data: Data) -> Cost:
+    """Run commands one after another; the second of each pair says whether the app must be stopped for it.
+
+    Their bytes are on disk at the end: that is a part of the time, as it is a part of a backup.
+    """
+    os.sync()
+    before, began = used(room), time.monotonic()
+    cpu = stopped = 0.0
+    peak = 0
+    for argv, needs_stop in commands:
+        if needs_stop:
+            data.stop()
+        at = time.monotonic()
+        child = subprocess.Popen(
+            argv,
+            stdout=subprocess.DEVNULL,
+            env=os.environ
+            | {
+                "PYTHONPATH": str(REPOSITORY / "daemon"),
+                "RESTIC_PASSWORD": "x",
+                "BORG_PASSPHRASE": "x",
+                "BORG_UNKNOWN_UNENCRYPTED_REPO_ACCESS_IS_OK": "yes",
+                "XDG_CACHE_HOME": str(room / "cache"),
+            },
+        )
+        _, status, usage = os.wait4(child.pid, 0)
+        child.returncode = os.waitstatus_to_exitcode(status)
+        if child.returncode:
+            raise RuntimeError(f"{argv[0]} ended with status {child.returncode}")
+        cpu += usage.ru_utime + usage.ru_stime
+        peak = max(peak, usage.ru_maxrss)
+        if needs_stop:
+            stopped += time.monotonic() - at
+    subprocess.run(["sync", "-f", str(room)], check=True)
+    seconds = time.monotonic() - began
+    if not any(needs_stop for _, needs_stop in commands):
+        stopped = seconds
+    return Cost(seconds, cpu, peak / 1024, max(0, used(room) - before) / 2**20, stopped)
+
+
+def tools(live: Path, room: Path) -> dict[str, Callable[[int], list[tuple[list[str], bool]]]]:
+    """The commands of each tool for the backup of that number. All but slotd's need the app stopped for all of it."""
+
+    def slotd(number: int) -> list[tuple[list[str], bool]]:
+        dest, base = room / f"slotd-{number}", room / f"slotd-{number - 1}"
+        line = [sys.executable, "-c", PASSES]
+        arguments = [str(live), str(dest), str(base) if number else ""]
+        return [([*line, "hot", *arguments], False), ([*line, "cold", *arguments], True)]
+
+    def rsync(number: int) -> list[tuple[list[str], bool]]:
+        base = [f"--link-dest={room}/rsync-{number - 1}"] if number else []
+        return [(["rsync", "-aHAX", *base, f"{live}/", f"{room}/rsync-{number}/"], True)]
+
+    def restic(_number: int) -> list[tuple[list[str], bool]]:
+        return [(["restic", "-q", "-r", f"{room}/restic", "backup", str(live)], True)]
+
+    def borg(number: int) -> list[tuple[list[str], bool]]:
+        return [(["borg", "create", f"{room}/borg::{number}", str(live)], True)]
+
+    def cp(number: int) -> list[tuple[list[str], bool]]:
+        return [(["cp", "-a", "--reflink=auto", str(live), f"{room}/cp-{number}"], True)]
+
+    return {"slotd": slotd, "rsync --link-dest": rsync, "restic": restic, "borg": borg, "cp -a": cp}
+
+
+def run(command: list[str], room: Path) -> None:
+    cost([(command, False)], room, Data(room, random.Random()))
+
+
+def compare(kind: str) -> tuple[list[list[object]], dict[str, Cost]]:
+    """The rows of the table for one file system, and each tool's second run."""
+    rows: list[list[object]] = []
+    second: dict[str, Cost] = {}
+    with file_system(kind, BYTES * 7 + (2 << 30)) as mount:
+        data = Data(mount / "live", random.Random(7))
+        data.make(BYTES, FILES)
+        time.sleep(SETTLE_S)
+        room = mount / "room"
+        room.mkdir()
+        run(["restic", "-q", "-r", f"{room}/restic", "init"], room)
+        run(["borg", "init", "-e", "none", f"{room}/borg"], room)
+        by_name = tools(data.live, room)
+        costs: dict[str, list[Cost]] = {name: [] for name in by_name}
+        try:
+            for number in (0, 1):
+                if number:
+                    data.stop()
+                    data.change(FILES)
+                for name, commands in by_name.items():
+                    if data.writer is None:
+                        data.start()
+                    costs[name].append(cost(commands(number), room, data))
+                    if number == 0 and name == "cp -a":
+                        shutil.rmtree(room / "cp-0")
+        finally:
+            data.stop()
+        for name, (first, again) in costs.items():
+            second[name] = again
+            rows.append(
+                [
+                    f"{name}, {kind}",
+                    Samples([first.seconds], "s"),
+                    Samples([again.seconds], "s"),
+                    Samples([again.stopped_s], "s"),
+                    Samples([first.cpu_s], "s"),
+                    Samples([again.cpu_s], "s"),
+                    Samples([again.written_mb], "MiB"),
+                    Samples([max(first.peak_mb, again.peak_mb)], "MiB"),
+                ]
+            )
+    return [[str(cell).removesuffix(" (one run)") for cell in row] for row in rows], second
+
+
+def downtime(size: int) -> tuple[float, float]:
+    """How long an app with `size` bytes is down for a later backup of slotd's, and for stop, copy, start by hand."""
+    count = min(FILES, max(100, size // 2**16))
+    with file_system("ext4", size * 4 + (1 << 30)) as mount:
+        data = Data(mount / "live", random.Random(size))
+        data.make(size, count)
+        time.sleep(SETTLE_S)
+        room = mount / "room"
+        room.mkdir()
+        commands = tools(data.live, room)
+        data.start()
+        cost(commands["slotd"](0), room, data)
+        data.change(count)
+        data.start()
+        ours = cost(commands["slotd"](1), room, data).stopped_s
+        data.start()
+        byhand = cost(commands["cp -a"](0), room, data).stopped_s
+        return ours, byhand
+
+
+def main() -> None:
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    rows: list[list[object]] = []
+    aims = []
+    for kind in ("ext4", "xfs"):
+        table, second = compare(kind)
+        rows += table
+        ours, restic = second["slotd"], second["restic"]
+        aims.append(Aim(f"second run against restic's, {kind}", ours.seconds / restic.seconds, 1, "times"))
+        aims.append(Aim(f"time stopped against restic's, {kind}", ours.stopped_s / restic.seconds, 0.1, "times"))
+    points = [(size, *downtime(size << 20)) for size in SIZES_MB]
+    lines = [Line("stop, cp -a, start", [(size, hand) for size, _, hand in points])]
+    lines.append(Line("slotd", [(size, ours) for size, ours, _ in points]))
+    FIGURE.write_text(draw("Time an app is stopped for a backup", "MiB of data", "seconds", lines))
+    shown = "; ".join(f"{size} MiB: {ours:.2f} s against {hand:.2f} s" for size, ours, hand in points)
+    record(
+        "backup",
+        "Backups",
+        f"{BYTES / 2**30:.2g} GiB in {FILES} small files, six large ones and two SQLite databases that are being written "
+        "to; the second run after one file in a hundred, and a page in each large file, has changed. *Stopped* is how "
+        "long the app must be down for a backup that is one state of its data: slotd's cold pass and seal; with the "
+        "others the whole run. Every run ends with its bytes on disk. One run each.",
+        ["", "first", "second", "stopped", "CPU first", "CPU second", "new bytes", "memory"],
+        rows,
+        aims=aims,
+        notes=[f"Stopped for a later backup, by the size of the data, on ext4 (`backup-downtime.svg`): {shown}."],
+    )
+    print(json.dumps(points))
