@@ -3,7 +3,7 @@
     BYTES=2147483648 FILES=20000 SIZES=10,1024,5120 python3 -m tests.bench backup
 
 The data: small files, some large ones, and two SQLite databases that are written to all the while. Each tool makes a
-first backup and one after 1 % of the files and a few pages of the large ones have changed, on ext4 and on xfs. `slotd`
+first backup and one after 1 % of the files and a page of a large one have changed, on ext4 and on xfs. `slotd`
 is its tree store as the daemon calls it: hot, then cold and seal with the writer stopped.
 """
 
@@ -53,17 +53,17 @@ for base in bases:
 """
 
 PASSES = """
-import json, sys
+import sys
 from pathlib import Path
 from slotd.data import DataSpec
 from slotd.data.tree import TreeStore
-verb, live, dest, base = sys.argv[1:5]
+live, dest, base = sys.argv[1:4]
 store, spec = TreeStore(), DataSpec((Path(live),), sqlite=("*.db",))
-if verb == "hot":
-    store.hot(spec, Path(dest), Path(base) if base else None, lambda: False)
-else:
-    store.cold(spec, Path(dest))
-    store.seal(Path(dest), {})
+store.hot(spec, Path(dest), Path(base) if base else None, lambda: False)
+print("hot", flush=True)
+sys.stdin.readline()
+store.cold(spec, Path(dest))
+store.seal(Path(dest), {})
 """
 
 
@@ -111,12 +111,11 @@ class Data:
         os.sync()
 
     def change(self, count: int) -> None:
-        """One small file in a hundred is written anew, and a page in each large one."""
+        """One small file in a hundred is written anew, and a page in one of the large ones."""
         for number in range(0, count, 100):
             path = self.live / f"{number % 200:03}" / f"file-{number}"
             path.write_bytes(self.dice.randbytes(path.stat().st_size))
-        for number in range(6):
-            self.touch_large(number)
+        self.touch_large(0)
         os.sync()
         time.sleep(SETTLE_S)
 
@@ -159,73 +158,74 @@ def used(path: Path) -> int:
     return (found.f_blocks - found.f_bfree) * found.f_frsize
 
 
-def cost(commands: Sequence[tuple[list[str], bool]], room: Path, data: Data) -> Cost:
-    """Run commands one after another; the second of each pair says whether the app must be stopped for it.
+def cost(argv: list[str], room: Path, data: Data) -> Cost:
+    """Run a tool. slotd says when it is ready for the app to be stopped; all others need it stopped from the first.
 
     Their bytes are on disk at the end: that is a part of the time, as it is a part of a backup.
     """
+    environment = os.environ | {
+        "PYTHONPATH": str(REPOSITORY / "daemon"),
+        "RESTIC_PASSWORD": "x",
+        "BORG_UNKNOWN_UNENCRYPTED_REPO_ACCESS_IS_OK": "yes",
+        "XDG_CACHE_HOME": str(room / "cache"),
+    }
     os.sync()
     before, began = used(room), time.monotonic()
-    cpu = stopped = 0.0
-    peak = 0
-    for argv, needs_stop in commands:
-        if needs_stop:
+    is_ours = PASSES in argv
+    if not is_ours:
+        data.stop()
+    stopped_at = time.monotonic()
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as child:
+        assert child.stdin
+        assert child.stdout
+        if is_ours:
+            child.stdout.readline()
             data.stop()
-        at = time.monotonic()
-        child = subprocess.Popen(
-            argv,
-            stdout=subprocess.DEVNULL,
-            env=os.environ
-            | {
-                "PYTHONPATH": str(REPOSITORY / "daemon"),
-                "RESTIC_PASSWORD": "x",
-                "BORG_PASSPHRASE": "x",
-                "BORG_UNKNOWN_UNENCRYPTED_REPO_ACCESS_IS_OK": "yes",
-                "XDG_CACHE_HOME": str(room / "cache"),
-            },
-        )
+            stopped_at = time.monotonic()
+            child.stdin.write(b"go\n")
+            child.stdin.flush()
+        child.stdout.read()
         _, status, usage = os.wait4(child.pid, 0)
         child.returncode = os.waitstatus_to_exitcode(status)
-        if child.returncode:
-            raise RuntimeError(f"{argv[0]} ended with status {child.returncode}")
-        cpu += usage.ru_utime + usage.ru_stime
-        peak = max(peak, usage.ru_maxrss)
-        if needs_stop:
-            stopped += time.monotonic() - at
+    if child.returncode:
+        raise RuntimeError(f"{argv[0]} ended with status {child.returncode}")
+    sealed = time.monotonic()
     subprocess.run(["sync", "-f", str(room)], check=True)
-    seconds = time.monotonic() - began
-    if not any(needs_stop for _, needs_stop in commands):
-        stopped = seconds
-    return Cost(seconds, cpu, peak / 1024, max(0, used(room) - before) / 2**20, stopped)
+    ended = time.monotonic()
+    return Cost(
+        seconds=ended - began,
+        cpu_s=usage.ru_utime + usage.ru_stime,
+        peak_mb=usage.ru_maxrss / 1024,
+        written_mb=max(0, used(room) - before) / 2**20,
+        stopped_s=(sealed if is_ours else ended) - stopped_at,
+    )
 
 
-def tools(live: Path, room: Path) -> dict[str, Callable[[int], list[tuple[list[str], bool]]]]:
-    """The commands of each tool for the backup of that number. All but slotd's need the app stopped for all of it."""
+def tools(live: Path, room: Path) -> dict[str, Callable[[int], list[str]]]:
+    """The command of each tool for the backup of that number."""
 
-    def slotd(number: int) -> list[tuple[list[str], bool]]:
-        dest, base = room / f"slotd-{number}", room / f"slotd-{number - 1}"
-        line = [sys.executable, "-c", PASSES]
-        arguments = [str(live), str(dest), str(base) if number else ""]
-        return [([*line, "hot", *arguments], False), ([*line, "cold", *arguments], True)]
+    def slotd(number: int) -> list[str]:
+        base = str(room / f"slotd-{number - 1}") if number else ""
+        return [sys.executable, "-c", PASSES, str(live), str(room / f"slotd-{number}"), base]
 
-    def rsync(number: int) -> list[tuple[list[str], bool]]:
+    def rsync(number: int) -> list[str]:
         base = [f"--link-dest={room}/rsync-{number - 1}"] if number else []
-        return [(["rsync", "-aHAX", *base, f"{live}/", f"{room}/rsync-{number}/"], True)]
+        return ["rsync", "-aHAX", *base, f"{live}/", f"{room}/rsync-{number}/"]
 
-    def restic(_number: int) -> list[tuple[list[str], bool]]:
-        return [(["restic", "-q", "-r", f"{room}/restic", "backup", str(live)], True)]
+    def restic(_number: int) -> list[str]:
+        return ["restic", "-q", "-r", f"{room}/restic", "backup", str(live)]
 
-    def borg(number: int) -> list[tuple[list[str], bool]]:
-        return [(["borg", "create", f"{room}/borg::{number}", str(live)], True)]
+    def borg(number: int) -> list[str]:
+        return ["borg", "create", f"{room}/borg::{number}", str(live)]
 
-    def cp(number: int) -> list[tuple[list[str], bool]]:
-        return [(["cp", "-a", "--reflink=auto", str(live), f"{room}/cp-{number}"], True)]
+    def cp(number: int) -> list[str]:
+        return ["cp", "-a", "--reflink=auto", str(live), f"{room}/cp-{number}"]
 
-    return {"slotd": slotd, "rsync --link-dest": rsync, "restic": restic, "borg": borg, "cp -a": cp}
+    return {"slotd": slotd, "rsync --link-dest": rsync, "restic": restic, "borg": borg, "cp -a --reflink=auto": cp}
 
 
-def run(command: list[str], room: Path) -> None:
-    cost([(command, False)], room, Data(room, random.Random()))
+def run(argv: list[str], room: Path) -> None:
+    cost(argv, room, Data(room, random.Random()))
 
 
 def compare(kind: str) -> tuple[list[list[object]], dict[str, Cost]]:
@@ -251,7 +251,7 @@ def compare(kind: str) -> tuple[list[list[object]], dict[str, Cost]]:
                     if data.writer is None:
                         data.start()
                     costs[name].append(cost(commands(number), room, data))
-                    if number == 0 and name == "cp -a":
+                    if number == 0 and name.startswith("cp"):
                         shutil.rmtree(room / "cp-0")
         finally:
             data.stop()
@@ -288,7 +288,7 @@ def downtime(size: int) -> tuple[float, float]:
         data.start()
         ours = cost(commands["slotd"](1), room, data).stopped_s
         data.start()
-        byhand = cost(commands["cp -a"](0), room, data).stopped_s
+        byhand = cost(commands["cp -a --reflink=auto"](0), room, data).stopped_s
         return ours, byhand
 
 
@@ -310,8 +310,8 @@ def main() -> None:
     record(
         "backup",
         "Backups",
-        f"{BYTES / 2**30:.2g} GiB in {FILES} small files, six large ones and two SQLite databases that are being written "
-        "to; the second run after one file in a hundred, and a page in each large file, has changed. *Stopped* is how "
+        f"{BYTES / 2**30:.2g} GiB in {FILES} small files, six large ones and two SQLite databases that are being "
+        "written to; the second run after one file in a hundred, and a page in one of the large ones, has changed. *Stopped* is how "
         "long the app must be down for a backup that is one state of its data: slotd's cold pass and seal; with the "
         "others the whole run. Every run ends with its bytes on disk. One run each.",
         ["", "first", "second", "stopped", "CPU first", "CPU second", "new bytes", "memory"],

@@ -31,12 +31,14 @@ def draw(title: str, across: str, up: str, lines: Sequence[Line]) -> str:
         height = (math.log10(y) - low) / max(1, high - low) * (HEIGHT - TOP - BOTTOM)
         return LEFT + right, HEIGHT - BOTTOM - height
 
+    middle = (LEFT + WIDTH - RIGHT) / 2
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" '
         f'font-size="12"><rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
         f'<text x="{LEFT}" y="22" font-size="15">{escape(title)}</text>',
-        f'<text x="{(LEFT + WIDTH - RIGHT) / 2:.0f}" y="{HEIGHT - 12}" text-anchor="middle">{escape(across)}</text>',
-        f'<text x="16" y="{HEIGHT / 2}" transform="rotate(-90 16 {HEIGHT / 2})" text-anchor="middle">{escape(up)}</text>',
+        f'<text x="{middle:.0f}" y="{HEIGHT - 12}" text-anchor="middle">{escape(across)}</text>',
+        f'<text x="16" y="{HEIGHT / 2}" transform="rotate(-90 16 {HEIGHT / 2})" '
+        f'text-anchor="middle">{escape(up)}</text>',
     ]
     for power in range(low, high + 1):
         _, y = at(min(xs), 10.0**power)
