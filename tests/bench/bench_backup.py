@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -311,9 +311,9 @@ def main() -> None:
         "backup",
         "Backups",
         f"{BYTES / 2**30:.2g} GiB in {FILES} small files, six large ones and two SQLite databases that are being "
-        "written to; the second run after one file in a hundred, and a page in one of the large ones, has changed. *Stopped* is how "
-        "long the app must be down for a backup that is one state of its data: slotd's cold pass and seal; with the "
-        "others the whole run. Every run ends with its bytes on disk. One run each.",
+        "written to; the second run after one file in a hundred, and a page in one of the large ones, has changed. "
+        "*Stopped* is how long the app must be down for a backup that is one state of its data: slotd's cold pass and "
+        "seal; with the others the whole run. Every run ends with its bytes on disk. One run each.",
         ["", "first", "second", "stopped", "CPU first", "CPU second", "new bytes", "memory"],
         rows,
         aims=aims,
