@@ -18,7 +18,6 @@ from slotd import enable as enabling
 from slotd import engines
 from slotd.core.health import UnitStatus
 from slotd.core.plain import from_plain
-from slotd.data import make_data_store
 from slotd.errors import Failed
 from slotd.host import definitions, failpoint, holdback
 from slotd.host.offloop import off_loop
@@ -71,7 +70,7 @@ def _host(systemd: Systemd, *, user_mode: bool) -> Host:
 def _work(host: Host, job: Job) -> Work:
     app = from_plain(Plan, job.plan).definition
     engine = engines.create(app, host.root(app), host.settings.limits, user_mode=host.user_mode)
-    return Work(host, app, job, engine, make_data_store(), lambda _job: None)
+    return Work(host, app, job, engine, host.data_store(app), lambda _job: None)
 
 
 async def boot(*, user_mode: bool) -> int:
@@ -225,7 +224,7 @@ async def prune(*, user_mode: bool) -> int:
         job = Job(id=0, app=app.name, kind=JobKind.CHECK)
         try:
             engine = engines.create(app, host.root(app), host.settings.limits, user_mode=user_mode)
-            await pruning.prune_app(Work(host, app, job, engine, make_data_store(), lambda _job: None))
+            await pruning.prune_app(Work(host, app, job, engine, host.data_store(app), lambda _job: None))
         except Exception as error:  # the next app's old copies go all the same
             _log.error("%s: %s", app.name, error)
             failed = True

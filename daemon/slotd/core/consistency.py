@@ -137,6 +137,13 @@ def _places(app: App, report: Report, state: str, cache: str) -> None:
         for other in app.data.paths[:number]:
             if forms.overlap(path, other):
                 report.add(where, f'{label} and "{other}": one is inside the other; the outer one is enough')
+    repository = app.backup.repository
+    for path in (root, *app.data.paths):
+        if repository and forms.overlap(repository, path):
+            report.add(
+                ("backup", "repository"),
+                f'backup.repository is "{repository}": it and {path} must not be one inside the other',
+            )
     for name, target in app.slots.links.items():
         if forms.overlap(target, root):
             report.add(

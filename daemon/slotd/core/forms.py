@@ -104,6 +104,13 @@ def own_path(text: str) -> str:
     return text
 
 
+def local_repository(text: str) -> str:
+    """A repository that the way back can count on: a directory of this host."""
+    if not text.startswith("/") and ":" in text:
+        raise ValueError("it must be a directory of this host: the way back needs no network")
+    return own_path(text)
+
+
 def relative_path(text: str) -> str:
     """A path below some directory, in its shortest form; also a pattern of such paths."""
     if not text or text.startswith("/") or ".." in text.split("/"):

@@ -74,10 +74,15 @@ class Data:
 
 @dataclass(frozen=True, slots=True)
 class BackupPolicy:
+    """`repository` empty means slotd's own in the state directory; `credential` empty a password of its own."""
+
     enabled: bool = True
     retention_s: float = 14 * 86400.0
     keep: int = 1
     releases: int = 2
+    store: str = "tree"
+    repository: str = ""
+    credential: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,7 @@ ENGINES = ("directory", "oci", "kubernetes", "rauc")
 ENGINES_NOT_YET = ("oci", "kubernetes", "rauc")
 PROBES = ("unit", "http", "tcp", "exec", "dbus", "prometheus")
 PROBES_NOT_YET = ("dbus", "prometheus")
+STORES = ("tree", "restic")
 NOTIFIERS = ("exec", "webhook", "apprise", "alertmanager")
 
 # Which types a key of [source] belongs to, how it must look, and an example.
@@ -228,7 +229,13 @@ def backup(section: Section, default: BackupPolicy) -> BackupPolicy:
         retention_s=section.span("retention", default.retention_s, most_s=100 * YEAR_S, endless=True),
         keep=section.whole("keep", default.keep, 0, 1000),
         releases=section.whole("releases", default.releases, 0, 100),
+        store=section.choice("store", default.store, STORES),
+        repository=section.text("repository", default.repository, forms.local_repository),
+        credential=section.text("credential", default.credential, forms.credential_name),
     )
+    for key in ("repository", "credential"):
+        if section.has(key) and value.store == "tree":
+            section.problem(key, 'it belongs to store "restic" and means nothing with store "tree"')
     section.finish()
     return value
 

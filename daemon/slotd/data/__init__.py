@@ -11,14 +11,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from slotd.core.schema import BackupPolicy
+
 
 @dataclass(frozen=True, slots=True)
 class DataSpec:
-    """What belongs to an app's data. `exclude` and `sqlite` are relative to each of `paths` (globs allowed)."""
+    """What belongs to an app's data. `exclude` and `sqlite` are relative to each of `paths` (globs allowed).
+
+    `labels` name a backup of them where it lies among others: `app=…`, `version=…`, `reason=…`.
+    """
 
     paths: tuple[Path, ...]
     exclude: tuple[str, ...] = ()
     sqlite: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +64,10 @@ class DataStore(Protocol):
         """Read a sealed copy whole and hold it against its manifest: what is wrong, a sentence each."""
         ...
 
+    def ready(self, src: Path) -> None:
+        """Do what can fail about a restore of `src`, before any data are touched for it."""
+        ...
+
     def quarantine(self, spec: DataSpec, dest: Path) -> int:
         """Set the present data aside into `dest` (renamed where the file system allows it). Gives its bytes."""
         ...
@@ -71,13 +81,14 @@ class DataStore(Protocol):
         ...
 
 
-STORES: dict[str, str] = {"tree": "slotd.data.tree:TreeStore"}
+def make_data_store(policy: BackupPolicy | None = None, home: Path | None = None) -> DataStore:
+    """The store that `policy` asks for, `home` being its own directory. Copies of every kind are found by all of them:
+    a definition may have changed since they were made.
+    """
+    from slotd.data.restic import ResticStore
+    from slotd.data.restic_keep import Keep
 
-
-def make_data_store(name: str = "tree") -> DataStore:
-    """The store by that name."""
-    from importlib import import_module
-
-    module, _, cls = STORES[name].partition(":")
-    store: DataStore = getattr(import_module(module), cls)()
-    return store
+    if policy is None or home is None or policy.store == "tree":
+        return ResticStore()
+    repository = Path(policy.repository) if policy.repository else home / "repository"
+    return ResticStore(Keep(repository, home, policy.credential))

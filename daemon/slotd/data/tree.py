@@ -70,6 +70,9 @@ class TreeStore:
         written = files.read_bounded(layout.manifest, LIST_LIMIT).decode("ascii", "replace")
         return sorted(differences(written, Manifest(read).walk(layout).lines))
 
+    def ready(self, src: Path) -> None:
+        """A tree copy is always ready."""
+
     def quarantine(self, spec: DataSpec, dest: Path) -> int:
         with files.explaining(f"cannot set the data aside in {dest}"):
             return Aside(spec, dest).run()

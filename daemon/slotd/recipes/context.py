@@ -21,7 +21,7 @@ from slotd.core.events import BY_NAME
 from slotd.core.health import UnitSeen
 from slotd.core.plain import from_plain, to_plain
 from slotd.core.schema import App, Settings
-from slotd.data import DataSpec, DataStore
+from slotd.data import DataSpec, DataStore, make_data_store
 from slotd.engines import Engine
 from slotd.errors import Cancelled, SlotdError, for_user_manager
 from slotd.host import failpoint, journal
@@ -29,7 +29,7 @@ from slotd.host.offloop import off_loop
 from slotd.host.paths import Paths
 from slotd.host.run import Workers
 from slotd.host.systemd import Systemd
-from slotd.model import Event, Job, JobState, Release, Result, SlotName
+from slotd.model import Event, Job, JobKind, JobState, Release, Result, SlotName
 from slotd.store import Store
 
 _log = logging.getLogger(__name__)
@@ -66,6 +66,10 @@ class Host:
     def copy_path(self, kind: str, app: str, copy_id: str) -> Path:
         """Where a backup (`backups`) or quarantine (`quarantine`) lies."""
         return self.paths.state / kind / app / copy_id
+
+    def data_store(self, app: App) -> DataStore:
+        """Where the data of this app are saved."""
+        return make_data_store(app.backup, self.paths.state / "restic" / app.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,7 +350,9 @@ class Work:
     @property
     def data_spec(self) -> DataSpec:
         data = self.app.data
-        return DataSpec(paths=tuple(Path(p) for p in data.paths), exclude=data.exclude, sqlite=data.sqlite)
+        reason = "manual" if self.job.kind is JobKind.BACKUP else "update"
+        labels = (f"app={self.app.name}", f"version={self.plan.old_version}", f"reason={reason}")
+        return DataSpec(tuple(Path(p) for p in data.paths), data.exclude, data.sqlite, labels)
 
     def unit(self, verb: str) -> str:
         """The name of the transient unit for one piece of this job's work."""

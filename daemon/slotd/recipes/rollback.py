@@ -60,7 +60,9 @@ async def set_data_aside(work: Work) -> None:
     """What the failed version wrote becomes quarantine: a row first, then the renames, then the seal."""
     if not work.plan.restore:
         return
-    await _require_whole_backup(work)  # else the app would be left without any data
+    backup = await _require_whole_backup(work)  # else the app would be left without any data
+    if backup is not None:
+        await off_loop(work.data.ready, Path(backup.path))
     store, copy_id = work.host.store, work.plan.quarantine
     path = work.host.copy_path("quarantine", work.app.name, copy_id)
     row = Backup(

@@ -17,7 +17,6 @@ from slotd.core import policy
 from slotd.core.events import BY_NAME
 from slotd.core.plain import from_plain, to_plain
 from slotd.core.schema import App
-from slotd.data import make_data_store
 from slotd.errors import NoSuchApp, NoSuchVersion, NothingToDo, SlotdError
 from slotd.host import definitions, journal
 from slotd.host.offloop import off_loop
@@ -135,7 +134,7 @@ class Daemon:
 
     def _work(self, job: Job) -> Work:
         app = from_plain(Plan, job.plan).definition
-        return Work(self.host, app, job, self._engine(app), make_data_store(), self.job_changed)
+        return Work(self.host, app, job, self._engine(app), self.host.data_store(app), self.job_changed)
 
     async def _start(self, kind: JobKind, plan: Plan, recipe: Recipe, *, version: str = "", previous: str = "") -> int:
         """Commit the job, then run it. The app was reserved by the caller if the job mutates."""

@@ -1,0 +1,299 @@
+"""The store for data that are many, large or change little: a snapshot for each backup in a restic repository.
+
+The repository is on this host: the way back needs no network (promise 10). Hot: `restic backup` while the app runs.
+Cold: the same again with the hot snapshot as parent, so that only what changed since is read. A snapshot is whole or
+not there, and it is a backup only once `restic.json` says so.
+
+What the hot pass saved stays unread in the cold pass when size and times are the same. Times cannot tell of a file that
+changed in the very moment of the hot pass, or is written through a mapping: of those the cold pass first makes the
+change time new, which only makes restic read them. The hot snapshot is never restored, so that a database that was
+written meanwhile needs no copy of its own: the cold pass saves its files as the app left them, log and journal too.
+
+Coming back, a snapshot is first brought back whole beside, as a sealed tree copy, before any data are touched; then all
+is as in the tree store: through quarantine, links and mounts minded.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import json
+import os
+import stat
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+from slotd import errors
+from slotd.data import CopyStats, DataSpec
+from slotd.data import restic_keep as keeping
+from slotd.data.layout import JSON_LIMIT, Layout
+from slotd.data.manifest import Manifest, unknown
+from slotd.data.places import DEPTH, SHARED_MEMORY, matcher, places, refuse_link, spot
+from slotd.data.restic_keep import Keep, Note
+from slotd.data.tree import TreeStore
+from slotd.host import files
+from slotd.host.failpoint import hit
+from slotd.host.restic import UNREADABLE
+
+SETTLE_NS: Final = 2_000_000_000  # coarser than the time stamps of any file system in use
+_SPECIAL: Final = "\\*?[]"
+
+
+class ResticStore:
+    """Implements `slotd.data.DataStore`, for copies in a repository and, where it finds one, for tree copies."""
+
+    def __init__(self, keep: Keep | None = None) -> None:
+        self._keep = keep
+        self._tree = TreeStore()
+
+    # -- making ------------------------------------------------------------------------------------------------------
+
+    def needs(self, spec: DataSpec, base: Path | None) -> int:
+        """All of it, whatever the repository shares: the way back brings the data beside themselves."""
+        return self._tree.needs(spec, base if self._keep is None else None)
+
+    def hot(self, spec: DataSpec, dest: Path, base: Path | None, cancelled: Callable[[], bool]) -> CopyStats:
+        if self._keep is None:
+            return self._tree.hot(spec, dest, base, cancelled)
+        self._keep.make()
+        layout = Layout(dest)
+        layout.make()
+        layout.begin("backup", spec)
+        since = time.time_ns()
+        Note(self._keep, since).write(dest)
+        for path in _real_places(spec).values():
+            with suppress(OSError):  # what cannot be synced is still read
+                files.syncfs(path)
+        before = keeping.read(base) if base else None
+        parent = before.cold if before and before.keep.repository == self._keep.repository else ""
+        snapshot, size, notes = self._pass(spec, dest, parent, "hot", cancelled, good=(0, UNREADABLE))
+        hit("data.restic.hot")
+        Note(self._keep, since, hot=snapshot, bytes=size).write(dest)
+        return CopyStats(bytes=size, notes=notes)
+
+    def cold(self, spec: DataSpec, dest: Path) -> CopyStats:
+        note = keeping.read(dest)
+        if note is None:
+            return self._cold_first(spec, dest)
+        dataclasses.replace(note, header=None).write(dest)  # from here on it is no backup until it is sealed
+        parent = note.hot if _renew(spec, note.since_ns - SETTLE_NS) else ""
+        snapshot, size, notes = self._pass(spec, dest, parent, "cold", lambda: False, good=(0,))
+        hit("data.restic.cold")
+        real = tuple((number, str(path)) for number, path in _real_places(spec).items())
+        dataclasses.replace(note, cold=snapshot, bytes=size, real=real, header=None).write(dest)
+        return CopyStats(bytes=size, notes=notes)
+
+    def _cold_first(self, spec: DataSpec, dest: Path) -> CopyStats:
+        """Data that came to be only after the hot pass."""
+        if self._keep is None:
+            return self._tree.cold(spec, dest)
+        self._keep.make()
+        Layout(dest).make()
+        Layout(dest).begin("backup", spec)
+        Note(self._keep, time.time_ns()).write(dest)
+        return self.cold(spec, dest)
+
+    def _pass(
+        self,
+        spec: DataSpec,
+        dest: Path,
+        parent: str,
+        which: str,
+        cancelled: Callable[[], bool],
+        good: Sequence[int],
+    ) -> tuple[str, int, tuple[str, ...]]:
+        """The snapshot, its bytes, and what could not be read."""
+        keep = self._kept(dest).keep
+        found = [*_real_places(spec).values()]
+        if not found:
+            raise errors.Failed(f"cannot back up to {dest}: none of the data are there.")
+        labels = (f"id={dest.name}", f"pass={which}", *spec.labels)
+        arguments = ["backup", "--json"]
+        arguments += [f"--tag={label.replace(',', '_')}" for label in ("slotd", *labels)]
+        arguments += [f"--exclude={pattern}" for pattern in _excluded(spec, found)]
+        if parent and keeping.snapshot_is_there(keep.repository, parent):
+            arguments.append(f"--parent={parent}")
+        else:
+            arguments.append("--force")  # no guess at another parent
+        ended = keep.open().run(*arguments, "--", *map(str, found), shown=found, cancelled=cancelled, good=good)
+        snapshot, size = keeping.full_id(keep.repository, ended.out)
+        return snapshot, size, (f"restic: {ended.why}",) if ended.status else ()
+
+    def seal(self, dest: Path, header: Mapping[str, Any]) -> int:
+        note = keeping.read(dest)
+        if note is None:
+            return self._tree.seal(dest, header)
+        if not note.cold or not keeping.snapshot_is_there(note.keep.repository, note.cold):
+            raise errors.Failed(f"cannot seal {dest}: its snapshot is not in {note.keep.repository}.")
+        with files.explaining(f"cannot seal {dest}"):
+            files.syncfs(note.keep.repository)
+            files.syncfs(dest)
+        hit("data.restic.seal")
+        dataclasses.replace(note, header=dict(header)).write(dest)
+        return note.bytes
+
+    # -- asking ------------------------------------------------------------------------------------------------------
+
+    def is_sealed(self, dest: Path) -> bool:
+        if not keeping.is_kept(dest):
+            return self._tree.is_sealed(dest)
+        note = keeping.read(dest)
+        if note is None or note.header is None:
+            return False
+        return keeping.snapshot_is_there(note.keep.repository, note.cold)
+
+    def header(self, dest: Path) -> dict[str, Any]:
+        """What `seal` was given for a sealed copy. Raises Failed for any other."""
+        note = keeping.read(dest)
+        if note is None:
+            return self._tree.header(dest)
+        if note.header is None or not self.is_sealed(dest):
+            raise errors.Failed(f"cannot read the backup in {dest}: it is not whole.")
+        return dict(note.header)
+
+    def verify(self, dest: Path) -> list[str]:
+        """The way back is walked: all of the snapshot is brought back beside, and removed again.
+
+        Not `restic dump`: that of 0.14 ends with status 0 over blobs that it cannot decrypt. Not `restic check`: that
+        reads the whole repository, and wants it for itself.
+        """
+        if not keeping.is_kept(dest):
+            return self._tree.verify(dest)
+        if not self.is_sealed(dest):
+            return [f"{dest} is not a sealed backup, or its snapshot is gone"]
+        note = self._kept(dest)
+        try:
+            listed = json.loads(note.keep.open().run("snapshots", "--json", "--no-lock", note.cold).out or "[]")
+            tags = {tag for each in listed or [] for tag in each.get("tags") or []}
+            if f"id={dest.name}" not in tags:
+                return [f"snapshot {note.cold[:8]} does not carry the tag id={dest.name}"]
+            self._bring(note, dest, dest / "verify.part")
+        except errors.SlotdError as error:
+            return [error.message]
+        finally:
+            files.remove_tree(dest / "verify.part")
+        return []
+
+    # -- coming back -------------------------------------------------------------------------------------------------
+
+    def ready(self, src: Path) -> None:
+        """Bring the snapshot back beside, as a sealed tree copy in `src/tree`. Nothing if it is there."""
+        if not keeping.is_kept(src) or self._tree.is_sealed(src / "tree"):
+            return
+        if not self.is_sealed(src):
+            raise errors.Failed(f"cannot restore from {src}: it is not a whole backup.")
+        with files.explaining(f"cannot bring back the snapshot of {src}"):
+            files.remove_tree(src / "tree")
+            self._bring(self._kept(src), src, src / "tree.part")
+            (src / "tree.part").rename(src / "tree")
+            files.fsync_dir(src)
+
+    def _bring(self, note: Note, dest: Path, part: Path) -> None:
+        """Make the snapshot of `dest` a sealed tree copy in `part`."""
+        with files.explaining(f"cannot bring back the snapshot of {dest}"):
+            files.remove_tree(part)
+            layout = Layout(part)
+            layout.make()
+            note.keep.open().run("restore", "--no-lock", "--target", str(layout.tmp), note.cold)
+            hit("data.restic.restored")
+            for number, real in reversed(note.real):  # what lies in another place before that
+                (layout.tmp / real.lstrip("/")).rename(layout.data / str(number))
+            files.remove_tree(layout.tmp)
+            layout.tmp.mkdir(mode=0o700)
+            files.write_atomic(part / "tree.json", files.read_bounded(dest / "tree.json", JSON_LIMIT), 0o600)
+            seen = Manifest(unknown).walk(layout)
+            layout.write_seal(seen.lines.values(), seen.bytes, len(seen.lines), note.header or {})
+
+    def quarantine(self, spec: DataSpec, dest: Path) -> int:
+        return self._tree.quarantine(spec, dest)
+
+    def restore(self, spec: DataSpec, src: Path, aside: Path) -> None:
+        if not keeping.is_kept(src):
+            self._tree.restore(spec, src, aside)
+            return
+        self.ready(src)
+        self._tree.restore(spec, src / "tree", aside)
+        hit("data.restic.back")
+
+    def remove(self, dest: Path) -> None:
+        """Forget the snapshots of `dest`, those of a killed pass too, then its directory."""
+        note = keeping.read(dest)
+        if note is not None and (note.keep.repository / "config").exists():
+            restic = note.keep.open()
+            said = restic.run("snapshots", "--json", "--no-lock", "--tag", f"slotd,id={dest.name}").out
+            found = [str(each["id"]) for each in json.loads(said or "[]") or []]
+            if found:
+                restic.run("forget", *found)
+                hit("data.restic.forgotten")
+                with suppress(errors.SlotdError):  # the next removal frees the room, if another process holds it now
+                    restic.run("prune")
+        elif note is not None and note.cold:
+            raise errors.Failed(
+                f"cannot remove {dest}: its restic repository {note.keep.repository} is not there.",
+                hint="Mount its disk, or remove the directory by hand.",
+            )
+        self._tree.remove(dest)
+
+    def _kept(self, dest: Path) -> Note:
+        note = keeping.read(dest)
+        if note is None:
+            raise errors.Failed(f"cannot use the copy in {dest}: its restic.json is damaged.")
+        return note
+
+
+def _real_places(spec: DataSpec) -> dict[int, Path]:
+    """Where the places that are there really lie, by their number. A link on the way that the app can change fails."""
+    found = {}
+    for place in places(spec):
+        with files.explaining(f"cannot reach {place.path}"), spot(place.path) as at:
+            if at and at.found and not place.volatile:
+                refuse_link(place.path, at)
+                found[place.number] = at.real
+    return found
+
+
+def _excluded(spec: DataSpec, found: Sequence[Path]) -> Iterator[str]:
+    """The patterns of `spec` as restic's, for each place; and what SQLite keeps in shared memory."""
+    is_excluded = matcher(spec.exclude)
+    for path in found:
+        for other in found:
+            if path != other and other.is_relative_to(path) and is_excluded(str(other.relative_to(path))):
+                raise errors.Failed(f"cannot back up {other} with restic: `exclude` takes it out of {path}.")
+        top = "".join(f"\\{char}" if char in _SPECIAL else char for char in str(path))
+        patterns = [*spec.exclude, *(pattern + SHARED_MEMORY for pattern in spec.sqlite)]
+        yield from (f"{top}/{pattern.strip('/').replace('[!', '[^')}" for pattern in patterns)
+
+
+def _renew(spec: DataSpec, since_ns: int) -> bool:
+    """Make the change time of every file new that changed after `since_ns`; nothing else of it changes.
+
+    False if that could not be done to one of them.
+    """
+    is_excluded = matcher(spec.exclude)
+    all_done = True
+
+    def entry(dir_fd: int, name: str, rel: str, depth: int) -> None:
+        nonlocal all_done
+        found = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
+        if stat.S_ISREG(found.st_mode) and found.st_ctime_ns >= since_ns:
+            try:
+                os.utime(name, ns=(found.st_atime_ns, found.st_mtime_ns), dir_fd=dir_fd, follow_symlinks=False)
+            except OSError as error:
+                if error.errno not in (errno.EPERM, errno.EACCES, errno.EROFS):
+                    raise
+                all_done = False
+        elif stat.S_ISDIR(found.st_mode) and depth <= DEPTH:
+            with files.opened(name, files.DIRECTORY, dir_fd=dir_fd) as fd:
+                for child in os.listdir(fd):
+                    below = f"{rel}/{child}" if rel else child
+                    if not is_excluded(below):
+                        entry(fd, child, below, depth + 1)
+
+    for place in places(spec):
+        with files.explaining(f"cannot read {place.path}"), spot(place.path) as at:
+            if at and at.found and not place.volatile:
+                entry(at.parent, at.name, "", 0)
+    return all_done

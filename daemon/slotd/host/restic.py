@@ -1,0 +1,180 @@
+"""The door to the program `restic`: deduplicated, encrypted copies in a repository.
+
+The password reaches restic through a pipe: it is in no argument, no environment and no file that restic is told of.
+Where systemd and root are at hand, what reads the data of an app is a unit that sees those data and the repository and
+nothing else: a link that the app puts into its data in that moment leads nowhere.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from slotd.errors import Cancelled, Failed, NoSpace, SlotdError
+from slotd.host import files
+
+LOOK_S: Final = 0.5
+SAID: Final = 300
+LONGEST_S: Final = 24 * 3600.0
+UNREADABLE: Final = 3  # restic's status when it made a snapshot but could not read some of the files
+_PATH: Final = "/usr/local/bin:/usr/bin:/bin"
+_SYSTEM: Final = ("/usr", "/bin", "/lib", "/lib64", "/lib32", "/etc/ld.so.cache", "/etc/passwd", "/etc/group")
+_SHUT: Final = (
+    "TemporaryFileSystem=/:ro",
+    "PrivateDevices=yes",
+    "PrivateNetwork=yes",
+    "NoNewPrivileges=yes",
+    "CapabilityBoundingSet=CAP_DAC_READ_SEARCH CAP_DAC_OVERRIDE",
+    "RestrictNamespaces=yes",
+    "MemoryDenyWriteExecute=yes",
+    "SystemCallArchitectures=native",
+    "SystemCallFilter=@system-service",
+    "SystemCallErrorNumber=EPERM",
+    "UMask=0077",
+    "KillSignal=SIGINT",
+    "Nice=5",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a run ended: its status and the ends of what it said. `out` is standard output."""
+
+    status: int
+    out: str
+    said: str
+
+    @property
+    def why(self) -> str:
+        """The first line that says what was wrong."""
+        lines = [line.strip() for line in self.said.splitlines() if line.strip()]
+        told = next((line for line in lines if line.startswith(("Fatal:", "unable to"))), lines[-1] if lines else "")
+        return files.shown(told.removeprefix("Fatal: "))[:SAID] or f"it ended with status {self.status}"
+
+    @property
+    def is_locked(self) -> bool:
+        return "already locked" in self.said
+
+
+@dataclass(frozen=True, slots=True)
+class Restic:
+    """One repository. `home` is a directory of our own for what restic must put aside; `secret` its password.
+
+    `environment`: more variables for a repository at a service; `cache`: keep restic's own cache in `home`.
+    """
+
+    repository: str
+    secret: bytes = field(repr=False)
+    home: Path = Path("/var/tmp")
+    cache: bool = False
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    def run(
+        self,
+        *arguments: str,
+        shown: Sequence[Path] | None = None,
+        cancelled: Callable[[], bool] = lambda: False,
+        good: Sequence[int] = (0,),
+        may_unlock: bool = True,
+    ) -> Ended:
+        """Run one command. `shown`: the data that it reads, when it reads any; `good`: what status is no failure.
+
+        Where a lock is in the way, those of the dead are removed first.
+        Raises `Failed` with restic's own word, `NoSpace`, `Cancelled`.
+        """
+        program = shutil.which("restic", path=_PATH)
+        if program is None:
+            raise Failed("cannot use a restic repository: restic is not installed.", hint="`apt install restic`.")
+        self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        temporary = self.home / "tmp"
+        temporary.mkdir(mode=0o700, exist_ok=True)
+        line = [program, "--repo", self.repository, "--password-file", "/dev/stdin"]
+        line += ["--cache-dir", str(self.home / "cache")] if self.cache else ["--no-cache"]
+        line += arguments
+        own = {"PATH": _PATH, "LC_ALL": "C.UTF-8", "TMPDIR": str(temporary), "RESTIC_PROGRESS_FPS": "0.02"}
+        unit = ""
+        if shown is not None and os.geteuid() == 0 and os.path.isdir("/run/systemd/system"):
+            unit = f"slotd-worker-restic-{os.getpid()}-{uuid.uuid4().hex[:12]}.service"
+            plain = (each.replace("$", "$$") for each in line)  # systemd would put variables in
+            line = [*_as_unit(unit, own, [*shown], [Path(self.repository), self.home]), *plain]
+        ended = self._wait(line, own, unit, cancelled)
+        if ended.status not in good:
+            if may_unlock and ended.is_locked and arguments[0] != "unlock":
+                self.run("unlock")  # of processes of this host that have died; what others hold stays
+                return self.run(*arguments, shown=shown, cancelled=cancelled, good=good, may_unlock=False)
+            raise _failure(self.repository, arguments[0], ended)
+        return ended
+
+    def _wait(self, line: Sequence[str], own: Mapping[str, str], unit: str, cancelled: Callable[[], bool]) -> Ended:
+        deadline = time.monotonic() + LONGEST_S
+        sent: bytes | None = self.secret + b"\n"
+        out = b""
+        with subprocess.Popen(
+            line,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd="/",
+            env={**os.environ, "PATH": _PATH} if unit else {**own, **self.environment},
+        ) as child:
+            while True:
+                try:
+                    out, said = child.communicate(sent, timeout=LOOK_S)  # `cancelled` can only be asked
+                    break
+                except subprocess.TimeoutExpired:
+                    sent = None
+                    if cancelled() or time.monotonic() > deadline:
+                        self._end(child, unit)
+        if cancelled() and child.returncode:
+            raise Cancelled(f"the copy to {files.shown(self.repository)} was cancelled.")
+        return Ended(child.returncode, (out or b"").decode("utf-8", "replace"), said.decode("utf-8", "replace"))
+
+    def _end(self, child: subprocess.Popen[bytes], unit: str) -> None:
+        if unit:
+            subprocess.run(["systemctl", "--quiet", "stop", unit], stdin=subprocess.DEVNULL, check=False)
+        child.send_signal(signal.SIGINT)  # at which it takes its lock away; SIGTERM just ends it
+
+
+def _as_unit(unit: str, environment: Mapping[str, str], read: list[Path], written: list[Path]) -> list[str]:
+    properties = [*_SHUT, f"RuntimeMaxSec={LONGEST_S:.0f}"]
+    properties += [f"BindReadOnlyPaths=-{_quoted(path)}" for path in (*map(Path, _SYSTEM), *read)]
+    properties += [f"BindPaths={_quoted(path)}" for path in written]
+    line = ["systemd-run", "--pipe", "--wait", "--collect", "--quiet", f"--unit={unit}"]
+    line += [f"--property={each}" for each in properties]
+    return [*line, *(f"--setenv={key}={value}" for key, value in environment.items()), "--"]
+
+
+def _quoted(path: Path) -> str:
+    """A path as systemd reads it in a list of mounts: a colon would begin its target."""
+    text = str(path).replace("\\", "\\\\").replace('"', '\\"').replace(":", "\\:").replace("%", "%%")
+    return f'"{text}"'
+
+
+def _failure(repository: str, verb: str, ended: Ended) -> SlotdError:
+    where, why = files.shown(repository), ended.why
+    if "no space left" in ended.said:
+        return NoSpace(f"cannot {verb} in the restic repository {where}: its disk is full.", hint="Make room there.")
+    if "wrong password" in ended.said:
+        return Failed(
+            f"cannot open the restic repository {where}: the password is not the one that it was made with.",
+            hint="Mend the credential, and check it with `restic --repo … snapshots`.",
+        )
+    if ended.is_locked:
+        return Failed(
+            f"cannot {verb} in the restic repository {where}: another process has locked it: {why}",
+            hint="Wait until that is done; `restic unlock` removes the lock of one that has died on another host.",
+        )
+    if "Is there a repository at" in ended.said or "config file does not exist" in ended.said:
+        return Failed(
+            f"cannot open the restic repository {where}: it is not there: {why}",
+            hint="Mount the disk that it is on, or mend `repository` under [backup].",
+        )
+    return Failed(f"cannot {verb} in the restic repository {where}: {why}", hint="See what `restic check` says of it.")
