@@ -17,6 +17,7 @@ _OWN_DIGESTS = {"github": ("sha256",), "pypi": ("sha256",), "http": ("sha256", "
 def check(app: App, report: Report, state: str, cache: str) -> None:
     """Add what is inconsistent in one definition. `state` and `cache` are slotd's own directories."""
     _verification(app, report)
+    _backup(app, report)
     if app.slots.engine not in ENGINES_NOT_YET:
         _units(app, report)
         _places(app, report, state, cache)
@@ -102,6 +103,14 @@ def _verification(app: App, report: Report) -> None:
         report.add(
             ("verify", "signature"), f'verify.signature is "{verify.signature}": {{checksums}} needs verify.checksums'
         )
+
+
+def _backup(app: App, report: Report) -> None:
+    for key in ("repository", "credential"):
+        if app.backup.store != "restic" and (value := getattr(app.backup, key)):
+            report.add(
+                ("backup", key), f'backup.{key} is "{value}": it belongs to store = "restic", and the store is not that'
+            )
 
 
 def _units(app: App, report: Report) -> None:

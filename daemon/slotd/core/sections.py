@@ -233,9 +233,6 @@ def backup(section: Section, default: BackupPolicy) -> BackupPolicy:
         repository=section.text("repository", default.repository, forms.local_repository),
         credential=section.text("credential", default.credential, forms.credential_name),
     )
-    for key in ("repository", "credential"):
-        if section.has(key) and value.store == "tree":
-            section.problem(key, 'it belongs to store "restic" and means nothing with store "tree"')
     section.finish()
     return value
 
