@@ -205,7 +205,8 @@ class ResticStore:
             layout.tmp.mkdir(mode=0o700)
             files.write_atomic(part / "tree.json", files.read_bounded(dest / "tree.json", JSON_LIMIT), 0o600)
             seen = Manifest(unknown).walk(layout)
-            layout.write_seal(seen.lines.values(), seen.bytes, len(seen.lines), note.header or {})
+            layout.write_manifest(seen.lines.values())
+            layout.write_header(seen.bytes, note.header or {})
 
     def quarantine(self, spec: DataSpec, dest: Path) -> int:
         return self._tree.quarantine(spec, dest)
