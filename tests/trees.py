@@ -8,6 +8,8 @@ import os
 import stat
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -109,3 +111,19 @@ def call(
         timeout=120,
         check=False,
     )
+
+
+@contextmanager
+def mounted(kind: str, room: Path, *, size: int = 512 << 20) -> Iterator[Path]:
+    """A fresh file system of that kind in a file below `room`, mounted."""
+    image, mount = room / "image", room / "mount"
+    mount.mkdir(parents=True)
+    with open(image, "wb") as file:
+        file.truncate(size)
+    subprocess.run([f"mkfs.{kind}", "-q", str(image)], check=True, capture_output=True)
+    subprocess.run(["mount", "-o", "loop", str(image), str(mount)], check=True)
+    try:
+        yield mount
+    finally:
+        subprocess.run(["umount", str(mount)], check=True)
+        image.unlink()

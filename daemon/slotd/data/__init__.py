@@ -60,6 +60,10 @@ class DataStore(Protocol):
 
     def is_sealed(self, dest: Path) -> bool: ...
 
+    def complete(self, dest: Path) -> None:
+        """Do what a seal leaves for when the app runs again (digests of large files). Idempotent; may take long."""
+        ...
+
     def verify(self, dest: Path) -> list[str]:
         """Read a sealed copy whole and hold it against its manifest: what is wrong, a sentence each."""
         ...

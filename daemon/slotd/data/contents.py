@@ -19,6 +19,7 @@ from slotd.host import copy, files
 COPYING = "copying"
 SMALL = 64 << 10  # up to here a copy is cheaper than sharing blocks, which first writes the source to disk
 PATCH_FLOOR = 1 << 20
+HASH_LATER = 4 << 20  # bytes from which on a file is not hashed while the app is stopped, but when it runs again
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 
 
@@ -30,25 +31,31 @@ class Contents:
         self.tick = tick
         self._no_clones: set[int] = set()  # file systems that share no blocks with the copy's
 
-    def bring(self, at: At, src: int, found: os.stat_result, *, patched: bool) -> tuple[int, str, int]:
+    def bring(self, at: At, src: int, found: os.stat_result, *, patched: bool, hashed: bool) -> tuple[int, str, int]:
         """The open copy of `src`, its digest in hex, and the bytes that were written.
 
-        `patched`: there may be an older copy of this very file to start from.
+        `patched`: there may be an older copy of this very file to start from. Without `hashed` a large file gets no
+        digest ("") yet.
         """
+        hashed = hashed or found.st_size < HASH_LATER
+        fd, digest, written = self._bring(at, src, found, patched, hashed)
+        return fd, digest or (files.hash_fd(fd) if hashed else ""), written
+
+    def _bring(self, at: At, src: int, found: os.stat_result, patched: bool, hashed: bool) -> tuple[int, str, int]:
         if found.st_size > SMALL and found.st_dev not in self._no_clones:
             fd = self._clone(at, src, found)
             if fd is not None:
-                return fd, files.hash_fd(fd), 0
+                return fd, "", 0
         is_sparse = found.st_blocks * 512 < found.st_size
         if patched and not is_sparse and found.st_size >= PATCH_FLOOR:
             fd = self._older(at)
             if fd is not None:
-                return fd, *copy.patch(src, fd, found.st_size, self.tick)
+                return fd, "", copy.patch(src, fd, found.st_size, self.tick)
         fd = self.make(at)
-        if not is_sparse:
+        if hashed and not is_sparse:
             return fd, copy.copy_hashed(src, fd, found.st_size, self.tick), found.st_size
         copy.copy_blocks(src, fd, found.st_size, self.tick)
-        return fd, files.hash_fd(fd), found.st_blocks * 512
+        return fd, "", min(found.st_size, found.st_blocks * 512)
 
     def make(self, at: At) -> int:
         """A new empty file in place of whatever the copy has there."""

@@ -121,18 +121,8 @@ def write_lists(index: Path, manifest: Path, total: int, entries: Iterable[Seen]
     """Write both lists, not yet on disk. Raises the plain OSError."""
     rows = [f"{seen.flags} {seen.state} {seen.line}\n" for seen in entries]
     lines = [row.split(" ", 2)[2] for row in rows]
-    _write(index, f"{HEAD} {boot_id()} {total}\n" + "".join(rows))
-    _write(manifest, "".join(lines))
-
-
-def _write(path: Path, text: str) -> None:
-    beside = path.with_name(path.name + ".new")
-    beside.unlink(missing_ok=True)
-    with files.opened(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW) as fd:
-        view = memoryview(text.encode("ascii"))
-        while view:
-            view = view[os.write(fd, view) :]
-    beside.replace(path)
+    files.write_unsynced(index, f"{HEAD} {boot_id()} {total}\n{''.join(rows)}".encode("ascii"))
+    files.write_unsynced(manifest, "".join(lines).encode("ascii"))
 
 
 def boot_id() -> str:

@@ -8,6 +8,7 @@ dest/            0700
     manifest     one line per entry: type mode uid gid mtime_ns size digest-or-target attributes path
     header.json  written last, when all the rest is on disk. With it, this is a backup
     tmp/         files being copied
+    digests      those that were still missing in the manifest when it was sealed
     found/       what turned up at a place after it had been set aside (quarantine only)
     restore.json how far a restore has come that set its data aside here (quarantine only)
 """
@@ -28,6 +29,7 @@ from slotd.data import DataSpec
 from slotd.data.index import LIST_LIMIT, Index, Seen, read_index, write_lists
 from slotd.data.places import Place, places, spot
 from slotd.host import files
+from slotd.host.failpoint import hit
 
 FORMAT = 1
 JSON_LIMIT = 64 << 20
@@ -80,6 +82,10 @@ class Layout:
         return self.dest / "manifest"
 
     @property
+    def digests(self) -> Path:
+        return self.dest / "digests"
+
+    @property
     def unfinished(self) -> Path:
         return self.dest / "unfinished"
 
@@ -130,12 +136,11 @@ class Layout:
         write_lists(self.dest / "index", self.manifest, total, entries)
 
     def write_manifest(self, lines: Iterable[str]) -> None:
-        """The manifest, with everything else on disk."""
-        files.write_atomic(self.manifest, "".join(line + "\n" for line in lines).encode(), 0o600)
-        files.syncfs(self.dest)
+        """The manifest of what was not made by a pass, not yet on disk."""
+        files.write_unsynced(self.manifest, "".join(line + "\n" for line in lines).encode("ascii"))
 
     def write_header(self, total: int, header: Mapping[str, Any]) -> None:
-        """Make this a backup: all else must be on disk."""
+        """Make this a backup: everything on disk by one sync, then the header by one rename."""
         manifest = files.read_bounded(self.manifest, LIST_LIMIT)
         raw = {
             "format": FORMAT,
@@ -144,7 +149,12 @@ class Layout:
             "manifest": "sha256:" + hashlib.sha256(manifest).hexdigest(),
             "header": dict(header),
         }
-        files.write_atomic(self.header, json.dumps(raw, indent=1).encode(), 0o600)
+        beside = self.dest / "header.json.new"
+        files.write_unsynced(beside, json.dumps(raw, indent=1).encode())
+        files.syncfs(self.dest)
+        hit("data.seal.header")
+        beside.rename(self.header)
+        files.fsync_dir(self.dest)
 
     def sealed(self) -> dict[str, Any] | None:
         """What header.json says, if it is there and fits the manifest; else None."""

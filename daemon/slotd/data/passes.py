@@ -6,8 +6,7 @@ link; all else is copied (`regular`). What is no longer there goes from the copy
 are read are no error: the cold pass finds that their times differ from what was written down *before* reading, and
 copies them again.
 
-The cold pass is the time the app is stopped. It is one stat per entry, and work for what changed: what it writes is put
-on disk file by file, so as not to wait for what others write to the same disk.
+The cold pass is the time the app is stopped. It is one stat per entry, and work for what changed.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ from pathlib import Path
 
 from slotd import errors
 from slotd.data import CopyStats, DataSpec
+from slotd.data.digests import known, with_digest
 from slotd.data.entries import VANISHED, At, Base, Own, Vanished, kind_of, outside_of
 from slotd.data.index import Index, Seen, boot_id, escape, line_of
 from slotd.data.layout import Layout
@@ -64,10 +64,7 @@ class Pass:
                 self._place(place, own, base)
             own.prune({str(place.number) for place in places(self.spec)})
         hit("data.pass.index")
-        try:
-            self._finish()
-        finally:
-            self.tally.close()
+        self._finish()
         return self.tally.stats()
 
     def _begin(self) -> None:
@@ -83,23 +80,17 @@ class Pass:
         same = before is not None and (before.exclude, before.sqlite) == (scope.exclude, scope.sqlite)
         self.trusted = same and was_finished and not self.app_runs and last.boot == boot_id()
         self.old: Mapping[str, Seen] = last.entries
-        self.based = self._renumbered(self.base.index().entries) if self.base else {}
+        self.based = self._base_entries(self.base) if self.base else {}
         self.regular = Regular(self.layout, self.tally, self.old, self.based, self.is_sqlite, app_runs=self.app_runs)
 
     def _finish(self) -> None:
+        """Write the lists. Only a hot pass waits for the disk: what a cold pass leaves is for the seal's one sync."""
         with files.explaining(f"cannot finish the copy in {self.layout.dest}"):
             self.layout.write_lists(self.tally.total, self.tally.index.values())
-            with files.opened(self.layout.dest, files.DIRECTORY) as dest:
-                if self.app_runs:
-                    files.syncfs_fd(dest)  # so that little is left to sync with the app stopped
-                else:
-                    for name in ("index", "manifest"):
-                        with files.opened(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=dest) as fd:
-                            self.tally.keep_for_sync(fd)
-                    self.tally.sync(dest)
-                hit("data.pass.synced")
-                self.layout.unfinished.unlink()
-                os.fsync(dest)
+            if self.app_runs:
+                files.syncfs(self.layout.dest)
+            hit("data.pass.synced")
+            self.layout.unfinished.unlink()
 
     @contextmanager
     def _opened_base(self) -> Iterator[Base]:
@@ -109,8 +100,12 @@ class Pass:
         with files.opened(self.base.data, files.DIRECTORY) as fd:
             yield Base(None, "", fd)
 
-    def _renumbered(self, entries: Mapping[str, Seen]) -> Mapping[str, Seen]:
-        """The index of the base by the numbers that its places have now."""
+    def _base_entries(self, base: Layout) -> Mapping[str, Seen]:
+        """The index of the base by the numbers that its places have now, with the digests that were taken later."""
+        entries = base.index().entries
+        late = known(base)
+        completed = {key: entries[key] for key in late if key in entries}
+        entries = {**entries, **{key: s._replace(line=with_digest(s.line, late)) for key, s in completed.items()}}
         if all(str(now) == was for now, was in self.numbers.items()):
             return entries
         now = {was: str(number) for number, was in self.numbers.items()}
@@ -182,8 +177,6 @@ class Pass:
                 self.tally.index[at.key] = still
                 if own.changed:
                     os.utime(own.fd(), ns=(found.st_atime_ns, found.st_mtime_ns))
-            if not self.app_runs and (own.changed or still is None):
-                self.tally.keep_for_sync(own.fd())
         finally:
             own.close()
             base.close()

@@ -121,7 +121,7 @@ class Regular:
             os.close(src)
 
     def _copy(self, at: At, src: int, found: os.stat_result) -> None:
-        fd, digest, written = self.contents.bring(at, src, found, patched=at.key in self.old)
+        fd, digest, written = self.contents.bring(at, src, found, patched=at.key in self.old, hashed=self.app_runs)
         try:
             hit("data.pass.copied")
             kept = copy.copy_attributes(src, fd, found)

@@ -145,6 +145,10 @@ class ResticStore:
             return False
         return keeping.snapshot_is_there(note.keep.repository, note.cold)
 
+    def complete(self, dest: Path) -> None:
+        if not keeping.is_kept(dest):
+            self._tree.complete(dest)
+
     def header(self, dest: Path) -> dict[str, Any]:
         """What `seal` was given for a sealed copy. Raises Failed for any other."""
         note = keeping.read(dest)

@@ -1,4 +1,4 @@
-"""What a pass has found and done so far: the new index, the counts, what is to be told, what is to be put on disk."""
+"""What a pass has found and done so far: the new index, the counts, and what is to be told."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from slotd.host import files
 
 SETTLE_NS = 2_000_000_000  # coarser than the time stamps of any file system in use
 NAMES_TOLD = 200
-SYNCED_SINGLY = 100  # files; more are put on disk with everything else on their file system
 
 
 @dataclass(slots=True)
@@ -33,7 +32,6 @@ class Tally:
     copied_bytes: int = 0
     skipped: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    _unsynced: list[int] | None = field(default_factory=list)
 
     def tick(self) -> None:
         if self.cancelled():
@@ -67,14 +65,14 @@ class Tally:
     def made_file(
         self, at: At, found: os.stat_result, fd: int, digest: str, kept: dict[str, bytes], written: int, flag: str = ""
     ) -> None:
-        """Note a file whose copy `fd` was just made from what looked like `found`."""
+        """Note a file whose copy `fd` was just made from what looked like `found`; `digest` "" is not known yet."""
         copy = os.fstat(fd)
-        self.carry_file(at, copy, self.seen(found, line_of("f", copy, f"sha256:{digest}", kept, at.key), flag))
+        line = line_of("f", copy, f"sha256:{digest}" if digest else NONE, kept, at.key)
+        self.carry_file(at, copy, self.seen(found, line, flag))
         if found.st_nlink > 1:
             self.links[(found.st_dev, found.st_ino)] = at
         self.copied_files += 1
         self.copied_bytes += written
-        self.keep_for_sync(fd)
 
     def seen(self, found: os.stat_result, line: str, flag: str = "") -> Seen:
         flags = (SETTLED if self.is_settled(found) else "") + flag
@@ -82,29 +80,3 @@ class Tally:
 
     def is_settled(self, found: os.stat_result) -> bool:
         return found.st_ctime_ns < self.synced.get(found.st_dev, 0) - SETTLE_NS
-
-    # -- on disk -----------------------------------------------------------------------------------------------------
-
-    def keep_for_sync(self, fd: int) -> None:
-        """Remember a file or directory of the copy that was written; its way to the disk begins now."""
-        if self._unsynced is None:
-            return
-        if len(self._unsynced) >= SYNCED_SINGLY:
-            self.close()
-            self._unsynced = None
-            return
-        files.start_writing(fd)
-        self._unsynced.append(os.dup(fd))
-
-    def sync(self, dest: int) -> None:
-        """Put all that was written on disk: what it is, if it is little, so as not to wait for what others write."""
-        if self._unsynced is None:
-            files.syncfs_fd(dest)
-            return
-        for fd in self._unsynced:
-            os.fsync(fd)
-
-    def close(self) -> None:
-        for fd in self._unsynced or ():
-            os.close(fd)
-        self._unsynced = []

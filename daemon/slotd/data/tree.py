@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from slotd import errors
-from slotd.data import CopyStats, DataSpec
+from slotd.data import CopyStats, DataSpec, digests
 from slotd.data.aside import Aside
-from slotd.data.index import LIST_LIMIT, boot_id
+from slotd.data.index import boot_id
 from slotd.data.layout import Layout
 from slotd.data.manifest import Manifest, differences, read
 from slotd.data.needs import needs
@@ -32,6 +32,8 @@ class TreeStore:
 
     def hot(self, spec: DataSpec, dest: Path, base: Path | None, cancelled: Callable[[], bool]) -> CopyStats:
         with files.explaining(f"cannot back up to {dest}"):
+            if base:
+                digests.complete(Layout(base))
             return Pass(spec, dest, base, app_runs=True, cancelled=cancelled).run()
 
     def cold(self, spec: DataSpec, dest: Path) -> CopyStats:
@@ -49,7 +51,6 @@ class TreeStore:
         with files.explaining(f"cannot seal {dest}"):
             layout.unseal()
             hit("data.seal.manifest")
-            hit("data.seal.header")
             layout.write_header(index.bytes, header)
         return index.bytes
 
@@ -67,11 +68,15 @@ class TreeStore:
         layout = Layout(dest)
         if layout.sealed() is None:
             return [f"{dest} is not a sealed backup"]
-        written = files.read_bounded(layout.manifest, LIST_LIMIT).decode("ascii", "replace")
+        written = digests.completed(layout)
         return sorted(differences(written, Manifest(read).walk(layout).lines))
 
     def ready(self, src: Path) -> None:
         """A tree copy is always ready."""
+
+    def complete(self, dest: Path) -> None:
+        with files.explaining(f"cannot complete the backup in {dest}"):
+            digests.complete(Layout(dest))
 
     def quarantine(self, spec: DataSpec, dest: Path) -> int:
         with files.explaining(f"cannot set the data aside in {dest}"):

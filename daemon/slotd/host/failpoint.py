@@ -120,7 +120,7 @@ INNER: Final[Mapping[str, str]] = {
     "data.pass.index": "data: a hot or cold pass has seen all; about to write what it saw",
     "data.pass.entry": "data: one more entry is about to be copied",
     "data.pass.copied": "data: one more file is copied",
-    "data.pass.synced": "data: a pass is on disk; about to mark it as come to its end",
+    "data.pass.synced": "data: a pass has written its lists; about to mark it as come to its end",
     "data.copytree.entry": "data: one more entry of a tree is about to be copied",
     "data.seal.manifest": "data: about to seal a copy",
     "data.seal.header": "data: about to write the header that makes the copy whole",

@@ -26,7 +26,6 @@ READ_SIZE = 1 << 20
 FLATTEN_DEPTH = 64  # removal moves what lies deeper up to the top, so that no depth exhausts descriptors
 REMOVE_ROUNDS = 100_000
 RENAME_NOREPLACE = 1
-SYNC_FILE_RANGE_WRITE = 2
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _GONE = (errno.ENOENT, errno.ENOTDIR)
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -92,11 +91,6 @@ def syncfs_fd(fd: int) -> None:
         raise OSError(number, os.strerror(number))
 
 
-def start_writing(fd: int) -> None:
-    """Begin to write what is dirty in a file to the disk, without waiting; a later `fsync` then has less to do."""
-    _libc.sync_file_range(fd, ctypes.c_int64(0), ctypes.c_int64(0), SYNC_FILE_RANGE_WRITE)
-
-
 def rename_new(source: str, target: str, *, src_dir_fd: int, dst_dir_fd: int) -> None:
     """Rename, refusing to replace anything: FileExistsError if `target` is there. Raises the plain OSError."""
     result = _libc.renameat2(src_dir_fd, os.fsencode(source), dst_dir_fd, os.fsencode(target), RENAME_NOREPLACE)
@@ -138,6 +132,16 @@ def write_atomic(path: Path, data: bytes, mode: int = 0o644) -> None:
                 os.unlink(beside, dir_fd=parent)
             raise
         os.fsync(parent)
+
+
+def write_unsynced(path: Path, data: bytes) -> None:
+    """Write the file anew with mode 0600, replacing what is there; it may be lost with the power until a sync."""
+    with explaining(f"cannot write {path}"):
+        path.unlink(missing_ok=True)
+        with opened(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW) as fd:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(fd, view) :]
 
 
 def switch_symlink(link: Path, target: str) -> None:

@@ -23,6 +23,9 @@ async def prune_app(work: Work) -> None:
     for copy in expired:
         await remove_copy(work, copy)
     await failpoint.reach("cleanup:copies")
+    for copy in copies:
+        if copy.kind == "backup" and copy.sealed and copy not in expired:
+            await off_loop(work.data.complete, Path(copy.path))
     await off_loop(prune_cache, work)
     await failpoint.reach("cleanup:cache")
     await off_loop(store.prune)
