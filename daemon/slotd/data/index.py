@@ -15,7 +15,9 @@ import hashlib
 import os
 import re
 import stat
+import uuid
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -126,5 +128,14 @@ def write_lists(index: Path, manifest: Path, total: int, entries: Iterable[Seen]
 
 
 def boot_id() -> str:
-    """What tells one boot of the host from the next."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    """What tells one boot of the host from the next.
+
+    The kernel's id is hidden from units with `ProcSubset=pid`; they have slotd's mark in a directory that does not
+    outlive a boot. Where neither is to be seen, no pass is taken for one of this boot.
+    """
+    marks = ("/proc/sys/kernel/random/boot_id", f"{os.environ.get('RUNTIME_DIRECTORY', '/run/slotd')}/boot")
+    for mark in marks:
+        with suppress(OSError):
+            if found := Path(mark).read_text().strip():
+                return found
+    return uuid.uuid4().hex
