@@ -63,12 +63,12 @@ class OpenPGPKey:
 
 
 def openpgp_key(home: Path, name: str = "Publisher <publisher@example.org>", *, expired: bool = False,
-                since_2020: bool = False, algorithm: str = "ed25519") -> OpenPGPKey:  # fmt: skip
-    """A new key. `expired`: made and run out in 2020."""
+                since_2020: bool = False, algorithm: str = "ed25519", lasts: str = "never") -> OpenPGPKey:  # fmt: skip
+    """A new key. `expired`: made and run out in 2020; `lasts`: so long, as gpg says it ("10d")."""
     home.mkdir(mode=0o700, parents=True)
     bare = OpenPGPKey(home, "")
     when = ["--faked-system-time", f"{_PAST}!"] if expired or since_2020 else []
-    bare._gpg(*when, "--quick-generate-key", name, algorithm, "sign", "1y" if expired else "never")
+    bare._gpg(*when, "--quick-generate-key", name, algorithm, "sign", "1y" if expired else lasts)
     listed = bare._gpg("--with-colons", "--list-keys").decode()
     fingerprint = next(line.split(":")[9] for line in listed.splitlines() if line.startswith("fpr:"))
     return OpenPGPKey(home, fingerprint)

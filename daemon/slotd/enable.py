@@ -212,3 +212,13 @@ def _systemctl(user: bool, *words: str, check: bool = True) -> str:
     if check and done.returncode:
         raise Failed(f"cannot run `{line}`: {done.stderr.strip() or f'it ended with {done.returncode}'}")
     return done.stdout
+
+
+def state_of(unit: str, app: schema.App, *, user: bool = False) -> str:
+    """How a unit's drop-in is: `current` as `enable` would write it now, `edited`, `missing`, `foreign`."""
+    found = _read(_directory(Path("/"), user) / f"{unit}.d" / FILE)
+    if found is None:
+        return "missing"
+    if found == render(app, unit, _restart(unit, user), _systemd_version(user)).encode():
+        return "current"
+    return "edited" if found.startswith(MARKER.encode()) else "foreign"

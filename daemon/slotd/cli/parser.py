@@ -186,6 +186,8 @@ def build() -> Parser:
     sub.add_argument("app", metavar="APP")
     sub = command("verify", "local:verify", "check definitions and keys, say every problem", local=True)
     sub.add_argument("what", metavar="APP|FILE", nargs="?")
+    sub = command("doctor", "doctor:doctor", "find what keeps this host from updating and going back", local=True)
+    sub.add_argument("app", metavar="APP", nargs="?")
     return parser
 
 

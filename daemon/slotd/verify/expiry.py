@@ -1,0 +1,52 @@
+"""When OpenPGP keys end, as they say themselves (RFC 4880, section 5.2.3.6). For a warning in time, and no decision."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from slotd.verify.packets import describe, packets
+
+_SIGNATURE, _PUBLIC_KEY, _USER_ID = 2, 6, 13
+_CERTIFICATIONS = (0x10, 0x11, 0x12, 0x13, 0x1F)  # of a user id, or of the key itself
+_CREATED, _KEY_EXPIRES, _ISSUER = 2, 9, 16
+
+
+def expiries(ring: bytes) -> list[tuple[str, float]]:
+    """(fingerprint, seconds since the epoch or 0 for never) of each key in a binary keyring. ValueError for none."""
+    fingerprints = [fingerprint for fingerprint, _ in describe(ring)]
+    ends = [0.0] * len(fingerprints)
+    newest = [0] * len(fingerprints)
+    made, number, is_primary = 0, -1, False
+    for tag, body in packets(ring):
+        if tag == _PUBLIC_KEY:
+            made, number, is_primary = int.from_bytes(body[1:5], "big"), number + 1, True
+        elif tag not in (_SIGNATURE, _USER_ID):
+            is_primary = False  # a subkey's come after it
+        elif tag == _SIGNATURE and is_primary and body[:1] == b"\x04" and body[1] in _CERTIFICATIONS:
+            said = dict(_subpackets(body))
+            issuer = said.get(_ISSUER, b"").hex().upper()
+            when = int.from_bytes(said.get(_CREATED, b""), "big")
+            if when < newest[number] or (issuer and not fingerprints[number].endswith(issuer)):
+                continue
+            newest[number] = when
+            lasts = int.from_bytes(said.get(_KEY_EXPIRES, b""), "big")
+            ends[number] = float(made + lasts) if lasts else 0.0
+    return list(zip(fingerprints, ends, strict=True))
+
+
+def _subpackets(body: bytes) -> Iterator[tuple[int, bytes]]:
+    """The hashed subpackets of a version 4 signature, then the others."""
+    at = 4
+    for _ in range(2):
+        size = int.from_bytes(body[at : at + 2], "big")
+        area, at = body[at + 2 : at + 2 + size], at + 2 + size
+        while area:
+            head, length = 1, area[0]
+            if 192 <= length < 255:
+                head, length = 2, ((length - 192) << 8) + area[1] + 192 if len(area) > 1 else 0
+            elif length == 255:
+                head, length = 5, int.from_bytes(area[1:5], "big")
+            piece, area = area[head : head + length], area[head + length :]
+            if not piece:
+                return
+            yield piece[0] & 0x7F, piece[1:]
