@@ -128,6 +128,10 @@ async def _at_boot(work: Work) -> None:
         return
     if step in ("commit", "cleanup"):
         return  # it has passed its trial: nothing rolls it back by itself any more
+    if again := await rollback.begun(work):
+        if again == "rb-stop":
+            await go_back(work, "slotd was interrupted while it went back")
+        return
     trial = await off_loop(work.host.store.trial, work.app.name)
     if trial is None or trial.job != work.job.id or await off_loop(work.engine.active) != trial.slot:
         return  # the old version is the active one: the daemon undoes the rest

@@ -7,26 +7,24 @@ readable by a person. Methods block for one fsync; they are called off the event
 from __future__ import annotations
 
 import dataclasses
-import json
+import logging
 import os
 import sqlite3
 import threading
-import types
-import typing
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from enum import StrEnum
 from pathlib import Path
 from typing import Any, TypeVar
 
+from slotd.core.rows import Codec
 from slotd.errors import Failed, NoSuchBackup, NoSuchJob
 from slotd.host import failpoint
 from slotd.model import AppRecord, Backup, Blocked, Event, Job, JobKind, Slot, SlotName, Trial
 
 T = TypeVar("T")
+_log = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 1
-TROUBLE = (sqlite3.Error, OSError)  # what the disk or the database has, and no fault of any app
 BUSY_S = 10.0  # how long to wait for another process that has the database
 
 # table -> (the value it holds, its primary key)
@@ -48,48 +46,32 @@ STEPS = """CREATE TABLE IF NOT EXISTS steps (
 MIGRATIONS: dict[int, tuple[str, ...]] = {}
 
 
-def _plain(kind: Any) -> tuple[type[Any], bool]:
-    """The type behind `X | None`, and whether None is allowed."""
-    if isinstance(kind, types.UnionType):
-        inner = [k for k in typing.get_args(kind) if k is not type(None)]
-        return inner[0], True
-    return typing.get_origin(kind) or kind, False
+class StoreError(Failed):
+    """The state cannot be read or written now: a failing, locked or read-only disk. No fault of any app."""
 
 
-class _Codec:
-    """Turns one dataclass into a row and back."""
-
-    def __init__(self, cls: type[Any]) -> None:
-        self.cls = cls
-        hints = typing.get_type_hints(cls)
-        self.fields = [(f.name, *_plain(hints[f.name])) for f in dataclasses.fields(cls)]
-
-    def columns(self) -> str:
-        affinity = {int: "INTEGER", bool: "INTEGER", float: "REAL"}
-        return ", ".join(f'"{n}" {affinity.get(k, "TEXT")}{"" if opt else " NOT NULL"}' for n, k, opt in self.fields)
-
-    def row(self, value: Any) -> list[Any]:
-        def encode(item: Any) -> Any:
-            if isinstance(item, Mapping):
-                return json.dumps(dict(item), sort_keys=True)
-            if isinstance(item, StrEnum):
-                return item.value
-            return int(item) if isinstance(item, bool) else item
-
-        return [encode(getattr(value, name)) for name, _, _ in self.fields]
-
-    def value(self, row: sqlite3.Row) -> Any:
-        def decode(item: Any, kind: type[Any], optional: bool) -> Any:
-            if item is None and optional:
-                return None
-            if kind is Mapping or issubclass(kind, Mapping):
-                return json.loads(item)
-            return kind(item)
-
-        return self.cls(**{name: decode(row[name], kind, opt) for name, kind, opt in self.fields})
+class StoreFull(StoreError):
+    name = "NoSpace"
 
 
-_CODECS = {table: _Codec(cls) for table, (cls, _) in TABLES.items()}
+TROUBLE = (StoreError, OSError)
+
+
+def _trouble(path: Path, error: sqlite3.Error) -> StoreError:
+    full = getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL
+    try:
+        found = os.statvfs(path.parent)
+        left = f", and {found.f_bavail * found.f_frsize >> 10} KiB are left"
+        left = f"{left}, read-only" if found.f_flag & os.ST_RDONLY else left
+    except OSError as problem:
+        left = f", and its file system does not answer: {problem.strerror}"
+    hint = "Free some space there." if full else f"See `findmnt -T {path}`, `journalctl -k` and `slotctl doctor`."
+    kind = StoreFull if full else StoreError
+    return kind(f"cannot use the state in {path}: {error}{left}.", hint=hint)
+
+
+_ENDED = "('done', 'failed', 'cancelled')"
+_CODECS = {table: Codec(cls) for table, (cls, _) in TABLES.items()}
 _TABLE_OF = {cls: table for table, (cls, _) in TABLES.items()}
 
 
@@ -101,6 +83,7 @@ class Store:
         self.path = path
         self._lock = threading.RLock()
         self._depth = 0
+        self.is_new = False  # whether there was nothing in it
         self._writer = 0  # the thread inside a transaction: it reads what it wrote
         self._read_lock = threading.Lock()
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -119,6 +102,7 @@ class Store:
         if self._db.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
             raise sqlite3.DatabaseError("integrity check failed")
         self._migrate()
+        self._check()
         # Readers never wait for a writer's fsync: status can be read at any time (promise 8).
         self._reader = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=busy_s)
         self._reader.row_factory = sqlite3.Row
@@ -131,6 +115,7 @@ class Store:
                 f"cannot use {self.path}: a newer slotd wrote it (schema {found}, this one knows {SCHEMA_VERSION}).",
                 hint="Install that slotd again.",
             )
+        self.is_new = found == 0
         if found == SCHEMA_VERSION:
             return  # nothing is written: the way back must open the store on a full disk, too
         with self.transaction():
@@ -145,6 +130,21 @@ class Store:
                     self._db.execute(statement)
             self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
+    def _check(self) -> None:
+        """What is damaged so that SQLite does not see it. Raises `sqlite3.DatabaseError`."""
+        for table, codec in _CODECS.items():
+            found = {row["name"] for row in self._db.execute(f"PRAGMA table_info({table})")}
+            if missing := {name for name, _, _ in codec.fields} - found:
+                raise sqlite3.DatabaseError(f"table {table} has no {', '.join(sorted(missing))}")
+            if table == "events":
+                continue
+            where = f"state NOT IN {_ENDED}" if table == "jobs" else "1"  # ended ones are history alone
+            for row in self._db.execute(f"SELECT * FROM {table} WHERE {where}"):
+                try:
+                    codec.value(row)
+                except (TypeError, ValueError) as error:
+                    raise sqlite3.DatabaseError(f"table {table} holds what cannot be: {error}") from error
+
     def close(self) -> None:
         with self._lock, self._read_lock:
             self._reader.close()
@@ -155,13 +155,15 @@ class Store:
         """All calls inside are committed together, or none of them is."""
         with self._lock:
             if self._depth == 0:
-                self._db.execute("BEGIN IMMEDIATE")
+                with self._explaining():
+                    self._db.execute("BEGIN IMMEDIATE")
                 self._writer = threading.get_ident()
             self._depth += 1
             try:
-                yield
-                if self._depth == 1:
-                    self._db.execute("COMMIT")
+                with self._explaining():
+                    yield
+                    if self._depth == 1:
+                        self._db.execute("COMMIT")
             except BaseException:
                 if self._depth == 1 and self._db.in_transaction:
                     self._db.execute("ROLLBACK")
@@ -171,10 +173,17 @@ class Store:
                 if self._depth == 0:
                     self._writer = 0
 
+    @contextmanager
+    def _explaining(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise _trouble(self.path, error) from error
+
     def _query(self, sql: str, args: tuple[Any, ...] = ()) -> list[sqlite3.Row]:
         if self._writer == threading.get_ident():
             return self._db.execute(sql, args).fetchall()
-        with self._read_lock:
+        with self._read_lock, self._explaining():
             return self._reader.execute(sql, args).fetchall()
 
     # -- any table -------------------------------------------------------------------------------
@@ -198,7 +207,15 @@ class Store:
     def _all(self, cls: type[T], where: str = "1", args: tuple[Any, ...] = ()) -> list[T]:
         table = _TABLE_OF[cls]
         rows = self._query(f"SELECT * FROM {table} WHERE {where}", args)
-        return [_CODECS[table].value(row) for row in rows]
+        found: list[T] = []
+        for row in rows:
+            try:
+                found.append(_CODECS[table].value(row))
+            except (TypeError, ValueError):
+                if table not in ("events", "jobs"):
+                    raise
+                _log.warning("a row of %s cannot be read and is passed over", table)
+        return found
 
     def _one(self, cls: type[T], where: str, args: tuple[Any, ...]) -> T | None:
         found = self._all(cls, where, args)
@@ -252,7 +269,7 @@ class Store:
         return job
 
     def unfinished_jobs(self) -> list[Job]:
-        return self._all(Job, "state IN ('waiting', 'running') ORDER BY id")
+        return self._all(Job, f"state NOT IN {_ENDED} ORDER BY id")
 
     def jobs(self, *, app: str = "", limit: int = 200, checks: bool = True) -> list[Job]:
         """The newest jobs first; `checks` False leaves out those that only looked."""
@@ -327,12 +344,12 @@ def open_store(path: Path, *, now: float, busy_s: float = BUSY_S) -> tuple[Store
     """The store, and where a damaged one was set aside (or None). What the slots say is rebuilt by the caller."""
     try:
         return Store(path, busy_s=busy_s), None
-    except sqlite3.DatabaseError as error:
-        if not _is_damage(
-            error
-        ):  # locked, a full or failing disk: the state is there, and to lose it would be the harm
+    except (sqlite3.DatabaseError, StoreError) as problem:
+        error = problem.__cause__ if isinstance(problem, StoreError) else problem
+        if not isinstance(error, sqlite3.DatabaseError) or not _is_damage(error):
+            # Locked, a full or failing disk: the state is there, and to lose it would be the harm.
             hint = "Is the state directory there and writable, and is there space?"
-            raise Failed(f"cannot open {path}: {error}.", hint=hint) from error
+            raise Failed(f"cannot open {path}: {error}.", hint=hint) from problem
         aside = path.with_name(f"{path.name}.broken.{int(now)}")
         for suffix in ("", "-wal", "-shm"):
             part = path.with_name(path.name + suffix)

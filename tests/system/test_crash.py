@@ -7,16 +7,21 @@ from collections.abc import Iterator
 
 import pytest
 from tests.system.container import Container
+from tests.system.crashing import check_promises, crash_at, fired, wait_until_done
 from tests.system.notes import Notes, Publisher
 
 from slotd.core import machine
+from slotd.host import failpoint
 
 POINTS = [f"{rule.name}:{end}" for rule in machine.UPDATE for end in ("begin", "end")]
-INNER = [
-    "fetch:downloaded", "stage:unpacked", "stage:prepared", "stage:finished", "stop:remembered",
-    "snapshot:copied", "snapshot:sealed", "switch:trial", "switch:link", "start:counted",
-]  # fmt: skip
-BACK = [f"{rule.name}:{end}" for rule in machine.ROLLBACK for end in ("begin", "end")] + ["rb-quarantine:recorded"]
+# What no update that goes well comes by, and what the data store does, which has tests of its own.
+ELSEWHERE = ("verify:rejected", "compare:", "preserve:dropped", "stage:forgotten", "migrate:", "trial:counted",
+             "trial:judged", "trial:saved", "cleanup:removed", "data.")  # fmt: skip
+STEPS = {rule.name for rule in machine.UPDATE} - {"delay"}
+INNER = [p for p in failpoint.INNER if p.partition(":")[0] in STEPS and not p.startswith(ELSEWHERE)]
+BACK = [f"{rule.name}:{end}" for rule in machine.ROLLBACK for end in ("begin", "end")] + [
+    p for p in failpoint.INNER if p.startswith("rb-") and p != "rb-end:emptied"
+]
 
 _versions = itertools.count(1)
 
@@ -28,44 +33,6 @@ def notes(container: Container, tmp_path_factory: pytest.TempPathFactory) -> Ite
         app.set_up(trial="500ms", more='[backup]\nretention = "0"\n')
         app.install("1.0")
         yield app
-
-
-def crash_at(notes: Notes, point: str, action: str = "kill") -> None:
-    """Arm a failpoint for the next daemon; it fires once, also across restarts."""
-    notes.machine.run("rm -rf /run/slotd-fired; mkdir -p /run/slotd-fired /run/systemd/system/slotd.service.d")
-    notes.machine.write_file(
-        "/run/systemd/system/slotd.service.d/failpoint.conf",
-        f"[Service]\nEnvironment=SLOTD_FAILPOINTS={point}={action} SLOTD_FAILPOINTS_DIR=/run/slotd-fired\n"
-        "RestartSec=50ms\nStartLimitIntervalSec=0\n",
-    )
-    notes.machine.run("systemctl daemon-reload && systemctl restart slotd")
-
-
-def fired(notes: Notes, point: str) -> bool:
-    return notes.machine.exists(f"/run/slotd-fired/{point}")
-
-
-def wait_until_done(notes: Notes) -> None:
-    """Until no job runs any more, whoever runs it."""
-    notes.machine.wait_for(
-        "systemctl is-active --quiet slotd || systemctl start slotd; "
-        "test \"$(busctl get-property org.slotd1 /org/slotd1 org.slotd1.Manager NJobs)\" = 'u 0'",
-        timeout_s=60,
-    )
-
-
-def check_promises(notes: Notes, before: dict[str, object], new: str) -> None:
-    """One whole version answers, on the data that it had or made; store, link and app agree."""
-    state = notes.wait_state()
-    assert state["version"] in (before["version"], new)
-    assert state["digest"] == before["digest"]
-    shown = notes.json("status", "notes")
-    assert shown["version"] == state["version"]
-    assert shown["trial"] is None
-    assert shown["state"] not in ("updating", "trial", "rolling-back", "failed", "held")
-    link = notes.machine.run("readlink /var/lib/slotd/apps/notes/current").stdout.strip()
-    assert notes.machine.read_file(f"/var/lib/slotd/apps/notes/{link}/VERSION") == state["version"]
-    assert notes.machine.run("systemctl is-active notes").stdout.strip() == "active"
 
 
 @pytest.mark.parametrize("point", [*POINTS, *INNER])

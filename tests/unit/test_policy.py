@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from slotd.core import schema
 from slotd.core.assets import match
-from slotd.core.policy import Choice, asset_words, choose, effective_mode, may_apply, share
+from slotd.core.policy import Choice, asset_words, choose, effective_mode, may_apply_by_itself, share, version_to_apply
 from slotd.core.version import parse
-from slotd.errors import BadOption, Held, NoSuchVersion, NotApproved, NothingToDo
-from slotd.model import AppRecord, Asset, Blocked, Mode, Release
+from slotd.errors import BadOption, NoSuchVersion, NothingToDo
+from slotd.model import AppRecord, AppState, AppView, Asset, Blocked, Mode, Release
 
 NOW = 1_750_000_000.0
 DAY = 86400.0
@@ -317,22 +317,29 @@ def test_a_folder_with_one_file_and_its_sums_needs_no_template() -> None:
 # -- may it be applied -----------------------------------------------------------------------------
 
 
+def shown(mode: Mode, *, approved: str = "", available: str = "3.1", held: bool = False,
+          state: AppState = AppState.UPDATE_AVAILABLE) -> AppView:  # fmt: skip
+    return AppView("radicale", state=state, version="3.0", available=available, approved=approved, mode=mode, held=held)
+
+
 def test_the_mode_decides_what_happens_without_a_person() -> None:
-    found = release("3.1")
-    assert may_apply(Mode.AUTO, "", found, False, False, app="radicale") is None
-    assert isinstance(may_apply(Mode.MANUAL, "3.1", found, False, False, app="radicale"), NotApproved)
-    assert isinstance(may_apply(Mode.APPROVE, "", found, False, False, app="radicale"), NotApproved)
-    assert isinstance(may_apply(Mode.APPROVE, "3.0", found, False, False, app="radicale"), NotApproved)
-    assert may_apply(Mode.APPROVE, "3.1", found, False, False, app="radicale") is None
+    assert may_apply_by_itself(shown(Mode.AUTO))
+    assert not may_apply_by_itself(shown(Mode.AUTO, available=""))
+    assert not may_apply_by_itself(shown(Mode.MANUAL, approved="3.1"))
+    assert not may_apply_by_itself(shown(Mode.APPROVE))
+    assert not may_apply_by_itself(shown(Mode.APPROVE, approved="3.0"))  # which is installed
+    assert may_apply_by_itself(shown(Mode.APPROVE, approved="3.1"))
 
 
-def test_a_person_needs_no_approval_but_a_hold_holds_for_all() -> None:
-    found = release("3.1")
-    assert may_apply(Mode.MANUAL, "", found, False, True, app="radicale") is None
-    held = may_apply(Mode.AUTO, "3.1", found, True, True, app="radicale", hold_reason="holidays")
-    assert isinstance(held, Held)
-    assert "holidays" in str(held)
-    assert "slotctl unhold radicale" in str(held)
+def test_what_is_held_misconfigured_or_not_installed_is_never_updated_by_itself() -> None:
+    assert not may_apply_by_itself(shown(Mode.AUTO, held=True))
+    assert not may_apply_by_itself(shown(Mode.AUTO, state=AppState.MISCONFIGURED))
+    assert not may_apply_by_itself(shown(Mode.AUTO, state=AppState.ABSENT))
+
+
+def test_what_was_approved_is_applied_and_nothing_newer() -> None:
+    assert version_to_apply(shown(Mode.APPROVE, approved="3.1", available="3.2")) == "3.1"
+    assert version_to_apply(shown(Mode.AUTO, available="3.2")) == ""
 
 
 def test_what_was_set_over_the_bus_goes_before_the_definition() -> None:

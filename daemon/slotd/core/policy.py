@@ -16,8 +16,8 @@ from slotd.core.specifier import Specifier, parse_specifier
 from slotd.core.timespan import format_span
 from slotd.core.version import Version, parse, version_of_tag
 from slotd.core.words import about_it
-from slotd.errors import BadOption, Held, NoSuchVersion, NotApproved, NothingToDo, SlotdError
-from slotd.model import AppRecord, Asset, Blocked, Mode, Release
+from slotd.errors import BadOption, NoSuchVersion, NothingToDo
+from slotd.model import AppRecord, AppState, AppView, Asset, Blocked, Mode, Release
 
 _SKIPPED_LIMIT = 50
 _OFFERED = 5
@@ -111,26 +111,18 @@ def choose(
     return replace(chosen or Choice(), skipped=tuple(skipped[:_SKIPPED_LIMIT]), approved=approved)
 
 
-def may_apply(
-    mode: Mode, approved: str, release: Release, held: bool, manual: bool, *, app: str, hold_reason: str = ""
-) -> SlotdError | None:
-    """None if `release` may be applied now, else the error that says why not. `manual`: a person asked for it now."""
-    if held:
-        why = f": {hold_reason}" if hold_reason else ""
-        return Held(f"cannot update {app}: it is held{why}.", hint=f"`slotctl unhold {app}` lifts the hold.")
-    if manual or mode is Mode.AUTO:
-        return None
-    if mode is Mode.MANUAL:
-        return NotApproved(
-            f"cannot update {app} to {release.version} by itself: its mode is manual.",
-            hint=f"`slotctl update {app}` updates it now.",
-        )
-    if approved and approved in (release.version, release.tag):
-        return None
-    return NotApproved(
-        f"cannot update {app} to {release.version}: it is not approved.",
-        hint=f"`slotctl approve {app} {release.version}` approves it.",
-    )
+def may_apply_by_itself(view: AppView) -> bool:
+    """Whether an update needs no more word of a person: mode auto, or approve and approved. An absent app never."""
+    if view.held or view.state in (AppState.MISCONFIGURED, AppState.ABSENT):
+        return False
+    if view.mode is Mode.APPROVE:
+        return bool(view.approved) and view.approved != view.version
+    return view.mode is Mode.AUTO and bool(view.available)
+
+
+def version_to_apply(view: AppView) -> str:
+    """What was approved is applied, and nothing newer; in mode auto the rules choose."""
+    return view.approved if view.mode is Mode.APPROVE else ""
 
 
 def asset_words(release: Release, source: schema.Source, arch: str = assets.THIS_ARCHITECTURE) -> Mapping[str, str]:

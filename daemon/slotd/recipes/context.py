@@ -30,7 +30,7 @@ from slotd.host.paths import Paths
 from slotd.host.run import Workers
 from slotd.host.systemd import Systemd
 from slotd.model import Event, Job, JobKind, JobState, Release, Result, SlotName
-from slotd.store import Store
+from slotd.store import TROUBLE, Store
 
 _log = logging.getLogger(__name__)
 
@@ -166,6 +166,7 @@ class Work:
         self.note = ""  # what a person should know of a job that ended without an error
         self.on_trial: Callable[[], None] | None = None  # called once when the trial begins: the heavy work is done
         self.too_late = False  # to be cancelled, whatever the step's rule says: it is being undone, or the app is down
+        self.must_go_on = False  # it goes back: an unwritable store does not stop it
         self.woken = asyncio.Event()
         self._changed = changed
         self._cancel_asked = False
@@ -180,8 +181,17 @@ class Work:
         await self._save()
 
     async def _save(self) -> None:
-        async with self._writing:
-            await off_loop(self.host.store.save, self.job)
+        await self.write(lambda: self.host.store.save(self.job))
+
+    async def write(self, save: Callable[[], None]) -> None:
+        """Commit something. The way back does not wait for a store that takes nothing: the disk says how far it is."""
+        try:
+            async with self._writing:
+                await off_loop(save)
+        except TROUBLE as error:
+            if not self.must_go_on:
+                raise
+            _log.error("%s: %s: it goes back without: %s", self.app.name, self.job.step, error)
 
     async def enter(self, step: str) -> None:
         """Commit the intent of a step, before its first effect."""
@@ -190,8 +200,7 @@ class Work:
         self.job = dataclasses.replace(
             self.job, state=JobState.RUNNING, step=step, progress=max(self.job.progress, self._percent(step, 0.0))
         )
-        async with self._writing:
-            await off_loop(self.host.store.begin_step, self.job, self.host.clock.now())
+        await self.write(lambda: self.host.store.begin_step(self.job, self.host.clock.now()))
         self._changed(self.job)
         if step == "trial" and self.on_trial is not None:
             self.on_trial()
@@ -203,10 +212,11 @@ class Work:
 
     async def leave(self, outcome: str = "done") -> None:
         await failpoint.reach(f"{self.job.step}:end")
-        await off_loop(self.host.store.end_step, self.job, outcome, self.host.clock.now())
+        await self.write(lambda: self.host.store.end_step(self.job, outcome, self.host.clock.now()))
 
     async def finish(self, result: Result, error: SlotdError | None = None) -> None:
-        """Commit the end of the job."""
+        """Commit the end of the job, whatever it was: only that ends it."""
+        self.must_go_on = False
         state = {Result.CANCELLED: JobState.CANCELLED, Result.FAILED: JobState.FAILED}.get(result, JobState.DONE)
         if result in (Result.ROLLED_BACK, Result.ROLLBACK_FAILED) and self.job.kind == "update":
             state = JobState.FAILED

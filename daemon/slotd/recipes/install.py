@@ -7,21 +7,19 @@ import shlex
 
 from slotd.core.artifact import place_name
 from slotd.core.template import expand_command
-from slotd.errors import Failed, NoSpace
-from slotd.host import failpoint, files
+from slotd.errors import Failed
+from slotd.host import failpoint
 from slotd.host.offloop import off_loop
 from slotd.model import Blocked, Result, Slot, SlotState
+from slotd.recipes import space
 from slotd.recipes.context import Artifact, Work
-from slotd.recipes.obtain import RESERVE_BYTES, verified_descriptor
-from slotd.recipes.preserve import newest_sealed, wants_backup
-
-UNPACKED_FACTOR = 4  # how much larger a release is expected to be unpacked; `slots.max_size` bounds it for sure
+from slotd.recipes.obtain import verified_descriptor
 
 
 async def fill_slot(work: Work) -> None:
     """Empty the inactive slot, unpack into it, check, prepare, check again, record, sync."""
     slot, engine, store = work.new_slot, work.engine, work.host.store
-    await _require_space(work)
+    await space.require(work)
     await off_loop(store.save, Slot(app=work.app.name, name=slot, state=SlotState.STAGING, version=work.plan.version))
     await failpoint.reach("stage:recorded")
     await off_loop(engine.empty, slot)
@@ -55,24 +53,6 @@ async def empty_slot(work: Work) -> None:
     await off_loop(work.host.store.save, Slot(app=work.app.name, name=slot))
     await failpoint.reach("stage:forgotten")
     await off_loop(work.engine.empty, slot)
-
-
-async def _require_space(work: Work) -> None:
-    """Counted before anything is stopped: the slot, the backup, and a reserve so that the disk is never filled up."""
-    slot = UNPACKED_FACTOR * sum(artifact.size for artifact in work.plan.artifacts)
-    base = await newest_sealed(work)
-    copy = await off_loop(work.data.needs, work.data_spec, base) if wants_backup(work) else 0
-    backups = work.host.paths.state
-    for what, where, wanted, free in (
-        ("unpack", work.engine.root, slot, await off_loop(work.engine.free_bytes)),
-        ("back up the data of", backups, copy, await off_loop(files.free_bytes, backups)),
-    ):
-        if free < wanted + RESERVE_BYTES:
-            raise NoSpace(
-                f"cannot {what} {work.app.name} {work.plan.version}: that may take {wanted >> 20} MiB of {where},"
-                f" {RESERVE_BYTES >> 20} MiB must stay free, and {free >> 20} MiB are.",
-                hint="Free some space, then update again; nothing was changed.",
-            )
 
 
 async def _unpack(work: Work, artifact: Artifact) -> None:

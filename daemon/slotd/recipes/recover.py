@@ -24,10 +24,11 @@ async def resume(work: Work) -> Result:
     step = work.job.step
     await failpoint.reach("resume:begin")
     action = machine.after_crash(step, link_is_new=await _link_is_new(work))
-    work.job = dataclasses.replace(work.job, resumed=work.job.resumed + 1)
+    counted = dataclasses.replace(work.job, resumed=work.job.resumed + 1)
     try:
-        await off_loop(work.host.store.save, work.job)
-    except Exception:  # a disk too full to count resumes must not keep a stopped app down
+        await off_loop(work.host.store.save, counted)
+        work.job = counted
+    except Exception:  # a disk too full to count resumes must not keep a stopped app down, nor is it a loop
         _log.exception("job %d: that it was resumed could not be written", work.job.id)
     await failpoint.reach("resume:counted")
     if work.job.resumed > machine.MOST_RESUMES:
@@ -41,6 +42,9 @@ async def resume(work: Work) -> Result:
         await work.finish(Result.FAILED, error)
         return Result.FAILED
     await work.tell("job-resumed", f"the {work.job.kind} was interrupted in step {step or 'nothing'}: {_says(action)}")
+    if again := await rollback.begun(work):
+        await work.remember(reason=work.plan.reason or f"{work.plan.version} failed, and slotd was interrupted")
+        return await rollback.roll_back(work, work.plan.reason, first=again)
     if machine.is_rollback_step(step):
         # Whoever was away may find the app running: no data are moved under it.
         first = "rb-stop" if step in ("rb-quarantine", "rb-restore", "rb-switch") else step

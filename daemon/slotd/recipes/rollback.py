@@ -6,6 +6,7 @@ The same steps serve a failed trial, a person's `rollback`, and `slotd boot`, wh
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 
 from slotd.core import machine
@@ -14,16 +15,23 @@ from slotd.errors import Failed, NoSuchBackup, SlotdError
 from slotd.host import failpoint
 from slotd.host.offloop import off_loop
 from slotd.model import Backup, Blocked, Job, JobKind, Result, Slot, SlotState
+from slotd.recipes import space
 from slotd.recipes.context import Work
 from slotd.recipes.preserve import dependents_of, is_up, new_copy_id, start_all, stop_all
 from slotd.recipes.run import Step, Stopped, perform
 from slotd.recipes.trial import wait_until_healthy
+from slotd.store import TROUBLE
 
 MOST_RESTORES = 3
 
 
 async def roll_back(work: Work, reason: str, *, first: str = "") -> Result:
-    """Bring the old version and its data back, from step `first` on. Never raises `SlotdError`: the result says it."""
+    """Bring the old version and its data back, from step `first` on; the result says how it ended.
+
+    A store that cannot be written does not stop it. Raises what that store raises only when all is done but its end:
+    then the app runs, and whoever resumes the job commits that.
+    """
+    work.must_go_on = work.job.kind is JobKind.UPDATE
     if not first:
         if work.app.policy.on_failure == "stop" and work.job.kind == "update":
             return await stop_and_hold(work, reason)
@@ -45,6 +53,21 @@ async def roll_back(work: Work, reason: str, *, first: str = "") -> Result:
     return Result.ROLLED_BACK
 
 
+async def begun(work: Work) -> str:
+    """The step from which to go on with a way back of which the store knows nothing; empty if there is none.
+
+    A store that could not be written did not stop it. What it did is on the disk: data set aside, the old link.
+    """
+    plan, step = work.plan, work.job.step
+    if work.job.kind is not JobKind.UPDATE or step not in ("switch", "migrate", "start", "trial") or plan.slot is None:
+        return ""
+    if step in ("start", "trial") and await off_loop(work.engine.active) == plan.old_slot:
+        return "rb-start"  # the link is the last thing to go back
+    aside = work.host.copy_path("quarantine", work.app.name, plan.quarantine)
+    set_aside = bool(plan.quarantine) and await off_loop(lambda: os.path.lexists(aside))
+    return "rb-stop" if set_aside else ""
+
+
 async def stop_units(work: Work) -> None:
     if not work.plan.dependents:
         await work.remember(dependents=tuple(await dependents_of(work)))
@@ -63,6 +86,7 @@ async def set_data_aside(work: Work) -> None:
     backup = await _require_whole_backup(work)  # else the app would be left without any data
     if backup is not None:
         await off_loop(work.data.ready, Path(backup.path))
+    await space.give_back(work)
     store, copy_id = work.host.store, work.plan.quarantine
     path = work.host.copy_path("quarantine", work.app.name, copy_id)
     row = Backup(
@@ -75,11 +99,11 @@ async def set_data_aside(work: Work) -> None:
         path=str(path),
         job=work.job.id,
     )
-    await off_loop(store.save, row)
+    await work.write(lambda: store.save(row))
     await failpoint.reach("rb-quarantine:recorded")
     size = await off_loop(work.data.quarantine, work.data_spec, path)
     await failpoint.reach("rb-quarantine:aside")
-    await off_loop(store.save, dataclasses.replace(row, bytes=size, sealed=True))
+    await work.write(lambda: store.save(dataclasses.replace(row, bytes=size, sealed=True)))
 
 
 async def bring_data_back(work: Work) -> None:
@@ -113,7 +137,13 @@ async def _require_whole_backup(work: Work) -> Backup | None:
     """The backup to bring back; None if there is none to. Raises `NoSuchBackup`."""
     if not work.plan.restore or not work.plan.backup:
         return None
-    backup = await off_loop(work.host.store.backup, work.app.name, work.plan.backup)
+    try:
+        backup = await off_loop(work.host.store.backup, work.app.name, work.plan.backup)
+    except TROUBLE:
+        if not work.must_go_on:
+            raise
+        path = work.host.copy_path("backups", work.app.name, work.plan.backup)
+        backup = Backup(work.plan.backup, work.app.name, "backup", work.plan.old_version, "update", 0.0, str(path))
     if work.plan.backup == work.plan.quarantine or not await off_loop(work.data.is_sealed, Path(backup.path)):
         raise NoSuchBackup(f"cannot restore {backup.path}: it is not a whole backup.")
     return backup
@@ -181,6 +211,7 @@ async def close(work: Work) -> None:
                 )
             failpoint.hit("rb-end:closing")
 
+    await space.give_back(work)
     await off_loop(commit, work.job)
     await failpoint.reach("rb-end:closed")
     if not plan.old_version and plan.slot is not None:
@@ -233,5 +264,6 @@ async def hold(work: Work, reason: str) -> None:
             work.host.store.change_app(job.app, held=True, hold_reason=reason, last_error=reason)
 
     await failpoint.reach("hold:begin")
+    await space.give_back(work)
     await off_loop(commit, work.job)
     await failpoint.reach("hold:held")

@@ -14,13 +14,16 @@ from slotd.host.offloop import off_loop
 from slotd.model import Job, SlotState, Trial
 from slotd.recipes.context import Work
 from slotd.recipes.install import expand
-from slotd.recipes.preserve import start_dependents, stop_all
+from slotd.recipes.preserve import new_copy_id, start_dependents, stop_all
 
 
 async def point_current(work: Work) -> None:
     """The trial first, then the symlink: a host that comes up with the new link finds the trial that watches it."""
     plan, policy, store = work.plan, work.app.policy, work.host.store
     open_one = await off_loop(store.trial, work.app.name)
+    if not plan.quarantine:
+        # Named before there can be a way back: whoever takes it up sees on the disk that it was begun.
+        await work.remember(quarantine=new_copy_id(work, "quarantine"))
     if open_one is None or open_one.job != work.job.id:
         trial = Trial(
             app=work.app.name,

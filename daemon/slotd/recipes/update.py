@@ -14,7 +14,7 @@ from slotd.errors import Cancelled, NothingToDo
 from slotd.host import failpoint
 from slotd.host.offloop import off_loop
 from slotd.model import Result
-from slotd.recipes import install, obtain, preserve, prune, switch, trial
+from slotd.recipes import install, obtain, preserve, prune, space, switch, trial
 from slotd.recipes.context import Work
 from slotd.recipes.rollback import roll_back
 from slotd.recipes.run import Step, Stopped, perform, undo
@@ -23,6 +23,24 @@ _log = logging.getLogger(__name__)
 
 CANCELLED = "cancelled"  # what `Plan.gave_up` says of a person's cancellation
 
+
+async def save_data(work: Work) -> None:
+    """The hot copy, and the room that a way back to it needs."""
+    await space.give_back(work)  # what a crash left
+    await preserve.copy_hot(work)
+    await space.keep(work, restore=preserve.wants_backup(work))
+
+
+async def tidy_up(work: Work) -> None:
+    await space.give_back(work)
+    await prune.prune_app(work)
+
+
+async def forget_data(work: Work) -> None:
+    await space.give_back(work)
+    await preserve.drop_copy(work)
+
+
 STEPS: tuple[Step, ...] = (
     Step("resolve", obtain.choose_release),
     Step("delay", obtain.wait_for_veto),
@@ -30,7 +48,7 @@ STEPS: tuple[Step, ...] = (
     Step("verify", obtain.check_signatures),
     Step("stage", install.fill_slot, undo=install.empty_slot),
     Step("compare", install.end_if_unchanged),
-    Step("preserve", preserve.copy_hot, undo=preserve.drop_copy),
+    Step("preserve", save_data, undo=forget_data),
     Step("stop", preserve.stop_units, undo=preserve.start_old),
     Step("snapshot", preserve.seal_copy),
     Step("switch", switch.point_current, undo=switch.close_trial),
@@ -38,7 +56,7 @@ STEPS: tuple[Step, ...] = (
     Step("start", switch.start_on_trial),
     Step("trial", trial.watch),
     Step("commit", switch.mark_good),
-    Step("cleanup", prune.prune_app),
+    Step("cleanup", tidy_up),
 )
 
 assert tuple(step.name for step in STEPS) == tuple(rule.name for rule in machine.UPDATE)

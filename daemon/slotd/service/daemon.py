@@ -22,7 +22,7 @@ from slotd.host import definitions, journal
 from slotd.host.offloop import off_loop
 from slotd.model import AppView, Event, Job, JobKind, Mode
 from slotd.recipes import backup as backup_recipe
-from slotd.recipes import recover, update
+from slotd.recipes import recover, space, update
 from slotd.recipes.context import Host, Plan, Work
 from slotd.recipes.rollback import roll_back
 from slotd.service import requests, views
@@ -215,6 +215,7 @@ class Daemon:
         definition = self._definition(app)
         self.jobs_.require_free(app)
         row = await off_loop(requests.whole_backup, self.store, app, backup)
+        await off_loop(space.require_for_restore, app, definition.data.paths, self.host.paths.state, row.bytes)
         view = self.app(app)
         self.jobs_.reserve(app)
         release = dataclasses.replace(Plan().release, version=view.version)
@@ -226,11 +227,11 @@ class Daemon:
 
     async def apply_all(self) -> Sequence[int]:
         """Apply what may be applied without asking: everything in mode auto, what was approved in mode approve."""
-        ready = [view.name for view in self.apps() if requests.may_apply_by_itself(view)]
+        ready = [view.name for view in self.apps() if policy.may_apply_by_itself(view)]
         return await self._each([name for name in ready if self.jobs_.of_app(name) is None], self._apply)
 
     async def _apply(self, name: str) -> int:
-        return await self.start_update(name, version=requests.version_to_apply(self.app(name)), automatic=True)
+        return await self.start_update(name, version=policy.version_to_apply(self.app(name)), automatic=True)
 
     async def _each(self, names: Sequence[str], start: Callable[[str], Awaitable[int]]) -> Sequence[int]:
         """A job for each app; one that cannot be started is told of, and keeps none of the others from theirs."""
@@ -358,7 +359,7 @@ class Daemon:
     def _follow_up(self, app: App) -> None:
         """`apply = "check"`: what may be applied by itself is, right after the check that found it."""
         view = self._board.find(app.name)
-        if view is None or app.policy.apply != "check" or not requests.may_apply_by_itself(view):
+        if view is None or app.policy.apply != "check" or not policy.may_apply_by_itself(view):
             return
         self._own(self._apply(app.name))
 

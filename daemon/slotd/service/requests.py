@@ -21,7 +21,8 @@ from slotd.errors import (
     SlotdError,
 )
 from slotd.host import failpoint, files
-from slotd.model import AppState, AppView, Backup, Mode, Release, SlotName, SlotState
+from slotd.model import Backup, Release, SlotName, SlotState
+from slotd.recipes import space
 from slotd.recipes.context import Host, Plan
 from slotd.store import Store
 
@@ -93,6 +94,7 @@ def rollback_plan(host: Host, app: App, engine: Engine, *, data: str, to: str) -
     restore = data == "restore" and backup is not None
     if restore and backup is not None:
         whole_backup(host.store, app.name, backup.id)
+        space.require_for_restore(app.name, app.data.paths, host.paths.state, backup.bytes)
     return Plan(
         definition=app,
         release=Release(version=here.version, tag=here.version),
@@ -151,20 +153,6 @@ def _choice_hint(version: str, backup: Backup | None) -> str:
     keep = f"--data=keep lets {version} work on the data as they are."
     restore = "--data=restore brings the backup back; what was written since is set aside as quarantine."
     return f"{restore}\n{keep}" if backup else keep
-
-
-def may_apply_by_itself(view: AppView) -> bool:
-    """Whether an update needs no more word of a person: mode auto, or approve and approved. An absent app never."""
-    if view.held or view.state in (AppState.MISCONFIGURED, AppState.ABSENT):
-        return False
-    if view.mode is Mode.APPROVE:
-        return bool(view.approved) and view.approved != view.version
-    return view.mode is Mode.AUTO and bool(view.available)
-
-
-def version_to_apply(view: AppView) -> str:
-    """What was approved is applied, and nothing newer; in mode auto the rules choose."""
-    return view.approved if view.mode is Mode.APPROVE else ""
 
 
 def reconcile(store: Store, engine: Engine, host: Host) -> None:

@@ -1,0 +1,163 @@
+"""Room on the disk: counted before anything is stopped, and kept for the way back while a version is on trial.
+
+A rollback must work on a disk that the new version has filled to its last byte. So what it will need - the data once
+more, where blocks cannot be shared, and a little for the state - is taken as a file before the app is stopped, and
+given back when it is needed.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from collections import defaultdict
+from contextlib import suppress
+from pathlib import Path
+
+from slotd.data import DataSpec
+from slotd.errors import NoSpace
+from slotd.host import files
+from slotd.host.offloop import off_loop
+from slotd.recipes.context import Work
+from slotd.recipes.obtain import RESERVE_BYTES
+from slotd.recipes.preserve import newest_sealed, wants_backup
+
+UNPACKED_FACTOR = 4  # how much larger a release is expected to be unpacked; `slots.max_size` bounds it for sure
+OWN_BYTES = 2 * 1024**2  # what the state, records and directories of a rollback take
+SHARED_FRACTION = 64  # of data whose blocks are shared, this part is new: extents, directories
+_FICLONE = 0x40049409
+
+
+def _mib(count: int) -> str:
+    return f"{-(-count >> 20)} MiB"
+
+
+def _device(path: Path) -> tuple[int, Path]:
+    """The file system of a path, or of its nearest parent that exists."""
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    return path.stat().st_dev, path
+
+
+async def require(work: Work) -> None:
+    """Counted for each file system. Raises `NoSpace` with the numbers."""
+    base = await newest_sealed(work)
+    await off_loop(_require, work, base, wants_backup(work))
+
+
+def _require(work: Work, base: Path | None, backup: bool) -> None:
+    state = work.host.paths.state
+    wanted: list[tuple[str, Path, int]] = [
+        ("its files unpacked", work.engine.root, UNPACKED_FACTOR * sum(a.size for a in work.plan.artifacts))
+    ]
+    if backup:
+        wanted.append(("a backup of its data", state, work.data.needs(work.data_spec, base)))
+    wanted += [("the way back", path, count) for path, count in _for_the_way_back(work, backup).items()]
+    each: dict[int, list[tuple[str, Path, int]]] = defaultdict(list)
+    for what, path, count in wanted:
+        each[_device(path)[0]].append((what, path, count))
+    for parts in each.values():
+        place = parts[0][1]
+        free, total = files.free_bytes(place), sum(count for _, _, count in parts)
+        if free < total + RESERVE_BYTES:
+            raise _too_little(work, place, [(what, count) for what, _, count in parts], free)
+
+
+def _too_little(work: Work, place: Path, parts: list[tuple[str, int]], free: int) -> NoSpace:
+    needed = ", ".join(f"{_mib(count)} for {what}" for what, count in parts if count)
+    return NoSpace(
+        f"cannot update {work.app.name} to {work.plan.version}: on the file system of {place} that may take {needed},"
+        f" {_mib(RESERVE_BYTES)} must stay free, and {_mib(free)} are.",
+        hint="Free some space there, then update again; nothing was changed.",
+    )
+
+
+def require_for_restore(name: str, paths: tuple[str, ...], state: Path, count: int) -> None:
+    """Before an app is stopped to bring `count` bytes of data back. Raises `NoSpace` with the numbers."""
+    for path in [Path(paths[0]).parent] if paths else []:
+        free = files.free_bytes(path)
+        needed = count // SHARED_FRACTION if _shares_blocks(state, path) else count
+        if free < needed + OWN_BYTES:
+            raise NoSpace(
+                f"cannot restore the data of {name}: on the file system of {path} that may take {_mib(needed)},"
+                f" and {_mib(free)} are free.",
+                hint="Free some space there, then try again; nothing was changed.",
+            )
+
+
+def _for_the_way_back(work: Work, restore: bool) -> dict[Path, int]:
+    """The file to keep on each file system, and its bytes."""
+    state = work.host.paths.state
+    own = _file(state, work.app.name)
+    sizes, names = {own: OWN_BYTES}, {_device(state)[0]: own}
+    for path in map(Path, map(os.path.realpath, work.app.data.paths if restore else ())):
+        spec = DataSpec(paths=(path,), exclude=work.data_spec.exclude, sqlite=work.data_spec.sqlite)
+        count = work.data.needs(spec, None)
+        if _shares_blocks(state, path.parent):
+            count //= SHARED_FRACTION
+        name = names.setdefault(_device(path.parent)[0], path.parent / f".slotd-reserve-{work.app.name}")
+        sizes[name] = sizes.get(name, 0) + count
+    return sizes
+
+
+def _file(state: Path, app: str) -> Path:
+    return state / "reserve" / app
+
+
+def _shares_blocks(state: Path, other: Path) -> bool:
+    """Whether a file of the one can be had in the other without new blocks. Tried, with one block."""
+    if _device(state)[0] != _device(other)[0]:
+        return False
+    try:
+        one, two = (os.open(_device(state)[1], os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600) for _ in range(2))
+    except OSError:
+        return False
+    try:
+        os.write(one, bytes(4096))
+        fcntl.ioctl(two, _FICLONE, one)
+    except OSError:
+        return False
+    finally:
+        os.close(one)
+        os.close(two)
+    return True
+
+
+async def keep(work: Work, *, restore: bool) -> None:
+    """Take the room that the way back needs, before anything is stopped. Raises `NoSpace`."""
+    await off_loop(_keep, work, restore)
+
+
+def _keep(work: Work, restore: bool) -> None:
+    for path, count in _for_the_way_back(work, restore).items():
+        path.unlink(missing_ok=True)
+        with files.explaining(f"cannot keep room in {path.parent}"):
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            os.posix_fallocate(descriptor, 0, count)
+            os.fsync(descriptor)
+        except OSError as error:
+            path.unlink(missing_ok=True)
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise
+            raise _too_little(work, path.parent, [("the way back", count)], files.free_bytes(path.parent)) from None
+        finally:
+            os.close(descriptor)
+
+
+async def give_back(work: Work) -> None:
+    """The room is free again, at once. Never raises: what is kept must not keep anyone."""
+    state, app = work.host.paths.state, work.app
+    places = [
+        _file(state, app.name),
+        *(Path(os.path.realpath(p)).parent / f".slotd-reserve-{app.name}" for p in app.data.paths),
+    ]
+    await off_loop(_give_back, places)
+
+
+def _give_back(places: list[Path]) -> None:
+    for path in places:
+        with suppress(OSError):
+            path.unlink()
+            files.fsync_dir(path.parent)  # what the journal has not freed yet cannot be written

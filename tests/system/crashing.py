@@ -1,0 +1,50 @@
+"""Breaking the daemon at a failpoint, and what must hold when it has come back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.system.notes import Notes
+
+
+def crash_at(notes: Notes, point: str, action: str = "kill") -> None:
+    """Arm a failpoint for the next daemon; it fires once, also across restarts."""
+    arm(notes, f"{point}={action}")
+
+
+def arm(notes: Notes, points: str) -> None:
+    """Arm failpoints, as `$SLOTD_FAILPOINTS` has them, for the next daemon; they are counted across restarts."""
+    notes.machine.run("rm -rf /run/slotd-fired; mkdir -p /run/slotd-fired /run/systemd/system/slotd.service.d")
+    notes.machine.write_file(
+        "/run/systemd/system/slotd.service.d/failpoint.conf",
+        f"[Service]\nEnvironment=SLOTD_FAILPOINTS={points} SLOTD_FAILPOINTS_DIR=/run/slotd-fired\n"
+        "RestartSec=50ms\nStartLimitIntervalSec=0\n",
+    )
+    notes.machine.run("systemctl daemon-reload && systemctl restart slotd")
+
+
+def fired(notes: Notes, point: str) -> bool:
+    return notes.machine.exists(f"/run/slotd-fired/{point}")
+
+
+def wait_until_done(notes: Notes) -> None:
+    """Until no job runs any more, whoever runs it."""
+    notes.machine.wait_for(
+        "systemctl is-active --quiet slotd || systemctl start slotd; "
+        "test \"$(busctl get-property org.slotd1 /org/slotd1 org.slotd1.Manager NJobs)\" = 'u 0'",
+        timeout_s=60,
+    )
+
+
+def check_promises(notes: Notes, before: dict[str, Any], new: str) -> None:
+    """One whole version answers, on the data that it had or made; store, link and app agree."""
+    state = notes.wait_state()
+    assert state["version"] in (before["version"], new)
+    assert state["digest"] == before["digest"]
+    shown = notes.json("status", "notes")
+    assert shown["version"] == state["version"]
+    assert shown["trial"] is None
+    assert shown["state"] not in ("updating", "trial", "rolling-back", "failed", "held")
+    link = notes.machine.run("readlink /var/lib/slotd/apps/notes/current").stdout.strip()
+    assert notes.machine.read_file(f"/var/lib/slotd/apps/notes/{link}/VERSION") == state["version"]
+    assert notes.machine.run("systemctl is-active notes").stdout.strip() == "active"
