@@ -7,10 +7,14 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 from tests.system.container import clean_up_on_sigterm
 
 clean_up_on_sigterm()
+# How long an example takes says how busy the machine is.
+hypothesis.settings.register_profile("slotd", deadline=None)
+hypothesis.settings.load_profile("slotd")
 
 
 @pytest.fixture(scope="session")
