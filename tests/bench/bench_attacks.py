@@ -37,7 +37,7 @@ def main() -> None:
         for name in flood.ATTACKS:
             seen = attack(notes, name)
             grown = (seen.after.peak_kib - seen.before.rss_kib) / 1024
-            longest, bus = seen.other["longest_s"] * 1000, seen.other["bus_longest_s"] * 1000
+            longest, bus = (seen.other[name]["longest_s"] * 1000 for name in ("slotd", "bus"))
             growth, worst = max(growth, grown), max(worst, longest - bus)
             sent = f"{seen.sent['calls']:,} ({seen.sent['note']})"
             memory = f"{seen.before.rss_kib / 1024:.0f} → {seen.after.rss_kib / 1024:.0f} MiB"

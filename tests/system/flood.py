@@ -1,7 +1,8 @@
 """What an unprivileged user sends to the daemon to bring it down.
 
 Runs inside a machine: `-m tests.system.flood ATTACK SECONDS` prints what was sent as one JSON object. With `poll` it is
-somebody else meanwhile, who asks every 10 ms until there is a line to read, and tells how long the longest answer took.
+somebody else meanwhile, who asks slotd and the bus every 10 ms until there is a line to read, and tells how long the
+longest answers took.
 Every attack ends by itself.
 """
 
@@ -13,9 +14,11 @@ import json
 import select
 import struct
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from tests.parts.bus_peer import RawPeer, wire_value
 
@@ -269,25 +272,41 @@ ATTACKS: dict[str, Callable[[float], Sent]] = {
 }  # fmt: skip
 
 
-def poll() -> dict[str, object]:
-    """Ask slotd for a property and the bus for its id, every 10 ms until there is a line on standard input."""
+def _ask_again_and_again(message: dict[str, Any], end: threading.Event, found: dict[str, float]) -> None:
+    """On a connection of its own, every 10 ms."""
     peer = RawPeer(SOCKET)
     peer.socket.settimeout(60)
+    found |= {"answers": 0, "refused": 0, "longest_s": 0.0}
+    while not end.wait(POLL_S):
+        began = time.monotonic()
+        serial = peer.send(**message)
+        found["refused"] += bool(peer.replies([serial])[serial]["error"])
+        found["answers"] += 1
+        found["longest_s"] = max(found["longest_s"], time.monotonic() - began)
+
+
+def poll() -> dict[str, dict[str, float]]:
+    """Ask slotd for a property, and the bus itself for its id at the same time, until there is a line to read."""
     body = wire_value("s", MANAGER)
     body += wire_value("s", "NJobs", len(body))
-    waits: list[float] = []
-    bus_waits: list[float] = []
-    refused = 0
+    questions: dict[str, dict[str, Any]] = {
+        "slotd": {"member": "Get", "interface": PROPERTIES, "signature": "ss", "body": body},
+        "bus": BUS | {"member": "GetId"},
+    }
+    found: dict[str, dict[str, float]] = {name: {} for name in questions}
+    end = threading.Event()
+    threads = [
+        threading.Thread(target=_ask_again_and_again, args=(message, end, found[name]))
+        for name, message in questions.items()
+    ]
+    for thread in threads:
+        thread.start()
     print("polling", flush=True)
-    while not select.select([sys.stdin], [], [], POLL_S)[0]:
-        began = time.monotonic()
-        serial = peer.send(member="Get", interface=PROPERTIES, signature="ss", body=body)
-        refused += bool(peer.replies([serial])[serial]["error"])
-        waits.append(time.monotonic() - began)
-        began = time.monotonic()
-        peer.replies([peer.send(member="GetId", **BUS)])
-        bus_waits.append(time.monotonic() - began)
-    return {"answers": len(waits), "refused": refused, "longest_s": max(waits), "bus_longest_s": max(bus_waits)}
+    sys.stdin.readline()
+    end.set()
+    for thread in threads:
+        thread.join()
+    return found
 
 
 def main() -> None:

@@ -29,8 +29,8 @@ def test_an_update_goes_on_and_others_are_answered_under(notes: Notes, name: str
     assert seen.result.startswith(f"notes: updated {seen.version_before} → {seen.version} in "), seen.printed
     assert notes.state()["version"] == seen.version
     # All of somebody else's questions were answered, none was refused.
-    assert seen.other["answers"] > 0
-    assert seen.other["refused"] == 0
+    assert seen.other["slotd"]["answers"] > 0
+    assert seen.other["slotd"]["refused"] == 0
     assert seen.after.peak_kib - seen.before.rss_kib < GROWTH_KIB
     assert seen.after.descriptors <= seen.before.descriptors + 2
     assert seen.after.lines - seen.before.lines < NOISE, notes.machine.journal("slotd.service")[-3000:]

@@ -71,7 +71,7 @@ class Daemon:
         if job.kind is not JobKind.CHECK:
             self.jobs_.reserve(job.app)
         try:
-            work = self._work(job)
+            work = await off_loop(self._work, job)
         except BaseException:
             self.jobs_.unreserve(job.app, job.kind)
             raise
@@ -133,6 +133,7 @@ class Daemon:
         return engines.create(app, self.host.root(app), self.host.settings.limits, user_mode=self.host.user_mode)
 
     def _work(self, job: Job) -> Work:
+        """Blocks: the first job of an engine or a store imports it."""
         app = from_plain(Plan, job.plan).definition
         return Work(self.host, app, job, self._engine(app), self.host.data_store(app), self.job_changed)
 
@@ -146,7 +147,7 @@ class Daemon:
                 )
             )
             job = dataclasses.replace(job, version=version, previous_version=previous)
-            work = self._work(job)
+            work = await off_loop(self._work, job)
         except BaseException:
             self.jobs_.unreserve(name, kind)
             raise
