@@ -34,26 +34,39 @@ def main() -> None:
         booted() as machine,
     ):
         notes = prepare(machine, publisher)
-        for name in flood.ATTACKS:
+        for name in ("nothing", *flood.ATTACKS):
             seen = attack(notes, name)
             grown = (seen.after.peak_kib - seen.before.rss_kib) / 1024
-            longest, bus = (seen.other[name]["longest_s"] * 1000 for name in ("slotd", "bus"))
-            growth, worst = max(growth, grown), max(worst, longest - bus)
+            ours, systemd, bus = (seen.other[whom]["longest_s"] * 1000 for whom in ("slotd", "systemd", "bus"))
+            growth, worst = max(growth, grown), max(worst, ours - systemd)
             sent = f"{seen.sent['calls']:,} ({seen.sent['note']})"
             memory = f"{seen.before.rss_kib / 1024:.0f} → {seen.after.rss_kib / 1024:.0f} MiB"
-            rows.append([name, sent, f"{seen.sent['seconds']:.1f} s", f"{longest:.0f} ms", f"{bus:.0f} ms", memory,
-                         seen.result.partition(": ")[2]])  # fmt: skip
+            took = seen.result.rpartition(" in ")[2] if ": updated " in seen.result else seen.result
+            waits = [f"{wait:.0f} ms" for wait in (ours, systemd, bus)]
+            rows.append([name, sent, f"{seen.sent['seconds']:.1f} s", *waits, memory, took])
+            print(f"  {name}: {', '.join(waits)}", flush=True)
     record(
         "attacks",
         "Under attack over the bus",
         "A local user who may do nothing attacks the installed daemon on the system bus of a booted machine, from the "
-        "start of an update on. Another user asks for a property every 10 ms; *longest wait* is the worst of his "
-        "answers. Beside it the worst answer of the bus itself (`GetId`), which all of this passes through: what the "
-        "bus is busy with, no service can answer sooner.",
-        ["attack", "calls", "took", "longest wait", "of the bus itself", "memory of slotd", "the update"],
+        "start of an update on. Meanwhile another user asks every 10 ms, each on a connection of its own: slotd for a "
+        "property, systemd (which nobody attacks) for a property, and the bus itself for its id. Shown is the longest "
+        "that each let him wait. What systemd and the bus take longer than in the first line is the bus, which reads "
+        "a little of every connection in turn, and keeps one queue for each service, first in, first out: with 100 "
+        "connections of an attacker that makes seconds for everyone.",
+        [
+            "attack",
+            "calls",
+            "sent in",
+            "wait for slotd",
+            "for systemd",
+            "for the bus",
+            "memory of slotd",
+            "update took",
+        ],
         rows,
         aims=[
             Aim("growth of memory at its peak", growth, 32, "MiB"),
-            Aim("longest wait beyond that of the bus", worst, 1000, "ms"),
+            Aim("longest wait beyond that for systemd", worst, 1000, "ms"),
         ],
-    )  # fmt: skip
+    )

@@ -1,9 +1,8 @@
 """What an unprivileged user sends to the daemon to bring it down.
 
 Runs inside a machine: `-m tests.system.flood ATTACK SECONDS` prints what was sent as one JSON object. With `poll` it is
-somebody else meanwhile, who asks slotd and the bus every 10 ms until there is a line to read, and tells how long the
-longest answers took.
-Every attack ends by itself.
+somebody else meanwhile, who asks slotd, systemd and the bus every 10 ms until there is a line to read, and tells how
+long the longest answers took. Every attack ends by itself.
 """
 
 from __future__ import annotations
@@ -28,6 +27,7 @@ PROPERTIES = "org.freedesktop.DBus.Properties"
 INTROSPECTABLE = "org.freedesktop.DBus.Introspectable"
 OBJECTS = "org.freedesktop.DBus.ObjectManager"
 BUS = {"to": "org.freedesktop.DBus", "path": "/org/freedesktop/DBus", "interface": "org.freedesktop.DBus"}
+SYSTEMD = "org.freedesktop.systemd1"
 NO_REPLY, INTERACTIVE = 1, 4
 CALLS = 10_000
 POLL_S = 0.01
@@ -262,6 +262,12 @@ def many_connections(until: float) -> Sent:
     return count, f"{len(peers)} connections"
 
 
+def nothing(until: float) -> Sent:
+    """What the others are compared with."""
+    time.sleep(max(0.0, until - time.monotonic()))
+    return 0, "for comparison"
+
+
 ATTACKS: dict[str, Callable[[float], Sent]] = {
     attack.__name__.replace("_", " "): attack
     for attack in (
@@ -285,12 +291,18 @@ def _ask_again_and_again(message: dict[str, Any], end: threading.Event, found: d
         found["longest_s"] = max(found["longest_s"], time.monotonic() - began)
 
 
+def _get(interface: str, name: str) -> dict[str, Any]:
+    """The question for a property."""
+    body = wire_value("s", interface)
+    body += wire_value("s", name, len(body))
+    return {"member": "Get", "interface": PROPERTIES, "signature": "ss", "body": body}
+
+
 def poll() -> dict[str, dict[str, float]]:
-    """Ask slotd for a property, and the bus itself for its id at the same time, until there is a line to read."""
-    body = wire_value("s", MANAGER)
-    body += wire_value("s", "NJobs", len(body))
+    """Ask slotd and systemd for a property and the bus for its id, all the while, until there is a line to read."""
     questions: dict[str, dict[str, Any]] = {
-        "slotd": {"member": "Get", "interface": PROPERTIES, "signature": "ss", "body": body},
+        "slotd": _get(MANAGER, "NJobs"),
+        "systemd": {"to": SYSTEMD, "path": "/org/freedesktop/systemd1"} | _get(f"{SYSTEMD}.Manager", "Version"),
         "bus": BUS | {"member": "GetId"},
     }
     found: dict[str, dict[str, float]] = {name: {} for name in questions}
@@ -315,7 +327,7 @@ def main() -> None:
         return
     began = time.monotonic()
     try:
-        calls, note = ATTACKS[sys.argv[1]](began + float(sys.argv[2]))
+        calls, note = ATTACKS.get(sys.argv[1], nothing)(began + float(sys.argv[2]))
     except (OSError, EOFError) as error:
         if isinstance(error, OSError) and error.errno not in (errno.ECONNRESET, errno.EPIPE, None):
             raise

@@ -115,7 +115,6 @@ class Bus:
 
     def __init__(self, raw: Any, guard: GuardedSocket, outbox: Outbox) -> None:
         self._raw = raw
-        self._guard = guard
         self._outbox = outbox
         self._signals = Signals(self._ask_bus, self._tell_bus)
         self._serve: Callable[[Call], None] | None = None
@@ -152,11 +151,6 @@ class Bus:
     def backlog_bytes(self) -> int:
         """What waits to be taken by the bus."""
         return self._outbox.waiting_bytes
-
-    @property
-    def is_behind(self) -> bool:
-        """Whether more has come in than could be read in the last turn."""
-        return self._guard.is_behind
 
     def when_taken(self, level_bytes: int, then: Callable[[], None]) -> None:
         """Call `then` once, as soon as the backlog is no more than that. One caller at a time."""

@@ -130,7 +130,6 @@ class GuardedSocket:
         self._left = 0  # bytes of the present answer that the library still has to take
         self._discard = 0  # bytes to throw away before the next header
         self._turn_began = 0.0
-        self.is_behind = False  # the last turn ended before there was nothing more to read
         self._unsent: Any = None  # descriptors whose message could not be begun
 
     def __getattr__(self, name: str) -> Any:
@@ -152,7 +151,7 @@ class GuardedSocket:
         try:
             data, ancillary, _, _ = self._sock.recvmsg(min(length, _READ_BYTES), socket.CMSG_SPACE(_FDS * 4))
         except BlockingIOError:
-            self._turn_began, self.is_behind = 0.0, False
+            self._turn_began = 0.0
             raise
         return data, _passed_fds(ancillary)
 
@@ -173,7 +172,7 @@ class GuardedSocket:
             self._turn_began = self._turn_began or now
             if now - self._turn_began > self._limits.turn_s:
                 # The loop is level-triggered and comes back at once, after everyone else had a turn.
-                self._turn_began, self.is_behind = 0.0, True
+                self._turn_began = 0.0
                 raise _not_now()
             if self._discard:
                 data, fds = self._read(self._discard)

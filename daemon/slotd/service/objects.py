@@ -29,7 +29,6 @@ _OBJECTS = "org.freedesktop.DBus.ObjectManager"
 _INTROSPECTABLE = "org.freedesktop.DBus.Introspectable"
 _PEER = "org.freedesktop.DBus.Peer"
 TURN_S = 0.005
-BEHIND_TURN_S = 0.001  # while calls wait unread: among them are those of others, behind what one peer has poured in
 PEERS = 1024  # that are remembered, more or less
 BACKLOG_BYTES = 512 * 1024
 _SHOWN_CHARS = 120  # of a caller's own words in an error
@@ -153,8 +152,7 @@ class Objects:
 
         Nothing is worked on while the bus does not take the answers: what one peer asked for would wait before others'.
         """
-        turn_s = BEHIND_TURN_S if self._bus.is_behind else TURN_S
-        until, passed_over = self._loop.time() + turn_s, 0
+        until, passed_over = self._loop.time() + TURN_S, 0
         while self._ready:
             if self._bus.backlog_bytes > BACKLOG_BYTES:
                 self._bus.when_taken(BACKLOG_BYTES, self._take_turns_soon)
