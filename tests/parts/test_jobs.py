@@ -35,7 +35,7 @@ class Nobody:
 def make_work(tmp_path: Path, step: str) -> Work:
     store = Store(tmp_path / "state.db")
     host: Any = Host.__new__(Host)
-    host.store, host.clock = store, Clock()
+    host.store, host.clock, host.user_mode = store, Clock(), False
     job = store.new_job("x", JobKind.UPDATE, now=1.0, correlation="", plan={})
     nothing: Any = None
     return Work(
