@@ -120,8 +120,8 @@ def _entry(parser: argparse.ArgumentParser, action: argparse.Action, mark: str) 
 
 
 def exit_codes(epilog: str) -> str:
-    """The table of the line `exit codes: 0 done, 1 failed` of a parser's epilog."""
-    found = re.search(r"exit codes: (.*)", epilog)
-    pairs = re.findall(r"(\d+) ([^,]+)", found[1] if found else "")
+    """The table of the words `exit codes: 0 done, 1 failed` of a parser's epilog."""
+    found = re.search(r"exit codes: (.*(?:\n +.*)*)", epilog)
+    pairs = re.findall(r"(\d+) ([^,]+)", " ".join(found[1].split()) if found else "")
     rows = "".join(f"| `{code}` | {text.strip()} |\n" for code, text in pairs)
     return f"| status | what |\n|---|---|\n{rows}"

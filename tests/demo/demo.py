@@ -136,7 +136,7 @@ class Story:
         machine.run("install -d -o radicale -g radicale /var/lib/radicale /var/lib/radicale/collections")
         machine.run("systemctl daemon-reload")
         self.shell("slotctl verify radicale && slotctl enable radicale")
-        self.shell("busctl call org.slotd1 /org/slotd1 org.slotd1.Manager Reload")
+        self.shell("systemctl reload slotd")
 
         say(f"Radicale {OLD} is installed from PyPI: downloaded, verified, prepared in slot a, started, watched")
         self.shell(f"slotctl update radicale --version {OLD}")

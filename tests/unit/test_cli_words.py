@@ -10,10 +10,10 @@ import pytest
 from slotd.cli.client import Gone, Unreachable, address, to_error
 from slotd.cli.main import main
 from slotd.cli.out import BUSY, DENIED, DONE, FAILED, NOTHING, ROLLED_BACK, USAGE, code_of, worst
-from slotd.cli.parser import parse
+from slotd.cli.parser import build, parse
 from slotd.cli.views import App, Job
 from slotd.cli.words import exit_code, summary
-from slotd.errors import BY_NAME, Busy, NotAuthorized, for_user_manager
+from slotd.errors import BY_NAME, BadOption, Busy, NotAuthorized, for_user_manager
 
 
 def job(kind: str = "update", **values: object) -> Job:
@@ -200,3 +200,27 @@ def test_help_and_usage_load_neither_the_bus_library_nor_rich() -> None:
     loaded = set(run.stdout.splitlines()[-1].split())
     assert "slotd.cli.parser" in loaded
     assert not loaded & {"dbus_fast", "rich", "asyncio", "httpx", "slotd.cli.client"}
+
+
+@pytest.mark.parametrize(
+    ("words", "message", "hint"),
+    [
+        (["list", "--foo"], "unknown option --foo", "See `slotctl list --help`."),
+        (["list", "--stat=idle"], "unknown option --stat", "Did you mean --state?\nSee `slotctl list --help`."),
+        (["--jsn"], "unknown option --jsn", "Did you mean --json?\nSee `slotctl --help`."),
+        (["hold"], "the following arguments are required: APP", "See `slotctl hold --help`."),
+    ],
+)
+def test_a_wrong_option_is_judged_by_the_command_that_it_was_given_to(
+    words: list[str], message: str, hint: str
+) -> None:
+    with pytest.raises(BadOption) as error:
+        parse(words)
+    assert (error.value.message, error.value.hint) == (message, hint)
+
+
+def test_no_line_of_help_is_wider_than_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    said = build().format_help()
+    assert max(map(len, said.splitlines())) <= 80
+    assert "Without a command it is `slotctl status`" in said

@@ -18,7 +18,7 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY / "packaging"))
 
-from manual import commands, keys  # noqa: E402
+from manual import commands, keys, roff  # noqa: E402
 
 from slotd.__main__ import build_parser  # noqa: E402
 from slotd.cli.parser import build  # noqa: E402
@@ -52,6 +52,27 @@ def entries(page: str) -> Iterator[tuple[str, str, str]]:
     for chapter in re.split(r"(?m)^## ", (REPOSITORY / "docs" / page).read_text())[1:]:
         for part in re.split(r"(?m)^### `", chapter)[1:]:
             yield chapter.split("\n", 1)[0], part.split("`", 1)[0], part.split("\n", 1)[1]
+
+
+def test_every_page_is_a_document_or_a_unit_and_no_unit_lacks_one(tree: Path) -> None:
+    meant = {path.name for path in (REPOSITORY / "units").iterdir() if path.is_file()}
+    for path in (REPOSITORY / "docs").glob("*.md"):
+        if found := roff.title(path.read_text()):
+            meant.add(found[0])
+    assert {path.name.rpartition(".")[0] for path in tree.rglob("*.*") if path.is_file()} == meant
+    assert {path.name for path in (tree / "man8").iterdir()} <= {f"{name}.8" for name in {*meant, "slotd"}}
+    assert "user" not in meant
+
+
+def test_apropos_finds_the_daemon_by_each_of_its_units(tree: Path) -> None:
+    name = shown(tree, "slotd").split("SYNOPSIS")[0].partition("NAME")[2]
+    told = {word.strip() for word in name.partition(" - ")[0].split(",")}
+    assert told == {"slotd"} | {path.name for path in (REPOSITORY / "units").iterdir() if path.is_file()}
+
+
+def test_those_who_read_of_the_programs_are_sent_to_the_bus(tree: Path) -> None:
+    for page in ("slotctl", "slotd"):
+        assert "org.slotd1(5)" in shown(tree, page).split("SEE ALSO")[1]
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -195,9 +216,9 @@ def test_the_page_and_help_never_disagree(tree: Path, page: str, parser: Any) ->
 
 def test_the_page_says_every_exit_code_that_help_says(tree: Path) -> None:
     text = shown(tree, "slotctl")
-    told = re.search(r"exit codes: (.*)", help_text(build()))
-    assert told
-    for code, meaning in re.findall(r"(\d+) ([^,]+)", told[1]):
+    told = re.search(r"exit codes: (.*(?:\n +.*)*)", help_text(build()))
+    assert told and "130 interrupted" in told[1]
+    for code, meaning in re.findall(r"(\d+) ([^,]+)", " ".join(told[1].split())):
         assert re.search(rf"(?m)^ +{code} +{re.escape(meaning[0].upper() + meaning[1:])}", text), code
 
 

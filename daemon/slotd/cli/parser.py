@@ -28,9 +28,17 @@ STATES = (
 MODES = ("manual", "approve", "auto")
 
 EPILOG = """\
-Jobs run in the daemon: Ctrl-C ends slotctl, not the job.
-exit codes: 0 done, 1 failed, 2 usage, 3 nothing to do, 4 rolled back, 5 not authorised, 6 busy, 130 interrupted
+Without a command it is `slotctl status`. Jobs run in the daemon: Ctrl-C ends
+slotctl, not the job.
+exit codes: 0 done, 1 failed, 2 usage, 3 nothing to do, 4 rolled back,
+            5 not authorised, 6 busy, 130 interrupted
 """
+
+
+_FORCE = (
+    "also one that is blocked (it failed here before), too young or not for this host yet;"
+    " with --version also one that is older or installed"
+)
 
 
 class Parser(argparse.ArgumentParser):
@@ -127,8 +135,10 @@ def build() -> Parser:
     sub = command("update", "jobs:update", "install the newest release allowed (or the first one)", waits=True)
     _apps(sub, "every app that has a release which its mode allows")
     sub.add_argument("--version", metavar="VERSION", help="this version; an older one needs --force, too")
-    sub.add_argument("--force", action="store_true", help="also one that failed here before, is older, or is installed")
-    sub.add_argument("--now", action="store_true", help="without the delay of the policy")
+    sub.add_argument("--force", action="store_true", help=_FORCE)
+    sub.add_argument(
+        "--now", action="store_true", help="do not wait policy.delay, as an automatic update does; allows nothing else"
+    )
 
     sub = command("rollback", "jobs:rollback", "go back to the version before", waits=True)
     sub.add_argument("app", metavar="APP")
@@ -145,8 +155,14 @@ def build() -> Parser:
     sub.add_argument("version", metavar="VERSION")
     sub = command("hold", "policy:hold", "keep an app as it is until unhold", changes=True)
     sub.add_argument("app", metavar="APP")
-    sub.add_argument("reason", metavar="REASON", nargs="*", help="why, for those who come later")
+    sub.add_argument("reason", metavar="REASON", nargs="*", default=[], help="why, for those who come later")
     sub = command("unhold", "policy:unhold", "lift a hold", changes=True)
+    sub.add_argument("app", metavar="APP")
+    sub = command("mark-good", "policy:mark_good", "end the trial now: the new version stays", changes=True)
+    sub.add_argument("app", metavar="APP")
+    sub = command(
+        "mark-bad", "policy:mark_bad", "end the trial now: the old version and its data come back", changes=True
+    )
     sub.add_argument("app", metavar="APP")
     sub = command("mode", "policy:mode", "set how updates are applied", changes=True)
     sub.add_argument("app", metavar="APP")
@@ -182,7 +198,9 @@ def build() -> Parser:
 
     sub = command("enable", "local:enable", "give an app's units to slotd's care at boot and on failure", local=True)
     sub.add_argument("app", metavar="APP")
-    sub = command("disable", "local:disable", "take that back; app and data stay as they are", local=True)
+    sub = command(
+        "disable", "local:disable", "take an app's units out of that care; app and data stay as they are", local=True
+    )
     sub.add_argument("app", metavar="APP")
     sub = command("verify", "local:verify", "check definitions and keys, say every problem", local=True)
     sub.add_argument("what", metavar="APP|FILE", nargs="?")
@@ -205,7 +223,11 @@ def _count(text: str) -> int:
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The parsed command line; raises BadOption if it makes no sense. `--help` and `--version` exit (SystemExit)."""
     parser = build()
-    args = parser.parse_args(argv)
+    args, unknown = parser.parse_known_args(argv)
+    if unknown:  # whose they are is known: what is suggested is an option of that command, not of another
+        commands = next(action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+        whose = commands.choices[args.command] if args.command else parser
+        whose.error(f"unrecognized arguments: {' '.join(unknown)}")
     if args.no_wait and not args.waits:
         parser.error("--no-wait is for commands that start a job: check, update, rollback, backup, restore")
     if args.command in ("check", "update"):

@@ -1,4 +1,4 @@
-"""`approve`, `hold`, `unhold`, `mode`: what an administrator decides about an app. State, not configuration."""
+"""`approve`, `hold`, `unhold`, `mark-good`, `mark-bad`, `mode`: what an administrator decides about an app. State, not configuration."""
 
 from __future__ import annotations
 
@@ -48,6 +48,20 @@ async def hold(client: Client, args: Namespace, out: Out) -> int:
 async def unhold(client: Client, args: Namespace, out: Out) -> int:
     await _change(client, out, args.app, "Unhold")
     out.line(f"{escape(args.app)}: the hold is lifted")
+    return DONE
+
+
+async def mark_good(client: Client, args: Namespace, out: Out) -> int:
+    app = await _change(client, out, args.app, "MarkGood")
+    version = f"{escape(app.version)} " if app.version else "the new version "
+    out.line(f"{escape(args.app)}: {version}stays; its trial is over")
+    return DONE
+
+
+async def mark_bad(client: Client, args: Namespace, out: Out) -> int:
+    await _change(client, out, args.app, "MarkBad")
+    name = escape(args.app)
+    out.line(f"{name}: the old version and its data come back; `slotctl follow {name}` shows it")
     return DONE
 
 

@@ -94,7 +94,7 @@ class Jobs:
         job = self._works[job_id].job if job_id in self._works else None
         what = f"{job.kind} (job {job.id}, step {job.step or 'waiting'})" if job else "a job"
         raise Busy(
-            f"cannot start another job on {app}: {what} is running.", hint=f"Follow it with `slotctl status {app}`."
+            f"cannot start another job on {app}: {what} is running.", hint=f"Follow it with `slotctl follow {app}`."
         )
 
     def reserve(self, app: str) -> None:

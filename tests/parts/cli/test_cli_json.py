@@ -89,7 +89,15 @@ async def test_a_job_that_ended_one_that_was_not_waited_for_and_one_refused_fit(
 
 
 async def test_decisions_fit(slotd: Slotd, address: str) -> None:
-    for words in (["approve", "1.1"], ["hold", "why"], ["unhold"], ["mode", "auto"], ["mode", "default"]):
+    for words in (
+        ["approve", "1.1"],
+        ["hold", "why"],
+        ["unhold"],
+        ["mark-good"],
+        ["mark-bad"],
+        ["mode", "auto"],
+        ["mode", "default"],
+    ):
         app = fits(words[0], await slotctl(address, words[0], "notes", *words[1:], "--json"))
         assert app["name"] == "notes"
 
@@ -156,7 +164,7 @@ async def test_every_command_tells_its_failure_in_the_same_form(tmp_path: Path) 
     for command, *words in (
         ["list"], ["status"], ["history"], ["jobs"], ["follow"], ["monitor"],
         ["backups", "x"], ["check", "x"], ["update", "x"], ["rollback", "x"], ["backup", "x"], ["restore", "x", "y"],
-        ["approve", "x", "1"], ["hold", "x"], ["unhold", "x"], ["mode", "x", "auto"], ["cancel", "1"],
+        ["approve", "x", "1"], ["hold", "x"], ["unhold", "x"], ["mark-good", "x"], ["mark-bad", "x"], ["mode", "x", "auto"], ["cancel", "1"],
         ["enable", "x"], ["disable", "x"], ["verify", "x"],
     ):  # fmt: skip
         run = await slotctl(nowhere, command, *words, "--json", CONFIGURATION_DIRECTORY=str(tmp_path))
