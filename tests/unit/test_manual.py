@@ -217,7 +217,8 @@ def test_the_page_and_help_never_disagree(tree: Path, page: str, parser: Any) ->
 def test_the_page_says_every_exit_code_that_help_says(tree: Path) -> None:
     text = shown(tree, "slotctl")
     told = re.search(r"exit codes: (.*(?:\n +.*)*)", help_text(build()))
-    assert told and "130 interrupted" in told[1]
+    assert told
+    assert "130 interrupted" in told[1]
     for code, meaning in re.findall(r"(\d+) ([^,]+)", " ".join(told[1].split())):
         assert re.search(rf"(?m)^ +{code} +{re.escape(meaning[0].upper() + meaning[1:])}", text), code
 

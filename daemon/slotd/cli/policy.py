@@ -1,4 +1,4 @@
-"""`approve`, `hold`, `unhold`, `mark-good`, `mark-bad`, `mode`: what an administrator decides about an app. State, not configuration."""
+"""What an administrator decides: `approve`, `hold`, `unhold`, `mark-good`, `mark-bad`, `mode`. State, not configuration."""
 
 from __future__ import annotations
 

@@ -164,7 +164,8 @@ async def test_every_command_tells_its_failure_in_the_same_form(tmp_path: Path) 
     for command, *words in (
         ["list"], ["status"], ["history"], ["jobs"], ["follow"], ["monitor"],
         ["backups", "x"], ["check", "x"], ["update", "x"], ["rollback", "x"], ["backup", "x"], ["restore", "x", "y"],
-        ["approve", "x", "1"], ["hold", "x"], ["unhold", "x"], ["mark-good", "x"], ["mark-bad", "x"], ["mode", "x", "auto"], ["cancel", "1"],
+        ["mark-good", "x"], ["mark-bad", "x"],
+        ["approve", "x", "1"], ["hold", "x"], ["unhold", "x"], ["mode", "x", "auto"], ["cancel", "1"],
         ["enable", "x"], ["disable", "x"], ["verify", "x"],
     ):  # fmt: skip
         run = await slotctl(nowhere, command, *words, "--json", CONFIGURATION_DIRECTORY=str(tmp_path))
