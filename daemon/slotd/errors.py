@@ -39,7 +39,10 @@ class SlotdError(Exception):
         self.hint = hint
 
     def __str__(self) -> str:
-        return f"{self.message} {self.hint}".strip() if self.hint else self.message
+        if not self.hint:
+            return self.message
+        stop = "" if not self.message or self.message.endswith((".", "!", "?", ":", "…")) else "."
+        return f"{self.message}{stop} {self.hint}".strip()
 
     @property
     def bus_name(self) -> str:

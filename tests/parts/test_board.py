@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from slotd.model import AppView, Job
@@ -50,9 +51,9 @@ class Desk:
     def job_forgotten(self, job_id: int) -> None: ...
 
 
-def make_board() -> tuple[Board, Desk]:
+def make_board(told: Path = Path("/dev/null/told")) -> tuple[Board, Desk]:
     desk = Desk()
-    board = Board(desk.build)
+    board = Board(desk.build, told)
     board.listeners.append(desk)
     return board, desk
 

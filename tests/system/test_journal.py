@@ -76,7 +76,7 @@ def test_the_story_of_an_update_can_be_read_in_the_journal_of_the_app(notes: Not
         r"notes: stopped notes\.service, notes-mailer\.service for the update",
         r"notes: saved the data of 1\.0 as backup \S+",
         r"notes: switched 1\.0 → 1\.1 \(slot b\)",
-        r"notes: 1\.1 is up and on trial for 3 s; the app was down for \S+ s",
+        r"notes: 1\.1 was started and is on trial for 3 s; the app was down for \S+ s",
         r"notes: updated from 1\.0 to 1\.1; it passed its trial",
     )
     assert since.told("-u", "notes-mailer.service") == told
@@ -163,7 +163,7 @@ def test_a_story_that_a_crash_interrupted_goes_on_under_the_same_id(notes: Notes
 
     in_order(
         since.told("-u", "notes.service")[-3:],
-        r"notes: 1\.5 is up and on trial for 3 s; .*",
+        r"notes: 1\.5 was started and is on trial for 3 s; .*",
         "notes: the update was interrupted in step trial: it goes on",
         r"notes: updated from 1\.2 to 1\.5; it passed its trial",
     )

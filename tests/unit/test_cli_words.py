@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import ast
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from slotd.cli.client import Gone, Unreachable, address, to_error
 from slotd.cli.main import main
-from slotd.cli.out import BUSY, DENIED, DONE, FAILED, NOTHING, ROLLED_BACK, USAGE, code_of, worst
+from slotd.cli.out import BUSY, DENIED, DONE, FAILED, NOTHING, ROLLED_BACK, USAGE, Out, code_of, worst
 from slotd.cli.parser import build, parse
 from slotd.cli.views import App, Job
 from slotd.cli.words import exit_code, summary
@@ -224,3 +227,28 @@ def test_no_line_of_help_is_wider_than_a_terminal(monkeypatch: pytest.MonkeyPatc
     said = build().format_help()
     assert max(map(len, said.splitlines())) <= 80
     assert "Without a command it is `slotctl status`" in said
+
+
+def test_whatever_is_printed_for_a_user_names_the_commands_of_that_user(capsys: pytest.CaptureFixture[str]) -> None:
+    out = Out(user=True)
+    out.line(
+        "No job runs now. `slotctl jobs --all` shows finished ones; see `systemctl status x` and `slotctl --user list`."
+    )
+    out.complain("cannot do that.", "A definition is a file like /etc/slotd/apps.d/NAME.toml; `slotctl verify NAME`.")
+    said = capsys.readouterr()
+    assert "`slotctl --user jobs --all`" in said.out
+    assert "`systemctl --user status x` and `slotctl --user list`" in said.out
+    assert "~/.config/slotd/apps.d/NAME.toml; `slotctl --user verify NAME`" in said.err
+    Out(user=False).line("`slotctl jobs --all`")
+    assert capsys.readouterr().out == "`slotctl jobs --all`\n"
+
+
+def test_every_command_that_the_programs_tell_a_person_to_type_is_marked_as_one() -> None:
+    """Between backquotes: only there is it turned into the user's own."""
+    for path in (Path(__file__).resolve().parents[2] / "daemon" / "slotd").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and "\n\n" not in node.value:
+                bare = re.findall(
+                    r"(?<![`\w])slotctl (?:hold|unhold|approve|update|rollback|status|verify|jobs) ", node.value
+                )
+                assert not bare or path.name in ("parser.py", "complete.py"), (path.name, node.value)

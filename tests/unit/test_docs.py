@@ -45,7 +45,8 @@ def test_a_catalogue_entry_explains_its_event_and_names_fields_that_are_there(ki
     assert "Documentation: man:slotctl(1)" in head
     assert text.strip().endswith(".")
     assert len(text.split()) >= 6, "it repeats its subject"
-    assert set(re.findall(r"@(\w+)@", text)) <= {"SLOTD_APP", "SLOTD_JOB"}
+    assert set(re.findall(r"@(\w+)@", text)) <= {"SLOTD_APP", "SLOTD_JOB", "SLOTD_SLOTCTL", "SLOTD_SYSTEMCTL"}
+    assert not re.search(r"`(?:slotctl|systemctl|journalctl) ", text), "a user would be told the system's command"
 
 
 def test_ids_are_unique_and_the_catalogue_has_as_many_entries_as_there_are_kinds() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from slotd.core import verifyplan
 from slotd.core.schema import Verify
-from slotd.core.trust import Evidence, Signed, Status, decide
+from slotd.core.trust import Evidence, Signed, Status, decide, require_digests
 from slotd.errors import VerificationFailed
 from slotd.model import Asset, Release
 
@@ -100,6 +100,23 @@ def test_a_digest_of_the_other_kind_does_not_do() -> None:
     with pytest.raises(VerificationFailed, match="nobody gives its sha256"):
         decide(Verify(require=("sha256",)), "app", Evidence(MEASURED, f"sha512:{HEX512}"))
     assert decide(Verify(require=("sha512",)), "app", Evidence(MEASURED, f"sha512:{HEX512}"))
+
+
+def test_what_nobody_will_give_is_known_before_the_download() -> None:
+    for digest in ("", f"sha512:{HEX512}"):
+        with pytest.raises(VerificationFailed, match="nobody gives its sha256") as caught:
+            require_digests(Verify(require=("sha256",)), "app", digest)
+        assert "`checksums`" in caught.value.hint
+        assert "`digest`" in caught.value.hint
+    require_digests(Verify(require=("sha256",)), "app", f"sha256:{HEX}")
+    require_digests(Verify(require=("sha256",), checksums="SHA256SUMS"), "app", "")
+    require_digests(Verify(require=("openpgp",)), "app", "")
+
+
+def test_a_message_and_its_hint_are_two_sentences() -> None:
+    with pytest.raises(VerificationFailed) as caught:
+        require_digests(Verify(require=("sha256",)), "app", "")
+    assert "nobody gives its sha256. Set `checksums`" in str(caught.value)
 
 
 def test_a_digest_that_was_not_measured_is_not_believed() -> None:

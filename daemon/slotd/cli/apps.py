@@ -218,15 +218,18 @@ def show(app: App, job: Job | None, events: Sequence[Event], out: Out) -> None:
 
 
 def once_each(events: Sequence[Event]) -> list[tuple[Event, int]]:
-    """Events, oldest first; what was told again in the same words stands where it was told last, with how often."""
-    counts: dict[tuple[str, str], int] = {}
-    last: dict[tuple[str, str], Event] = {}
+    """Events, oldest first; what was told again at once in the same words is one, when it was told last, and how often.
+
+    What happened between two alike keeps them apart: it may be the whole point.
+    """
+    runs: list[tuple[Event, int]] = []
     for event in events:
-        key = (event.kind, event.message)
-        counts[key] = counts.get(key, 0) + 1
-        last.pop(key, None)
-        last[key] = event
-    return [(event, counts[key]) for key, event in last.items()]
+        before, count = runs[-1] if runs else (event, 0)
+        if (before.kind, before.message) == (event.kind, event.message):
+            runs[len(runs) - bool(runs) :] = [(event, count + 1)]
+        else:
+            runs.append((event, 1))
+    return runs
 
 
 def _no_version(app: App) -> str:
@@ -241,12 +244,12 @@ def _next(app: App, name: str) -> str:
     """What a person may do about the available version."""
     version = escape(app.available)
     if app.held:
-        return f" (held: slotctl unhold {name})"
+        return f" (held: `slotctl unhold {name}`)"
     if app.state == "awaiting-approval":
-        return f" (slotctl approve {name} {version})"
+        return f" (`slotctl approve {name} {version}`)"
     is_due = app.version and (app.mode == "auto" or (app.mode == "approve" and app.approved == app.available))
     approved = "approved; " if app.approved == app.available else ""
-    return f" ({approved}{'slotd-apply.timer installs it, or now: ' if is_due else ''}slotctl update {name})"
+    return f" ({approved}{'slotd-apply.timer installs it, or now: ' if is_due else ''}`slotctl update {name}`)"
 
 
 def _backups(app: App, now: float) -> str:

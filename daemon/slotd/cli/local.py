@@ -181,6 +181,13 @@ def _missing(app: App, *, user: bool) -> list[str]:
             missing.append(f"service.user: there is no user {app.service.user} yet.")
     if app.source.path and not os.path.isdir(app.source.path):
         missing.append(f"source.path: there is no directory {app.source.path}.")
+    for path in app.data.paths:
+        try:
+            os.lstat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            missing.append(f"data.paths: there is no {path} yet; nothing of it is saved before it is there.")
+        except OSError:
+            continue  # only its owner and root may look there
     return missing
 
 

@@ -68,11 +68,15 @@ class Out:
         On a terminal one that is too long goes on below, `indent` columns further in.
         """
         if not self.json:
-            print("\n".join(self._lines(self.look, text, indent, sys.stdout)), flush=True)
+            print("\n".join(self._lines(self.look, self.worded(text), indent, sys.stdout)), flush=True)
+
+    def worded(self, text: str) -> str:
+        """`text` with the commands that this person has to type: those of one's own slotd take --user."""
+        return for_user_manager(text).replace("/etc/slotd/", "~/.config/slotd/") if self._user else text
 
     def error_line(self, text: str, *, indent: int = 2) -> None:
         """The same on standard error, with `--json` too."""
-        warn("\n".join(self._lines(self._error_look, text, indent, sys.stderr)))
+        warn("\n".join(self._lines(self._error_look, self.worded(text), indent, sys.stderr)))
 
     def _lines(self, look: Look, text: str, indent: int, stream: Any) -> list[str]:
         if not look.unicode:
@@ -110,7 +114,7 @@ class Out:
     def error(self, error: SlotdError) -> int:
         """Prints an error (with `--json` as the document too) and gives its exit code."""
         if self._user:
-            error.message, error.hint = for_user_manager(error.message), for_user_manager(error.hint)
+            error.message, error.hint = self.worded(error.message), self.worded(error.hint)
         self.complain(error.message, error.hint)
         self.document({"error": error_json(error)})
         return code_of(error.name)

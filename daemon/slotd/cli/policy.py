@@ -1,4 +1,4 @@
-"""What an administrator decides of an app: approve, hold, unhold, mark-good, mark-bad, mode. State, not configuration."""
+"""What an administrator decides: approve, hold, unhold, mark-good, mark-bad, mode. State, not configuration."""
 
 from __future__ import annotations
 

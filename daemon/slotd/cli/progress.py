@@ -18,7 +18,7 @@ STEPS = {
     "check": "asking the source",
     "backup": "copying the data; at its end the app is stopped for a moment",
     "resolve": "choosing the release",
-    "delay": "waiting, if it is automatic; it can still be cancelled",
+    "delay": "waiting, as policy.delay says; it can still be cancelled",
     "fetch": "downloading",
     "verify": "checking digests and signatures",
     "stage": "unpacking and preparing the other slot",
@@ -27,7 +27,7 @@ STEPS = {
     "stop": "stopping the app",
     "snapshot": "sealing the backup",
     "switch": "switching slots",
-    "migrate": "migrating the data, if the definition says how",
+    "migrate": "migrating the data",
     "start": "starting the app",
     "trial": "watching the new version",
     "commit": "keeping the new version",
@@ -39,6 +39,16 @@ STEPS = {
     "rb-start": "starting the app",
     "rb-verify": "checking that it runs",
 }
+
+
+SHOWN_AFTER_S = 1.0
+
+
+def may_not_apply(job: Job) -> bool:
+    """Whether a step often has nothing to do: no delay by hand, no migrations, nothing to stop or save at first."""
+    if job.step in ("delay", "migrate"):
+        return True
+    return job.kind == "update" and not job.previous_version and job.step in ("compare", "preserve", "stop", "snapshot")
 
 
 class Screen(Protocol):
@@ -81,7 +91,7 @@ def trial_note(job: Job, trial: Trial | None, now: float) -> str:
     left = trial.deadline - now if trial and trial.deadline else 0
     how_long = f" for {duration(ceil(left))}" if left > 0 else ""
     return (
-        f"{escape(job.app)}: {escape(job.version)} is up, on trial{how_long}; "
+        f"{escape(job.app)}: {escape(job.version)} was started, on trial{how_long}; "
         "it goes back by itself if it fails. Ctrl-C leaves it on trial."
     )
 
@@ -108,20 +118,33 @@ class Silence:
 
 
 class Lines:
-    """`12:03:04 notes: fetch - downloading 1.1`: one line per step, for logs and pipes."""
+    """`12:03:04 notes: fetch - downloading 1.1`: one line per step, for logs and pipes.
 
-    tick_s: float | None = None
+    A step that may not apply is shown when it has lasted a while, or ends the job.
+    """
+
+    tick_s: float | None = 1.0
 
     def __init__(self, out: Out) -> None:
         self._out = out
         self._steps: dict[int, str] = {}
+        self._waiting: dict[int, tuple[str, float]] = {}  # by job: a step that may not apply, and when it was entered
 
     def begin(self, text: str) -> None:
         return
 
     def show(self, job: Job, trial: Trial | None) -> None:
-        if not job.step or job.is_finished or self._steps.get(job.id) == job.step:
+        if not job.step or self._steps.get(job.id) == job.step:
             return
+        if may_not_apply(job):
+            step, since = self._waiting.get(job.id, ("", 0.0))
+            if step != job.step:
+                self._waiting[job.id] = (job.step, self._out.now())
+            if step != job.step or self._out.now() - since < SHOWN_AFTER_S:
+                return
+        self._show(job)
+
+    def _show(self, job: Job) -> None:
         self._steps[job.id] = job.step
         what = STEPS.get(job.step, "")
         if job.step.startswith("rb-") and job.kind != "restore":
@@ -133,7 +156,8 @@ class Lines:
         (self._out.error_line if error else self._out.line)(line, indent=11)
 
     def ended(self, job: Job) -> None:
-        return
+        if job.state == "failed" and job.step in self._waiting.get(job.id, ()) and self._steps.get(job.id) != job.step:
+            self._show(job)
 
     def close(self) -> None:
         return
@@ -197,6 +221,7 @@ class Bar:
 
     def note(self, text: str, *, error: bool = False) -> None:
         self._clear()
+        text = self._out.worded(text)
         if self._progress is None or (error and not is_terminal(sys.stderr)):
             (self._out.error_line if error else self._out.line)(text)
         else:  # above the bar, whatever the stream

@@ -28,7 +28,7 @@ def summary(job: Job, app: App | None = None) -> tuple[str, str]:
     name, new, old = escape(job.app), escape(job.version), escape(job.previous_version)
     took = f" in {duration(job.took_s)}" if job.took_s else ""
     why = about_it(_why(job), new) if new else _why(job)
-    if job.state == "refused" or job.error_name == "NothingToDo":
+    if job.state == "refused" or job.error_name in ("NothingToDo", "BadOption"):
         return f"{name}: {why}", escape(job.error_hint)
     if job.result == "updated":
         change = f"updated {old} → {new}" if old and old != new else f"installed {new}"

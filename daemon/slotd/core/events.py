@@ -5,6 +5,7 @@ The catalogue file is printed from this table when the package is built, so that
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from slotd.model import Result
@@ -48,7 +49,7 @@ KINDS: tuple[EventKind, ...] = (
         NOTICE,
         "An interrupted job goes on",
         "slotd was stopped or killed in the middle of this job. It goes on, or back, as the step demands.\n"
-        "Why it was: `journalctl -u slotd.service`. Nothing needs to be done.",
+        "Why it was: `systemctl status slotd.service`. Nothing needs to be done.",
     ),
     EventKind(
         "step",
@@ -138,8 +139,8 @@ KINDS: tuple[EventKind, ...] = (
         "cb0f6e2efe7c463ebe74adbe2f49c126",
         NOTICE,
         "An update is done",
-        "The new version passed its trial. The backup of before is kept for a while;\n"
-        "`slotctl rollback @SLOTD_APP@` goes back.",
+        "The new version passed its trial. After an update the version before it and its backup are kept for a while;\n"
+        "`slotctl rollback @SLOTD_APP@ --data=restore` goes back, `--data=keep` with the data as they are.",
         Result.UPDATED,
     ),
     EventKind(
@@ -273,8 +274,11 @@ BY_NAME: dict[str, EventKind] = {kind.name: kind for kind in KINDS}
 
 
 def catalogue() -> str:
-    """The text of `slotd.catalog`, see journalctl(1) `--update-catalog`."""
+    """The text of `slotd.catalog`, see journalctl(1) `--update-catalog`.
+
+    One catalogue serves the system's slotd and those of its users: each entry brings the programs to type with it.
+    """
     parts = ["# Printed from slotd.core.events; do not edit.\n"]
     for kind in KINDS:
         parts.append(f"-- {kind.id}\nSubject: {kind.subject}\nDefined-By: slotd\n{_DOC}\n\n{kind.text}\n")
-    return "\n".join(parts)
+    return re.sub(r"`(slotctl|systemctl) ", lambda found: f"`@SLOTD_{found[1].upper()}@ ", "\n".join(parts))

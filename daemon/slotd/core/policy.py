@@ -255,7 +255,8 @@ def _wanted(candidates: Sequence[_Candidate], wanted: str, rules: _Rules, arch: 
         if rules.current_text and (rules.current is None or candidate.version < rules.current):
             raise BadOption(
                 f"cannot update {app.name} to {version}: it is not newer than the installed {rules.current_text}.",
-                hint=f"`slotctl rollback {app.name}` goes back with the data; --force installs it over newer data.",
+                hint=f"`slotctl rollback {app.name} --data=restore` goes back to the other slot, with its data;"
+                " --force installs it over newer data.",
             )
         outside = rules.outside(candidate)
         if outside:

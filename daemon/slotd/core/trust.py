@@ -8,7 +8,7 @@ whatever else speaks against the file counts too.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -150,12 +150,28 @@ def _compare_digests(requirement: Verify, asset: str, evidence: Evidence) -> lis
                 forged=True,
             )
         checks.append(f"{algorithm} as the {who} {says}")
-    for algorithm in DIGESTS:
-        if algorithm in requirement.require and not any(algorithm == each for _, _, each, _ in given):
-            raise _refusal(
-                asset, f"nobody gives its {algorithm}", "Set `checksums`, or require another check, under [verify]."
-            )
+    _require_given(requirement, asset, {algorithm for _, _, algorithm, _ in given})
     return checks
+
+
+def require_digests(requirement: Verify, asset: str, source_digest: str) -> None:
+    """Before the download: a digest that is required and that neither the source nor a sums file will give.
+
+    Raises `VerificationFailed`. What a sums file lists is known only when it was fetched: `decide` judges that.
+    """
+    if not requirement.checksums:
+        _require_given(requirement, asset, {source_digest.partition(":")[0].lower()})
+
+
+def _require_given(requirement: Verify, asset: str, given: Collection[str]) -> None:
+    for algorithm in DIGESTS:
+        if algorithm in requirement.require and algorithm not in given:
+            raise _refusal(
+                asset,
+                f"nobody gives its {algorithm}",
+                "Set `checksums` under [verify] to the name of the publisher's sums file, or require another check;"
+                f' an index of one\'s own (type = "http") may also give the file a `digest`, "{algorithm}:…".',
+            )
 
 
 def _openpgp(requirement: Verify, asset: str, evidence: Evidence) -> list[Signer]:

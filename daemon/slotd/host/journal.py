@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from slotd.core.events import EventKind
+from slotd.errors import for_user_manager
 
 _log = logging.getLogger("slotd")
 
@@ -17,21 +18,24 @@ def send(kind: EventKind, message: str, *, fields: Mapping[str, str], units: Seq
 
     A journal that is away harms nothing (promise 7).
     """
-    record = {"MESSAGE": message, "MESSAGE_ID": kind.id, "PRIORITY": str(kind.priority)}
+    own = "MANAGERPID" in os.environ  # set by a user's manager
+    record = {
+        "MESSAGE": for_user_manager(message) if own else message,
+        "MESSAGE_ID": kind.id,
+        "PRIORITY": str(kind.priority),
+    }
     record |= {"SYSLOG_IDENTIFIER": "slotd", "SLOTD_EVENT": kind.name}
+    # The catalogue, one for the system and all its users, is filled in with the programs that this reader has to run.
+    record |= {f"SLOTD_{tool.upper()}": f"{tool} --user" if own else tool for tool in ("slotctl", "systemctl")}
     record |= {key: value for key, value in fields.items() if value}
     try:
         from systemd import journal  # late: `slotctl` and the tests of pure rules do without
 
+        object_field = "OBJECT_SYSTEMD_USER_UNIT" if own else "OBJECT_SYSTEMD_UNIT"
         lines = [f"{key}={value}" for key, value in record.items()]
-        journal.sendv(*lines, *(f"{_object_field()}={unit}" for unit in units))
+        journal.sendv(*lines, *(f"{object_field}={unit}" for unit in units))
     except Exception as error:
         sys.stderr.write(f"{message} (journal: {error})\n")
-
-
-def _object_field() -> str:
-    """`$MANAGERPID` is set by a user's manager: what that starts speaks of that user's units."""
-    return "OBJECT_SYSTEMD_USER_UNIT" if "MANAGERPID" in os.environ else "OBJECT_SYSTEMD_UNIT"
 
 
 def setup_logging(*, debug: bool = False) -> None:

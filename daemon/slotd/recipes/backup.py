@@ -18,9 +18,7 @@ from slotd.recipes.run import Step, Stopped, perform, undo
 async def make_backup(work: Work) -> Result:
     """The app is down only for the cold pass, and runs again whatever happens."""
     if not preserve.wants_backup(work):
-        raise NothingToDo(
-            f"cannot back up {work.app.name}: it has no data, or backups are off.", hint="See [data] and [backup]."
-        )
+        raise NothingToDo(f"cannot back up {work.app.name}: {_why_not(work)}.", hint="See [data] and [backup].")
     await work.remember(backup=work.plan.backup or preserve.new_copy_id(work))
     backup = await preserve.record_backup(work, reason="manual")
     await preserve.run_hooks(work, work.app.data.before, "before")
@@ -49,6 +47,14 @@ async def make_backup(work: Work) -> Result:
         "backup-made", f"backup {sealed.id} of {sealed.version or 'the data'} was made ({sealed.bytes} bytes)"
     )
     return Result.DONE
+
+
+def _why_not(work: Work) -> str:
+    if not work.app.backup.enabled:
+        return "its definition says that no backups are made (backup.enabled)"
+    if missing := preserve.missing_data(work):
+        return f"there is no {' and no '.join(missing)} (data.paths)"
+    return "its definition names no data (data.paths)"
 
 
 BACKUP_STEPS: tuple[Step, ...] = (Step("backup", make_backup, undo=preserve.drop_copy),)

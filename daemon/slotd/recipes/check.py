@@ -5,8 +5,9 @@ Changes nothing of the app.
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -23,7 +24,10 @@ from slotd.recipes.run import Step
 from slotd.sources.work import credential_host, listing_from_json
 
 WORKER_GRACE_S = 60.0  # more than the worker's own deadline: it can still say what went wrong
-WAIT = "wait"  # the daemon's own key in an app's source state: until when the server must not be asked
+# The daemon's own keys in an app's source state:
+WAIT = "wait"  # until when the server must not be asked
+TOLD = "told"  # what was said of its releases at the last check, each as a short digest: said once, until it changes
+OWN = (WAIT, TOLD)
 
 
 async def ask_source(work: Work) -> Result:
@@ -53,7 +57,7 @@ async def look(work: Work, *, wanted: str = "", force: bool = False) -> policy.C
     request = {
         "source": to_plain(app.source),
         "limits": to_plain(limits),
-        "state": {key: value for key, value in to_plain(record.source_state).items() if key != WAIT},
+        "state": {key: value for key, value in to_plain(record.source_state).items() if key not in OWN},
         "also": [name for name in (app.verify.checksums, app.verify.signature) if "{checksums}" not in name and name],
         "credential": secret,
         "credential_host": host,
@@ -88,9 +92,11 @@ async def look(work: Work, *, wanted: str = "", force: bool = False) -> policy.C
         now=now,
         machine_id=work.host.machine_id,
     )
-    for warning in listing.warnings:
-        await work.tell("release-skipped", warning)
-    changes = {"last_check": now, "last_error": "", "source_state": listing.state}
+    known, told = record.source_state.get(TOLD), {_short(warning): warning for warning in listing.warnings}
+    for mark, warning in told.items():
+        if not isinstance(known, Sequence) or mark not in known:
+            await work.tell("release-skipped", warning)
+    changes = {"last_check": now, "last_error": "", "source_state": {**listing.state, TOLD: list(told)}}
     if not wanted:
         changes["available"] = choice.release.version if choice.release else ""
     await off_loop(lambda: store.change_app(app.name, **changes))
@@ -113,6 +119,10 @@ def _require_patience(record: AppRecord, app: App, now: float) -> None:
             hint="The app runs on as it is; the next check after that time will work.",
             retry_at=until,
         )
+
+
+def _short(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 async def _remember_patience(work: Work, error: SourceFailed, now: float) -> None:

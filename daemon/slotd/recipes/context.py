@@ -57,6 +57,10 @@ class Host:
     user_mode: bool = False
     clock: Clock = field(default_factory=Clock)
 
+    def worded(self, text: str) -> str:
+        """A text for people, with the commands that they have to type here."""
+        return for_user_manager(text) if self.user_mode else text
+
     def root(self, app: App) -> Path:
         return Path(app.slots.root) if app.slots.root else self.paths.state / "apps" / app.name
 
@@ -229,7 +233,7 @@ class Work:
             progress=100,
             finished_at=self.host.clock.now(),
             error_name=error.name if error else "",
-            error_message=for_user_manager(text) if self.host.user_mode else text,
+            error_message=self.host.worded(text),
         )
         await self._save()
         await failpoint.reach("finish:end")
@@ -296,7 +300,7 @@ class Work:
             app=self.app.name,
             at=self.host.clock.now(),
             kind=kind,
-            message=message,
+            message=self.host.worded(message),
             job=self.job.id,
             version=self.job.version,
             step=self.job.step,

@@ -62,8 +62,9 @@ async def choose_release(work: Work) -> Result | None:
         return Result.UP_TO_DATE
     artifacts = tuple(Artifact(a.name, a.url, a.size, a.digest) for a in choice.assets)
     work.show(version=release.version, previous=old.version if old else "")
-    for artifact in artifacts:  # a sums file or signature that is missing is known now, before anything is downloaded
+    for artifact in artifacts:  # what cannot be verified is known now, before anything is downloaded
         _plan_checks(work, artifact, release)
+        trust.require_digests(work.app.verify, artifact.name, artifact.source_digest)
     await work.remember(
         release=release,
         artifacts=artifacts,

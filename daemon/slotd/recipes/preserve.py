@@ -57,6 +57,11 @@ def wants_backup(work: Work) -> bool:
     return work.app.backup.enabled and any(os.path.lexists(path) for path in work.app.data.paths)
 
 
+def missing_data(work: Work) -> list[str]:
+    """The paths of the definition's data that are not there: nothing of them is saved, or goes back."""
+    return [path for path in work.app.data.paths if not os.path.lexists(path)]
+
+
 async def copy_hot(work: Work) -> None:
     """The long part of the backup, with the app running."""
     if not wants_backup(work):
@@ -208,7 +213,8 @@ async def seal_copy(work: Work) -> None:
     if work.plan.backup:
         sealed = await seal(work, await off_loop(work.host.store.backup, work.app.name, work.plan.backup))
         await require_down(work)
-        await work.tell("backup-made", f"saved the data of {sealed.version} as backup {sealed.id}")
+        whose = f"of {sealed.version}" if sealed.version else "that were there before it"
+        await work.tell("backup-made", f"saved the data {whose} as backup {sealed.id}")
 
 
 async def require_down(work: Work) -> None:

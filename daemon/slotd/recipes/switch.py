@@ -14,7 +14,7 @@ from slotd.host.offloop import off_loop
 from slotd.model import Job, SlotState, Trial
 from slotd.recipes.context import Work
 from slotd.recipes.install import expand
-from slotd.recipes.preserve import new_copy_id, start_dependents, stop_all
+from slotd.recipes.preserve import missing_data, new_copy_id, start_dependents, stop_all
 
 
 async def point_current(work: Work) -> None:
@@ -81,9 +81,12 @@ async def run_migrations(work: Work) -> None:
         await failpoint.reach("migrate:ran")
 
 
-async def start_on_trial(work: Work) -> None:
-    """Start the units; each try uses up one attempt, committed before it is made."""
-    why = ""
+async def start_on_trial(work: Work, *, ended: str = "") -> None:
+    """Start the units; each try uses up one attempt, committed before it is made.
+
+    `ended`: how the version ended that was on trial already, where it is started again.
+    """
+    why = ended
     while True:
         trial = await open_trial(work)
         if trial.attempts_left <= 0:
@@ -102,10 +105,12 @@ async def start_on_trial(work: Work) -> None:
     now = work.host.clock.now()
     await work.remember(started_at=now, seen=await look_at_units(work))
     await failpoint.reach("start:remembered")
+    if ended:
+        return  # that it is on trial was told when it began
     down = now - work.plan.stopped_at if work.plan.stopped_at else 0.0
     await work.tell(
         "trial-started",
-        f"{work.plan.version} is up and on trial for {duration(work.app.policy.trial_s)}"
+        f"{work.plan.version} was started and is on trial for {duration(work.app.policy.trial_s)}"
         + (f"; the app was down for {down:.1f} s" if work.plan.stopped_at else ""),
         downtime=f"{down:.3f}",
     )
@@ -168,6 +173,8 @@ async def mark_good(work: Work) -> None:
     old, new = work.plan.old_version, work.plan.version
     how = f"updated from {old} to {new}" if old else f"{new} was installed"
     await work.tell("updated", f"{how}; it passed its trial")
+    for path in await off_loop(missing_data, work):
+        await work.tell("warning", f"there is no {path}: nothing of it is saved or goes back (data.paths)")
 
 
 async def close_passed_trial(work: Work) -> None:

@@ -212,8 +212,11 @@ async def look_after_units(work: Work, probes: Watch, by_hand: set[str], last_wo
         await remember_stopped(work, stopped)
     if crashed:
         why = last_words.get(crashed[0].name) or rules.describe_failure(crashed[0])
-        await work.tell("start-failed", f"{why} during its trial; starting it again")
-        await start_on_trial(work)
+        left = (await open_trial(work)).attempts_left
+        if left <= 0:
+            raise Failed(spent(work, why))
+        await work.tell("start-failed", f"{why} during its trial; starting it again (attempts left: {left})")
+        await start_on_trial(work, ended=why)
         by_hand.clear()  # those jobs were slotd's own
         probes.begin_anew()
         return Look.DOWN
@@ -240,12 +243,14 @@ def gave_up(status: UnitStatus, by_hand: set[str]) -> bool:
     return status.name not in by_hand and status.name.endswith(".service")
 
 
+def spent(work: Work, why: str) -> str:
+    return f"{work.plan.version} keeps crashing: {why}, and its {work.app.policy.attempts} attempts are spent"
+
+
 async def use_attempt(work: Work, why: str) -> None:
     trial = await open_trial(work)
     if trial.attempts_left <= 0:
-        raise Failed(
-            f"{work.plan.version} keeps crashing: {why}, and its {work.app.policy.attempts} attempts are spent"
-        )
+        raise Failed(spent(work, why))
     trial = dataclasses.replace(trial, attempts_left=trial.attempts_left - 1)
     await off_loop(work.host.store.save, trial)
     await failpoint.reach("trial:counted")

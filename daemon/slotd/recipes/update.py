@@ -10,7 +10,7 @@ import logging
 
 from slotd.core import machine
 from slotd.core.machine import OnError
-from slotd.errors import Cancelled, NothingToDo
+from slotd.errors import BadOption, Cancelled, NoSuchVersion, NothingToDo, SlotdError
 from slotd.host import failpoint
 from slotd.host.offloop import off_loop
 from slotd.model import Result
@@ -76,6 +76,13 @@ async def update(work: Work, *, first: str = "") -> Result:
     return result
 
 
+def is_callers_own(work: Work, error: SlotdError) -> bool:
+    """Whether the request made no sense, which is its caller's to know and nothing that went wrong with the app."""
+    if isinstance(error, NoSuchVersion):
+        return bool(work.plan.wanted) and not work.plan.automatic
+    return isinstance(error, (NothingToDo, BadOption))
+
+
 async def give_up(work: Work, stopped: Stopped) -> Result:
     """Undo what was done; the old version runs on, or runs again."""
     work.too_late = True  # an undo is not cancelled half-way
@@ -95,7 +102,7 @@ async def give_up(work: Work, stopped: Stopped) -> Result:
         await work.finish(Result.CANCELLED, stopped.error)
         return Result.CANCELLED
     error = stopped.error
-    if not isinstance(error, NothingToDo):
+    if not is_callers_own(work, error):
         await work.tell("update-failed", f"not updated: {error}")
         await off_loop(work.host.store.change_app, work.app.name, last_error=str(error))
     await work.finish(Result.FAILED, error)

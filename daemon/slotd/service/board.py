@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
 
 from slotd.core.events import BY_NAME
-from slotd.errors import NoSuchApp
-from slotd.host import journal
+from slotd.errors import NoSuchApp, SlotdError
+from slotd.host import files, journal
 from slotd.host.definitions import Definitions
 from slotd.host.offloop import off_loop
 from slotd.model import AppView
@@ -16,13 +18,19 @@ from slotd.service.api import Listener
 
 _log = logging.getLogger(__name__)
 
+TOLD_BYTES = 1024**2
+
 
 class Board:
     """Views are built off the loop and swapped in whole: reading one never waits (promise 8)."""
 
-    def __init__(self, build: Callable[[str], AppView]) -> None:
-        """`build` blocks: it reads the store and the disk."""
+    def __init__(self, build: Callable[[str], AppView], told: Path) -> None:
+        """`build` blocks: it reads the store and the disk. `told`: a file that remembers, until the next boot, what was
+        said of the configuration: a daemon that leaves when idle must not say it anew whenever a timer starts it.
+        """
         self._build = build
+        self._told = told
+        self._is_first_look = True
         self._views: dict[str, AppView] = {}
         self._dirty: set[str] = set()
         self._locks: dict[str, asyncio.Lock] = {}
@@ -31,19 +39,41 @@ class Board:
         self.problems: tuple[str, ...] = ()
 
     async def tell_problems(self, found: Definitions) -> None:
-        """What is wrong with the configuration goes to the journal; what belongs to no app is kept, and told."""
-        for name, broken in found.broken.items():
-            fields = {"SLOTD_APP": name}
-            for problem in broken.problems:
-                await off_loop(journal.send, BY_NAME["misconfigured"], f"{name}: {problem}", fields=fields, units=())
+        """What is wrong with the configuration goes to the journal; what belongs to no app is kept, and told.
+
+        A daemon that starts says what none before it has said; a reload says all.
+        """
+        sentences = [
+            (BY_NAME["misconfigured"], f"{name}: {problem}", {"SLOTD_APP": name})
+            for name, broken in found.broken.items()
+            for problem in broken.problems
+        ]
+        sentences += [(BY_NAME["misconfigured"], sentence, {}) for sentence in found.settings_problems]
+        sentences += [(BY_NAME["warning"], sentence, {}) for sentence in found.warnings]
+        said = await off_loop(self._said_before) if self._is_first_look else []
+        for kind, sentence, fields in sentences:
+            if sentence not in said:
+                await off_loop(journal.send, kind, sentence, fields=fields, units=())
+        self._is_first_look = False
+        await off_loop(self._remember_said, [sentence for _, sentence, _ in sentences])
         problems = (*found.settings_problems, *found.warnings)
-        for kind, sentences in (("misconfigured", found.settings_problems), ("warning", found.warnings)):
-            for sentence in sentences:
-                await off_loop(journal.send, BY_NAME[kind], sentence, fields={}, units=())
         if problems != self.problems:
             self.problems = problems
             for listener in self.listeners:
                 listener.problems_changed()
+
+    def _said_before(self) -> list[str]:
+        try:
+            said = json.loads(files.read_bounded(self._told, TOLD_BYTES))
+        except (OSError, ValueError, SlotdError):
+            return []
+        return said if isinstance(said, list) else []
+
+    def _remember_said(self, sentences: Sequence[str]) -> None:
+        try:
+            files.write_unsynced(self._told, json.dumps(sentences).encode())
+        except (OSError, SlotdError):  # then it is said once more
+            _log.debug("what was said of the configuration could not be written", exc_info=True)
 
     def names(self) -> list[str]:
         return sorted(self._views)

@@ -43,7 +43,7 @@ class Daemon:
         self.store = host.store
         self.jobs_ = Jobs(self, parallel=host.settings.max_parallel)
         self._definitions = definitions.Definitions()
-        self._board = Board(self._build_view)
+        self._board = Board(self._build_view, host.paths.runtime / "told")
         self._followups: set[asyncio.Task[Any]] = set()
         self._checking = asyncio.Lock()
 
@@ -324,7 +324,8 @@ class Daemon:
     async def _tell(self, app: str, kind: str, message: str) -> None:
         view = self._board.find(app)
         version = view.version if view else ""
-        event = Event(id=0, app=app, at=self.host.clock.now(), kind=kind, message=message, version=version)
+        told = self.host.worded(message)
+        event = Event(id=0, app=app, at=self.host.clock.now(), kind=kind, message=told, version=version)
         await off_loop(self.store.add_event, event)
         fields, units = {"SLOTD_APP": app, "SLOTD_VERSION": version}, view.units if view else ()
         await off_loop(journal.send, BY_NAME[kind], f"{app}: {message}", fields=fields, units=units)

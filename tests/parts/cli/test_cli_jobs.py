@@ -28,7 +28,7 @@ async def test_an_update_prints_a_line_per_step_and_a_summary(slotd: Slotd, addr
         "notes: commit",
         "notes: updated 1.0 → 1.1 in 2 s",
     ]
-    assert "1.1 is up, on trial for 10 min;" in run.steps[4]
+    assert "1.1 was started, on trial for 10 min;" in run.steps[4]
     assert "Ctrl-C leaves it on trial" in run.steps[4]
 
 

@@ -82,9 +82,9 @@ async def test_streams_that_are_closed_or_full_are_no_reason_for_a_traceback(
 async def test_what_is_told_every_day_is_shown_once(slotd: Slotd, address: str) -> None:
     now = time.time()
     slotd.tell("updated from 0.9 to 1.0; it passed its trial", now - 90, "updated")
-    for count in range(5):
-        for version in ("1.2", "1.1"):
-            slotd.tell(f"{version} was passed over: it is too young", now - 50 + count, "release-skipped")
+    for start, version in ((50, "1.2"), (40, "1.1")):
+        for count in range(5):
+            slotd.tell(f"{version} was passed over: it is too young", now - start + count, "release-skipped")
     lines = (await slotctl(address, "status", "notes")).out.splitlines()
     recent = [line.split("  ", 2)[2] for line in lines[lines.index("Recent history:") + 1 :]]
     assert recent == [
@@ -92,6 +92,14 @@ async def test_what_is_told_every_day_is_shown_once(slotd: Slotd, address: str) 
         "1.2 was passed over: it is too young (5 times)",
         "1.1 was passed over: it is too young (5 times)",
     ]
+
+
+async def test_what_came_between_two_alike_is_not_hidden(slotd: Slotd, address: str) -> None:
+    now = time.time()
+    for count, said in enumerate(("it begins", "it failed", "it begins")):
+        slotd.tell(said, now - 30 + count, "job-started")
+    lines = (await slotctl(address, "status", "notes")).out.splitlines()
+    assert [line.split("  ", 2)[2] for line in lines[-3:]] == ["it begins", "it failed", "it begins"]
 
 
 async def test_mistakes_in_the_settings_are_told_with_what_to_do(slotd: Slotd, address: str) -> None:
