@@ -82,6 +82,7 @@ def parse_settings(documents: Sequence[Document]) -> Settings:
 def settings(top: Section) -> Settings:
     """The whole of `slotd.toml`, as far as it can be read; problems are in the section's report."""
     default = Settings()
+    top.not_yet("notify", "metrics")
     notify = tuple(sections.notifier(each) for each in top.tables("notify"))
     if notify:
         top.say("notify", "notify is not supported yet; take the notifiers out")

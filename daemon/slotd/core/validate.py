@@ -84,11 +84,16 @@ class Section:
         self._path = path
         self._report = report
         self._known: list[str] = []
+        self._not_yet: set[str] = set()
 
     # -- problems ---------------------------------------------------------------------------------
 
     def has(self, key: str) -> bool:
         return key in self._values
+
+    def not_yet(self, *keys: str) -> None:
+        """Keys that are refused by name, whatever they hold."""
+        self._not_yet.update(keys)
 
     def lacks(self, key: str) -> bool:
         """True if nothing stands there: no value, or an empty text or list."""
@@ -118,7 +123,8 @@ class Section:
         return text
 
     def finish(self) -> None:
-        """Every key that nobody asked for is a mistake."""
+        """Every key that nobody asked for is a mistake. What is planned but not built yet is not offered."""
+        offered = sorted(set(self._known) - self._not_yet)
         for key in self._values:
             if key in self._known:
                 continue
@@ -126,8 +132,8 @@ class Section:
             place = f"in [{'.'.join(names)}]" if names else "here"
             self._report.add(
                 (*self._path, key),
-                f"{self.label(key)} is not a known key{did_you_mean(key, self._known)}; "
-                f"known {place} are {', '.join(sorted(set(self._known)))}",
+                f"{self.label(key)} is not a known key{did_you_mean(key, offered)}; "
+                f"known {place} are {', '.join(offered)}",
             )
 
     # -- values -----------------------------------------------------------------------------------
