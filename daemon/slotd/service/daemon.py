@@ -322,12 +322,11 @@ class Daemon:
     # -- telling ----------------------------------------------------------------------------------
 
     async def _tell(self, app: str, kind: str, message: str) -> None:
-        view = self._board.find(app)
-        version = view.version if view else ""
-        told = self.host.worded(message)
+        view, told = self._board.find(app), self.host.worded(message)
+        version, units = (view.version, view.units) if view else ("", ())
         event = Event(id=0, app=app, at=self.host.clock.now(), kind=kind, message=told, version=version)
         await off_loop(self.store.add_event, event)
-        fields, units = {"SLOTD_APP": app, "SLOTD_VERSION": version}, view.units if view else ()
+        fields = {"SLOTD_APP": app, "SLOTD_VERSION": version}
         await off_loop(journal.send, BY_NAME[kind], f"{app}: {message}", fields=fields, units=units)
 
     def job_new(self, job: Job) -> None:
