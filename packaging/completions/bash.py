@@ -8,7 +8,11 @@ _FRAME = """\
 # Completion of slotctl for bash. Written by packaging/completion; do not edit.
 
 _slotctl_ask() {{
-    COMPREPLY+=($(compgen -W "$(slotctl _complete "$1" "${{words[@]:1}}" 2>/dev/null | cut -f1)" -- "$cur"))
+    # What is offered are names from elsewhere: never words for the shell to expand, as `compgen -W` does.
+    local value
+    while IFS= read -r value; do
+        [[ $value == "$cur"* ]] && COMPREPLY+=("$(printf %q "$value")")
+    done < <(slotctl _complete "$1" "${{words[@]:1}}" 2>/dev/null | cut -f1)
 }}
 
 _slotctl_words() {{

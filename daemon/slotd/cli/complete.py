@@ -9,6 +9,7 @@ the bus starts nobody for.
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -18,6 +19,8 @@ from slotd.errors import SlotdError
 from slotd.host.paths import Paths
 
 DEADLINE_S = 2.0  # a person waits at a prompt
+
+_WORD = re.compile(r"[0-9A-Za-z][0-9A-Za-z.+_~!@:-]*")  # names, versions, ids; whatever else a file may be called
 
 Offer = tuple[str, str]
 """A value and what it is."""
@@ -40,7 +43,7 @@ def complete(words: Sequence[str]) -> int:
     except Exception:  # whatever it is, a prompt is no place to tell of it
         return 1
     for value, text in dict(found).items():
-        if value and value.isprintable() and " " not in value:
+        if _WORD.fullmatch(value):
             sys.stdout.write(f"{value}\t{_plain(text)}\n" if text else f"{value}\n")
     return 0
 

@@ -25,10 +25,13 @@ def number(values: Mapping[str, Any], key: str) -> int:
     return int(value) if isinstance(value, (int, float)) else 0
 
 
-def when(values: Mapping[str, Any], key: str) -> float | None:
-    """A time on the bus (seconds since the epoch, 0 = never) as seconds, or None."""
+END_OF_TIME = 253_402_214_400.0  # a day before the year 10000, which calendars do not know
+
+
+def when(values: Mapping[str, Any], key: str, *, per_s: float = 1) -> float | None:
+    """A time on the bus (since the epoch, 0 = never) as seconds, or None."""
     value = values.get(key, 0)
-    return float(value) if isinstance(value, (int, float)) and value > 0 else None
+    return min(value / per_s, END_OF_TIME) if isinstance(value, (int, float)) and value > 0 else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,8 +156,7 @@ def trial_of(values: object) -> Trial | None:
     """The `Trial` property: an empty dictionary when there is none."""
     if not isinstance(values, dict) or not values:
         return None
-    exact = when(values, "deadline_usec")
-    deadline = exact / 1e6 if exact else when(values, "deadline")
+    deadline = when(values, "deadline_usec", per_s=1e6) or when(values, "deadline")
     return Trial(text(values, "version"), number(values, "attempts_left"), deadline)
 
 

@@ -2,6 +2,24 @@
 
 from __future__ import annotations
 
+SAID_CHARS = 300
+
+
+def last_words(output: str) -> str:
+    """The last line that a program printed, quoted, as a sentence; empty for none.
+
+    It is foreign: one printable line of bounded length, that can neither pass for a sentence of ours (a hint comes
+    on a line of its own) nor play with a terminal.
+    """
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    return f"Its last words: “{one_line(lines[-1])}”." if lines else ""
+
+
+def one_line(text: str) -> str:
+    """A foreign text as one printable line."""
+    line = "".join(char if char.isprintable() else " " for char in text).strip()
+    return line if len(line) <= SAID_CHARS else line[: SAID_CHARS - 1] + "…"
+
 
 def about_it(reason: str, version: str) -> str:
     """`1.2 keeps crashing` after `1.2 was rolled back:` becomes `it keeps crashing`."""

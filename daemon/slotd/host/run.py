@@ -24,6 +24,7 @@ from typing import Any, Final
 
 from slotd import errors
 from slotd.core.schema import Limits
+from slotd.core.words import last_words
 from slotd.errors import Failed, SlotdError, SourceFailed, VerificationFailed
 from slotd.host import failpoint, frames, sandbox
 from slotd.host.process import Completed, run, to_its_end
@@ -319,7 +320,7 @@ class Workers:
         return None
 
     def _death(self, verb: str, profile: Profile, running: Running, timeout_s: float) -> SlotdError:
-        said = f" It said: {running.output.strip()[-500:]}" if running.output.strip() else ""
+        said = f" {last_words(running.output)}".rstrip()
         if running.is_late or running.result == "timeout":
             message = f"cannot {verb}: the worker {running.name} took longer than {timeout_s:g} s.{said}"
             kind = SourceFailed if profile is Profile.NETWORK else Failed

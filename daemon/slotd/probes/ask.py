@@ -6,9 +6,8 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
+from slotd.core.words import one_line
 from slotd.probes import Outcome, Target
-
-_DETAIL_CHARS = 300
 
 
 async def within(timeout_s: float, what: str, asked: Coroutine[Any, Any, Outcome]) -> Outcome:
@@ -28,11 +27,6 @@ async def within(timeout_s: float, what: str, asked: Coroutine[Any, Any, Outcome
         return Outcome(False, f"{what}: no answer within {timeout_s:g} s")
     outcome = task.result()
     return Outcome(outcome.healthy, one_line(outcome.detail))
-
-
-def one_line(text: str) -> str:
-    line = "".join(c if c.isprintable() else " " for c in text).strip()
-    return line if len(line) <= _DETAIL_CHARS else line[: _DETAIL_CHARS - 1] + "…"
 
 
 def expand(template: str, target: Target) -> str:

@@ -6,9 +6,10 @@ import hashlib
 from pathlib import Path
 
 from slotd.core.schema import Health
+from slotd.core.words import one_line
 from slotd.errors import SlotdError
 from slotd.probes import Outcome, Target
-from slotd.probes.ask import expand, one_line, within
+from slotd.probes.ask import expand, within
 
 # For the unit to be stopped after its own timeout; only then is waiting for it given up.
 _GRACE_S = 10.0

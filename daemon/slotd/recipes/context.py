@@ -224,7 +224,9 @@ class Work:
         state = {Result.CANCELLED: JobState.CANCELLED, Result.FAILED: JobState.FAILED}.get(result, JobState.DONE)
         if result in (Result.ROLLED_BACK, Result.ROLLBACK_FAILED) and self.job.kind == "update":
             state = JobState.FAILED
-        text = "\n".join(filter(None, (error.message, error.hint))) if error else self.note
+        # A hint comes on a line of its own: nothing foreign in the message may look like one.
+        said = " ".join(error.message.splitlines()) if error else ""
+        text = "\n".join(filter(None, (said, error.hint))) if error else self.note
         await failpoint.reach("finish:begin")
         self.job = dataclasses.replace(
             self.job,

@@ -7,6 +7,7 @@ import shlex
 
 from slotd.core.artifact import place_name
 from slotd.core.template import expand_command
+from slotd.core.words import last_words
 from slotd.errors import Failed
 from slotd.host import failpoint
 from slotd.host.offloop import off_loop
@@ -104,7 +105,7 @@ async def prepare(work: Work) -> None:
             how = "took too long" if done.timed_out else f"ended with status {done.status}"
             raise Failed(
                 f"cannot prepare {work.app.name} {work.plan.version}: `{shlex.join(argv)}` {how}."
-                f" {_last_line(done.output)}",
+                f" {last_words(done.output)}",
                 hint=f"Run it by hand as {user}, or see `journalctl -u slotd`.",
             )
         work.progress(0.4 + 0.5 * (number + 1) / len(slots.prepare))
@@ -121,11 +122,6 @@ def expand(work: Work, template: tuple[str, ...]) -> list[str]:
         "data": next(iter(work.app.data.paths), ""),
     }
     return list(expand_command(template, values))
-
-
-def _last_line(output: str) -> str:
-    lines = [line.strip() for line in output.splitlines() if line.strip()]
-    return f"Its last words: {lines[-1][:300]}" if lines else ""
 
 
 async def end_if_unchanged(work: Work) -> Result | None:

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 from slotd.core.template import expand_command
+from slotd.core.words import last_words
 from slotd.errors import Failed, NoSuchBackup, SlotdError
 from slotd.host import failpoint, holdback
 from slotd.host.offloop import off_loop
@@ -279,5 +280,5 @@ async def run_hooks(work: Work, templates: tuple[tuple[str, ...], ...], when: st
         if done.status != 0:
             raise Failed(
                 f"cannot back up {work.app.name}: `{shlex.join(argv)}` ended with status {done.status}."
-                f" {done.output.strip()[-300:]}"
+                f" {last_words(done.output)}"
             )

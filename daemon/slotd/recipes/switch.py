@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 
 from slotd.core.health import UnitSeen, describe_failure, seen
-from slotd.core.words import duration
+from slotd.core.words import duration, last_words
 from slotd.errors import Failed
 from slotd.host import failpoint, holdback
 from slotd.host.offloop import off_loop
@@ -76,7 +76,7 @@ async def run_migrations(work: Work) -> None:
         )
         if done.status != 0:
             raise Failed(
-                f"the migration `{shlex.join(argv)}` ended with status {done.status}. {done.output.strip()[-300:]}"
+                f"the migration `{shlex.join(argv)}` ended with status {done.status}. {last_words(done.output)}"
             )
         await failpoint.reach("migrate:ran")
 

@@ -14,6 +14,7 @@ from slotd.host.bus import Call
 
 EMITS_CHANGED = "org.freedesktop.DBus.Property.EmitsChangedSignal"
 ROOT = "/org/slotd1"
+MOST_TIME = 2**63 - 1  # a row or a header of a backup may say anything
 
 # What a method gives back: the values of its reply, now or after a while.
 Answer = Sequence[Any] | Awaitable[Sequence[Any]]
@@ -148,8 +149,8 @@ def typed(values: Mapping[str, Any], properties: Sequence[Property]) -> dict[str
 
 
 def seconds(time: float) -> int:
-    """A time for the bus: whole seconds since the epoch, 0 for never."""
-    return max(0, int(time)) if math.isfinite(time) else 0
+    """A time for the bus: whole seconds (or microseconds) since the epoch, 0 for never, bounded by the bus's type."""
+    return min(max(0, int(time)), MOST_TIME) if math.isfinite(time) else 0
 
 
 def app_path(name: str) -> str:

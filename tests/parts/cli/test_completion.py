@@ -113,3 +113,14 @@ async def test_a_daemon_that_is_not_running_is_not_started_by_tab(tmp_path: Path
         assert not started.exists()
         assert (await slotctl(address, "jobs")).code == 1
         assert started.exists(), "the bus could have started it"
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.asyncio
+async def test_a_file_name_is_never_run_by_the_shell_that_offers_it(shells: Shells, shell: str, tmp_path: Path) -> None:
+    for name in ("$(>$HOME-trap)", "`>$HOME-trap`", "a${IFS}b", "n;>$HOME-trap", "-rf"):
+        (shells.config / "apps.d" / f"{name}.toml").write_text("")
+    offered = await shells.offers(shell, "slotctl status ")
+    assert "notes" in offered
+    assert not [each for each in offered if any(char in each for char in "$`;{")]
+    assert not (tmp_path / "shells-trap").exists()
