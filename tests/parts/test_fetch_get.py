@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 import time
+import urllib.request
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from tests.release_server import Authority, ReleaseServer
@@ -273,10 +277,48 @@ def test_an_origin_is_scheme_host_and_port() -> None:
     assert credential("t", "example.org").origin == ("https", "example.org", 443)
 
 
-def test_proxies_of_the_environment_are_not_used(server: ReleaseServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("http_proxy", "https_proxy", "all_proxy"):
-        monkeypatch.setenv(name, "http://127.0.0.1:9")
-    assert read(server.file("x", b"direct")).body == b"direct"
+class Proxy(BaseHTTPRequestHandler):
+    """A forward proxy of the plain kind: GET with a whole address. `asked` are those that came through it."""
+
+    asked: ClassVar[list[str]] = []
+
+    def do_GET(self) -> None:
+        self.asked.append(self.path)
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(self.path) as answer:
+            body = answer.read()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        return
+
+
+def test_the_proxy_that_the_environment_names_is_used_but_for_those_that_need_none(
+    server: ReleaseServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = server.file("x", b"through")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Proxy) as proxy:
+        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+        monkeypatch.setenv("http_proxy", f"127.0.0.1:{proxy.server_address[1]}")
+        assert read(url).body == b"through"
+        assert Proxy.asked == [url]
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        assert read(url).body == b"through"
+        assert Proxy.asked == [url]
+        proxy.shutdown()
+
+
+def test_a_proxy_that_is_away_or_none_is_named_as_such(server: ReleaseServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = server.file("x", b"through")
+    monkeypatch.setenv("http_proxy", "gopher://user:secret@proxy:1")
+    with pytest.raises(Misconfigured, match="no address of an HTTP proxy") as caught:
+        read(url)
+    assert "secret" not in str(caught.value)
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    with pytest.raises(SourceFailed):
+        read(url)
 
 
 def test_pages_of_one_session_share_a_connection_and_a_deadline(server: ReleaseServer) -> None:

@@ -98,7 +98,7 @@ def test_wide_characters_take_two_columns() -> None:
 
 @given(st.lists(st.tuples(st.text(max_size=80), st.text(max_size=80), st.text(max_size=80)), max_size=5))
 def test_a_table_fits_the_terminal(rows: list[tuple[str, str, str]]) -> None:
-    assert all(cells(line) <= 40 for line in table(("NAME", "VERSION", "MESSAGE"), rows, Look(width=40)))
+    assert all(cells(line) <= 40 for line in table(("NAME", "STATE", "MESSAGE"), rows, Look(width=40)))
 
 
 def test_long_text_ends_in_an_ellipsis_on_a_terminal_and_is_whole_in_a_pipe() -> None:
@@ -124,3 +124,12 @@ def test_colours_need_a_terminal_and_nobody_who_objects() -> None:
 def test_a_terminal_without_unicode_gets_ascii() -> None:
     look = look_at(terminal("latin-1"), no_color=False, environment={"TERM": "xterm"})
     assert (look.ellipsis, look.bullet) == ("...", "*")
+
+
+def test_what_people_have_to_type_again_is_never_cut() -> None:
+    head = ("ID", "KIND", "VERSION", "MADE", "SIZE", "REASON")
+    row = ("20260803T120304Z-12-quarantine", "quarantine", "1.2.3-alpine20260803", "5 min ago", "12 MiB", "rollback")
+    line = table(head, [row], Look(width=60))[1]
+    assert line.startswith(f"{row[0]}  ")
+    assert row[2] in line
+    assert "quarantine  " not in line.removeprefix(row[0]), "the others give way"

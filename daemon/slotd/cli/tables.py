@@ -7,7 +7,7 @@ named with an escape sequence must not write on the administrator's terminal.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC
 from time import localtime, strftime
@@ -36,6 +36,8 @@ STATE_COLOURS = {
     "rollback-failed": "red",
 }
 
+NEVER_CUT = ("ID", "VERSION")  # columns of what people type again: a line that is too long is the lesser evil
+WHOLE_CELLS = 40  # but what is longer is nobody's id
 _COLUMN_MIN = (8, 4)  # columns give way down to the first; only if that is not enough, to the second
 _SGR = "\x1b["  # how every colour of ours begins; `escape` lets none of others through
 
@@ -237,7 +239,8 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str | Cell]], look: Look)
     grid += [[Cell(escape(c.text), c.colour) if isinstance(c, Cell) else Cell(escape(c)) for c in row] for row in rows]
     widths = [max(cells(row[i].text) for row in grid) for i in range(len(head))]
     if look.width is not None:
-        _fit(widths, look.width - 2 * (len(widths) - 1))
+        whole = {i for i, name in enumerate(head) if name in NEVER_CUT and widths[i] <= WHOLE_CELLS}
+        _fit(widths, look.width - 2 * (len(widths) - 1), whole)
     lines = []
     for row in grid:
         line = []
@@ -249,11 +252,12 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str | Cell]], look: Look)
     return lines
 
 
-def _fit(widths: list[int], room: int) -> None:
-    """Narrows the widest column, again and again, until all fit or none may give more."""
+def _fit(widths: list[int], room: int, whole: Collection[int] = ()) -> None:
+    """Narrows the widest column, again and again, until all fit or none may give more; those of `whole` never do."""
+    giving = [i for i in range(len(widths)) if i not in whole]
     for least in _COLUMN_MIN:
-        while sum(widths) > room:
-            widest = max(range(len(widths)), key=lambda i: widths[i])
+        while giving and sum(widths) > room:
+            widest = max(giving, key=lambda i: widths[i])
             if widths[widest] <= least:
                 break
             widths[widest] -= 1

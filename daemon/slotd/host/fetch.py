@@ -2,8 +2,8 @@
 
 What a server can do to us is bounded here: bytes, seconds (for the whole, not for each read), redirects,
 silence. https never becomes http, a credential never leaves its own host, and an answer in another encoding than
-the bytes that were asked for is refused. Proxies, cookies and `.netrc` are not used. httpx is imported late:
-it takes 70 ms, and the daemon starts without it.
+the bytes that were asked for is refused. Cookies and `.netrc` are not used; a proxy is, if the environment names
+one (probes use none). httpx is imported late: it takes 70 ms, and the daemon starts without it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from slotd import __version__
 from slotd.core.answer import refusal, shown, too_far, too_large, too_late
 from slotd.core.schema import Limits
 from slotd.errors import Misconfigured, SourceFailed
-from slotd.host.wire import Watchdog, cause
+from slotd.host.wire import Watchdog, Ways, cause
 
 if TYPE_CHECKING:
     import httpx
@@ -157,24 +157,26 @@ class Reply:
         raise refusal(self.status, self.headers, self.url, time.time(), had_credential=self.had_credential)
 
 
+def _transport(proxy: str) -> httpx.HTTPTransport:
+    import httpx
+
+    one = httpx.Limits(max_connections=1)  # at a time, so that the watchdog knows which
+    way = httpx.Proxy(proxy) if proxy else None
+    return httpx.HTTPTransport(verify=tls_context(), trust_env=False, limits=one, proxy=way)
+
+
 class Session:
     """GETs, one after another, within one deadline. A context manager; not for several threads."""
 
     def __init__(
         self, limits: Limits, deadline_s: float, credential: Credential | None = None, pace: Pace | None = None
     ) -> None:
-        import httpx
-
         self.pace = pace or Pace()
         self.deadline_s = deadline_s
         self._redirects = limits.redirects
         self._credential = credential
         self._end = time.monotonic() + deadline_s
-        # One connection at a time, so that the watchdog knows which.
-        self._transport = httpx.HTTPTransport(
-            verify=tls_context(), trust_env=False, limits=httpx.Limits(max_connections=1)
-        )
-        self._dog = Watchdog()
+        self._ways, self._dog = Ways(_transport), Watchdog()
 
     def __enter__(self) -> Session:
         return self
@@ -182,7 +184,7 @@ class Session:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._transport.close()
+        self._ways.close()
         self._dog.close()
 
     def left_s(self) -> float:
@@ -257,7 +259,7 @@ class Session:
         )
         self._dog.allow(min(self._end, time.monotonic() + self.pace.answer_s))
         with self.translated(str(url)):
-            return self._transport.handle_request(request), is_secret
+            return self._ways.to(url.scheme, url.host).handle_request(request), is_secret
 
     def _trace(self, event: str, info: Mapping[str, Any]) -> None:
         if event == "connection.connect_tcp.complete":

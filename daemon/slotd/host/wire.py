@@ -7,6 +7,11 @@ import socket
 import ssl
 import threading
 import time
+from collections.abc import Callable
+from typing import Any
+from urllib.request import getproxies_environment, proxy_bypass
+
+from slotd.errors import Misconfigured
 
 
 class Watchdog:
@@ -80,3 +85,34 @@ def cause(error: BaseException) -> str:
             return inner.strerror[:1].lower() + inner.strerror[1:]
         inner = inner.__cause__ or inner.__context__
     return ""
+
+
+class Ways:
+    """Straight to a server, or through the proxy that the environment names for it (`http_proxy`, `https_proxy`,
+    `no_proxy`, as curl(1) reads them). `make` gives what sends requests through a proxy, or straight if it is empty.
+    """
+
+    def __init__(self, make: Callable[[str], Any]) -> None:
+        self._make = make
+        self._proxies = getproxies_environment()
+        self._open: dict[str, Any] = {}
+
+    def to(self, scheme: str, host: str) -> Any:
+        """What sends a request to this host; kept until `close`."""
+        proxy = "" if proxy_bypass(host, self._proxies) else self._proxies.get(scheme, "")
+        if proxy and "://" not in proxy:
+            proxy = f"http://{proxy}"
+        if proxy not in self._open:
+            try:
+                self._open[proxy] = self._make(proxy)
+            except ValueError:
+                name = proxy.rpartition("@")[2]  # its password is nobody's business
+                raise Misconfigured(
+                    f"cannot use the proxy {name[:200]!r} of {scheme}_proxy: it is no address of an HTTP proxy.",
+                    hint="Write it like http://proxy.example.org:3128 in a drop-in of slotd.service, see slotd(8).",
+                ) from None
+        return self._open[proxy]
+
+    def close(self) -> None:
+        for way in self._open.values():
+            way.close()

@@ -93,7 +93,8 @@ class World:
     """One user's session. `with World(tree) as world: …`"""
 
     def __init__(self, tree: Path, *, watchdog: str = "30s") -> None:
-        self.root = Path(tempfile.mkdtemp(prefix="slotd-user-"))
+        # Not below /tmp: a worker has a /tmp of its own, and no home could be hidden from it there.
+        self.root = Path(tempfile.mkdtemp(prefix="slotd-user-", dir="/var/tmp"))
         self.tree = tree
         self.watchdog = watchdog
         entry = pwd.getpwnam(USER)
