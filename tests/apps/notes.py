@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import socket
 import sqlite3
 import sys
@@ -27,6 +28,7 @@ BEHAVIOUR = BEHAVIOUR.removeprefix("signing ")
 SCHEMA = int((HERE / "SCHEMA").read_text()) if (HERE / "SCHEMA").exists() else 1
 DATA = Path(os.environ.get("NOTES_DATA", "/var/lib/notes/data"))
 PORT = int(os.environ.get("NOTES_PORT", "8901"))
+WITNESS = os.environ.get("NOTES_WITNESS", "")  # a file outside of the data that tells which versions ran
 BEGAN = time.monotonic()
 
 
@@ -66,6 +68,20 @@ def sign(db: sqlite3.Connection) -> None:
         file.flush()
         os.fsync(file.fileno())
     db.execute(f"INSERT INTO notes ({'body' if SCHEMA >= 2 else 'text'}) VALUES (?)", (f"signed by {VERSION}",))
+
+
+def leave_mark() -> None:
+    """This version was here: first in the data, on disk, then where no rollback reaches."""
+    (DATA / "ran").mkdir(exist_ok=True)
+    for path in (DATA / "ran" / VERSION, Path(WITNESS)):
+        with path.open("a") as file:
+            file.write(f"{VERSION}\n")
+            file.flush()
+            os.fsync(file.fileno())
+        for folder in (path.parent, path.parent.parent):
+            handle = os.open(folder, os.O_RDONLY)
+            os.fsync(handle)
+            os.close(handle)
 
 
 def texts() -> list[str]:
@@ -125,6 +141,10 @@ def main() -> None:
     if BEHAVIOUR == "hang-at-start":
         time.sleep(3600)
     migrate()
+    if WITNESS:
+        leave_mark()
+    if BEHAVIOUR == "ignore-sigterm":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if BEHAVIOUR == "damage-data":
         damage()
         os.abort()

@@ -147,6 +147,11 @@ class Container:
         assert self._leader, "the container is not running"
         return self._leader
 
+    @property
+    def keeper(self) -> int:
+        """The host's id of the process whose namespace of mounts the container's tree is put together in."""
+        return self._keeper
+
     def argv(
         self, cmd: str | Sequence[str], *, user: str | None = None, env: Mapping[str, str] | None = None
     ) -> list[str]:

@@ -1,0 +1,207 @@
+"""One machine with a disk of its own and the notes app on it, brought to a step of an update and looked at from outside.
+
+The long way to a step (list, fetch, verify, unpack) is gone once: the state of the disk when the daemon died in
+`preserve` is kept aside, and a cell for a later step begins from there, with a daemon that goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from tests.crash.disk import Disk
+from tests.crash.publisher import Moody
+from tests.system.container import Container
+from tests.system.image import Image
+from tests.system.notes import Notes
+
+OLD, NEW, LATER = "1.0", "2.0", "3.0"
+BAD = "damage-data"
+# The disk as it was at the beginning of a step of an update to a release that does so; `idle` is before any.
+STARTS = {
+    "fetch": ("fetch", "well"),
+    "verify": ("verify", "well"),
+    "stage": ("stage", "well"),
+    "compare": ("compare", "well"),
+    "well": ("preserve", "well"),
+    BAD: ("preserve", BAD),
+}
+FIRED = "/run/slotd-fired"
+WITNESS = "/witness/ran"
+KEPT = ("/var/lib/slotd", "/var/cache/slotd", "/var/lib/notes")
+LONGEST_S = 90.0
+CHECKSUM_ONLY = '[verify]\nrequire = ["sha256"]\nkeys = []\n'
+UNIT_DROP_IN = f"""\
+[Service]
+Environment=NOTES_WITNESS={WITNESS}
+TimeoutStopSec=1s
+WatchdogSec=1s
+StartLimitIntervalSec=0
+"""
+# Restarts are quick, and the environment of a cell comes from a file: no daemon-reload between two of them.
+DAEMON_DROP_IN = """\
+[Unit]
+StartLimitIntervalSec=0
+[Service]
+EnvironmentFile=-/run/slotd-cell
+RestartSec=50ms
+"""
+MORE = '[backup]\nretention = "1d"\n[policy]\nattempts = 3\n[service]\nstart_timeout = "2s"\n'
+STOP = """
+systemctl kill -s KILL slotd.service 2>/dev/null
+systemctl stop slotd.service slotd-recover.service notes.service
+systemctl stop 'slotd-worker-*' 2>/dev/null
+systemctl reset-failed
+rm -rf /run/slotd-fired /run/slotd-cell /witness
+mkdir -p /run/slotd-fired /witness
+chown notes: /witness
+"""
+IDLE = """
+test "$(busctl get-property org.slotd1 /org/slotd1 org.slotd1.Manager NJobs 2>/dev/null)" = 'u 0'
+"""
+
+
+class World:
+    """`with World(image, "ext4") as world: …`. One thread."""
+
+    def __init__(self, image: Image, kind: str) -> None:
+        self.kind = kind
+        self.machine = Container(image)
+        self.disk = Disk(self.machine, kind)
+        self._room = tempfile.TemporaryDirectory(prefix="slotd-publisher-")
+        self.publisher = Moody(Path(self._room.name))
+        self.notes = Notes(self.machine, self.publisher)
+        self.before: dict[str, object] = {}
+        self.job = 0  # of the cell at hand
+        self._exit = contextlib.ExitStack()
+        self._made: set[str] = set()
+        self._packages = 0
+
+    def __enter__(self) -> Self:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self._room)
+            stack.callback(self.machine.close)
+            stack.enter_context(self.disk)
+            stack.enter_context(self.publisher)
+            self.machine.boot()
+            self._set_up()
+            self._exit = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._exit.close()
+
+    def _set_up(self) -> None:
+        self.machine.write_file("/etc/systemd/system/notes.service.d/crash.conf", UNIT_DROP_IN)
+        self.machine.write_file("/etc/systemd/system/slotd.service.d/cell.conf", DAEMON_DROP_IN)
+        self.machine.run("mkdir -p /witness && chmod 777 /witness")
+        self.notes.set_up(trial="300ms", more=MORE)
+        self.checksum_only(True)
+        self.machine.run("systemctl enable notes.service 2>/dev/null; slotctl enable notes")
+        self.machine.run("systemctl reload slotd")
+        self.before = self.notes.install(OLD)
+        self.before.pop("version")
+        self.publisher.publish(NEW, schema=2)
+        self.publisher.publish(LATER, schema=2)
+        self.publisher.offer(NEW)
+        self._keep("idle")
+
+    def checksum_only(self, on: bool) -> None:
+        """Without signatures an update takes half of the time; those cells that are about them have them."""
+        path = "/etc/slotd/apps.d/notes.toml.d/verify.toml"
+        if on:
+            self.machine.write_file(path, CHECKSUM_ONLY)
+        else:
+            self.machine.run(f"rm -f {path}")
+
+    # -- where a cell begins ----------------------------------------------------------------------
+
+    def _keep(self, name: str) -> None:
+        copies = "\n".join(f"mkdir -p /kept/{name}{path} && cp -a {path}/. /kept/{name}{path}/" for path in KEPT)
+        self.machine.run(f"{STOP}\n{copies}")
+        self._made.add(name)
+
+    def begin(self, start: str, *, points: str = "", preload: str = "") -> None:
+        """The disk as it was in `start`, the old version up, then a daemon with these failpoints.
+
+        `idle` is before an update; the others are in `STARTS`.
+        """
+        if start not in self._made:
+            self._make(start)
+        self.publisher.calm()
+        self.publisher.offer(NEW)
+        copies = "\n".join(
+            f"find {path} -mindepth 1 -delete; cp -a /kept/{start}{path}/. {path}/" for path in KEPT
+        )
+        cell = f"SLOTD_FAILPOINTS={points}\nSLOTD_FAILPOINTS_DIR={FIRED}\n" + preload
+        self.machine.run(
+            f"{STOP}\n{copies}\nset -e\ncat >/run/slotd-cell\nsystemctl start notes.service\nsystemctl start slotd.service",
+            input=cell,
+        )
+        self.job = int(self.machine.run("cat /kept/$S/job 2>/dev/null || echo 0", env={"S": start}).stdout)
+
+    def _make(self, start: str) -> None:
+        """Bring an update into the step that `start` is about, and keep the disk as the daemon dies there."""
+        step, behaviour = STARTS[start]
+        self.publisher.publish(NEW, behaviour, schema=2)
+        self.begin("idle", points=f"{step}:begin=hang")
+        self.update()
+        self.wait_fired(f"{step}:begin")
+        job = self.job
+        self._keep(start)
+        self.machine.run(f"echo {job} >/kept/{start}/job")
+        self.publisher.publish(NEW, schema=2)
+
+    def update(self) -> None:
+        """Begin an update; whoever asked does not wait."""
+        said = self.machine.run(
+            "busctl call org.slotd1 /org/slotd1 org.slotd1.Manager Update 'sa{sv}' notes 0", timeout_s=30
+        ).stdout
+        self.job = int(said.strip().strip('"').rpartition("/")[2])
+
+    # -- the fault --------------------------------------------------------------------------------
+
+    def wait_fired(self, point: str, *, timeout_s: float = LONGEST_S) -> None:
+        """Until the daemon has come to this failpoint."""
+        path = self.machine.path(f"{FIRED}/{point}")
+        self.wait(path.exists, f"the failpoint {point} was not reached", timeout_s=timeout_s)
+
+    def let_go(self, point: str) -> None:
+        """The step that hangs goes on."""
+        path = self.machine.path(f"{FIRED}/{point}")
+        if path.exists():
+            path.write_text("go")
+
+    def wait(self, is_true: Callable[[], bool], else_: str, *, timeout_s: float = LONGEST_S) -> None:
+        deadline = time.monotonic() + timeout_s
+        while not is_true():
+            assert time.monotonic() < deadline, f"{else_} within {timeout_s:.0f} s"
+            time.sleep(0.02)
+
+    def settle(self) -> None:
+        """Until no job runs any more, whoever runs it."""
+        self.wait(lambda: self.machine.run(IDLE, check=False).returncode == 0, "a job did not end")
+
+    def sh(self, script: str, *, check: bool = True, timeout_s: float = 60.0) -> subprocess.CompletedProcess[str]:
+        return self.machine.run(script, check=check, timeout_s=timeout_s)
+
+    # -- the package ------------------------------------------------------------------------------
+
+    def next_package(self) -> str:
+        """The path, in the container, of the same package with a higher version each time."""
+        self._packages += 1
+        version, path = f"99.{self._packages}", f"/root/slotd_99.{self._packages}_all.deb"
+        self.machine.run(
+            "cd /root; test -d unpacked || dpkg-deb -R slotd_[0-9]*_all.deb unpacked; "
+            f"sed -i 's/^Version: .*/Version: {version}/' unpacked/DEBIAN/control; "
+            f"dpkg-deb -Znone --root-owner-group -b unpacked {path} && echo built"
+        )
+        return path
