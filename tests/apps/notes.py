@@ -143,7 +143,7 @@ def main() -> None:
     migrate()
     if WITNESS:
         leave_mark()
-    if BEHAVIOUR == "ignore-sigterm":
+    if BEHAVIOUR.endswith("deaf"):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if BEHAVIOUR == "damage-data":
         damage()
@@ -151,6 +151,10 @@ def main() -> None:
     if BEHAVIOUR == "lose-data":
         shutil.rmtree(DATA / "files")
         sys.exit(4)
+    if BEHAVIOUR.startswith("flap"):
+        starts = Path(WITNESS).read_text().split().count(VERSION)
+        if starts <= int(BEHAVIOUR.split()[1]):
+            threading.Timer(0.3, os._exit, [6]).start()
     server = ThreadingHTTPServer(("127.0.0.1", PORT), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     notify("READY=1")

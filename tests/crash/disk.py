@@ -30,19 +30,27 @@ CACHE = "/var/cache/slotd"
 FILLER = f"{TOP}/filler"
 
 
+MEMORY = Path("/dev/shm")
+
+
+def make_image(kind: str, path: Path) -> None:
+    """An empty file system in a new file."""
+    with path.open("wb") as file:
+        file.truncate(SIZE)
+    _run([*MAKE[kind], str(path)])
+
+
 class Disk:
     """The disk of one container that does not run yet."""
 
-    def __init__(self, machine: Container, kind: str) -> None:
+    def __init__(self, machine: Container, kind: str, image: Path | None = None) -> None:
         self.machine = machine
         self.kind = kind
-        memory = Path("/dev/shm")
-        handle, name = tempfile.mkstemp(prefix="slotd-disk-", dir=memory if memory.is_dir() else None)
-        self._image = Path(name)
-        os.truncate(handle, SIZE)
-        os.close(handle)
-        _run([*MAKE[kind], name])
-        self._loop = _run(["losetup", "--find", "--show", name]).strip()
+        self._own = tempfile.TemporaryDirectory(prefix="slotd-disk-", dir=MEMORY if MEMORY.is_dir() else None)
+        if image is None:
+            image = Path(self._own.name) / "image"
+            make_image(kind, image)
+        self._loop = _run(["losetup", "--find", "--show", str(image)]).strip()
 
     def __enter__(self) -> Self:
         root = self.machine.offline_path("/")
@@ -64,7 +72,7 @@ class Disk:
         with contextlib.suppress(AssertionError):
             self.unmount()
         subprocess.run(["losetup", "--detach", self._loop], check=False)
-        self._image.unlink()
+        self._own.cleanup()
 
     def mount(self) -> None:
         """As the first thing at boot. A disk that was cut off recovers here, from its log."""

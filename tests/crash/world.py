@@ -1,4 +1,4 @@
-"""One machine with a disk of its own and the notes app on it, brought to a step of an update and looked at from outside.
+"""A machine with a disk of its own and the notes app on it, brought to a step of an update, and looked at from outside.
 
 The long way to a step (list, fetch, verify, unpack) is gone once: the state of the disk when the daemon died in
 `preserve` is kept aside, and a cell for a later step begins from there, with a daemon that goes on.
@@ -52,7 +52,16 @@ StartLimitIntervalSec=0
 EnvironmentFile=-/run/slotd-cell
 RestartSec=50ms
 """
-MORE = '[backup]\nretention = "1d"\n[policy]\nattempts = 3\n[service]\nstart_timeout = "2s"\n'
+MORE = """\
+[backup]
+retention = "1d"
+[policy]
+attempts = 3
+[service]
+start_timeout = "2s"
+[slots]
+migrate = [["/bin/true"]]
+"""
 STOP = """
 systemctl kill -s KILL slotd.service 2>/dev/null
 systemctl stop slotd.service slotd-recover.service notes.service
@@ -70,10 +79,10 @@ test "$(busctl get-property org.slotd1 /org/slotd1 org.slotd1.Manager NJobs 2>/d
 class World:
     """`with World(image, "ext4") as world: …`. One thread."""
 
-    def __init__(self, image: Image, kind: str) -> None:
+    def __init__(self, image: Image, kind: str, *, disk: Callable[[Container], Disk] | None = None) -> None:
         self.kind = kind
         self.machine = Container(image)
-        self.disk = Disk(self.machine, kind)
+        self.disk = disk(self.machine) if disk else Disk(self.machine, kind)
         self._room = tempfile.TemporaryDirectory(prefix="slotd-publisher-")
         self.publisher = Moody(Path(self._room.name))
         self.notes = Notes(self.machine, self.publisher)
@@ -129,21 +138,20 @@ class World:
         self.machine.run(f"{STOP}\n{copies}")
         self._made.add(name)
 
-    def begin(self, start: str, *, points: str = "", preload: str = "") -> None:
+    def begin(self, start: str, *, points: str = "", more: str = "", signed: bool = False) -> None:
         """The disk as it was in `start`, the old version up, then a daemon with these failpoints.
 
         `idle` is before an update; the others are in `STARTS`.
         """
         if start not in self._made:
             self._make(start)
+        self.checksum_only(not signed)
         self.publisher.calm()
         self.publisher.offer(NEW)
-        copies = "\n".join(
-            f"find {path} -mindepth 1 -delete; cp -a /kept/{start}{path}/. {path}/" for path in KEPT
-        )
-        cell = f"SLOTD_FAILPOINTS={points}\nSLOTD_FAILPOINTS_DIR={FIRED}\n" + preload
+        copies = "\n".join(f"find {path} -mindepth 1 -delete; cp -a /kept/{start}{path}/. {path}/" for path in KEPT)
+        cell = f"SLOTD_FAILPOINTS={points}\nSLOTD_FAILPOINTS_DIR={FIRED}\n{more}"
         self.machine.run(
-            f"{STOP}\n{copies}\nset -e\ncat >/run/slotd-cell\nsystemctl start notes.service\nsystemctl start slotd.service",
+            f"{STOP}\n{copies}\nset -e\ncat >/run/slotd-cell\nsystemctl start notes.service slotd.service",
             input=cell,
         )
         self.job = int(self.machine.run("cat /kept/$S/job 2>/dev/null || echo 0", env={"S": start}).stdout)

@@ -57,6 +57,10 @@ class Engine(Protocol):
         """The one atomic act: `current` points at `slot` on disk, or is gone."""
         ...
 
+    def forget_switch(self) -> None:
+        """Remove what a switch that was cut short before the act left."""
+        ...
+
     def free_bytes(self) -> int: ...
 
 

@@ -187,6 +187,7 @@ class DirectoryEngine:
     def switch(self, slot: SlotName | None) -> None:
         link = self.root / "current"
         if slot is None:
+            self.forget_switch()
             try:
                 os.unlink(link)
             except FileNotFoundError:
@@ -198,6 +199,9 @@ class DirectoryEngine:
         files.syncfs(self.root)  # what was written before is on disk before the link says so
         hit("switch:synced")
         files.switch_symlink(link, slot.value)
+
+    def forget_switch(self) -> None:
+        files.forget_switch(self.root / "current")
 
     def free_bytes(self) -> int:
         path = self.root

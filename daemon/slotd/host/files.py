@@ -144,12 +144,22 @@ def write_unsynced(path: Path, data: bytes) -> None:
                 view = view[os.write(fd, view) :]
 
 
+def _beside(link: Path) -> str:
+    return f".{link.name}.new"
+
+
+def forget_switch(link: Path) -> None:
+    """Remove the new link that a switch which was cut short left beside `link`."""
+    with explaining(f"cannot tidy up beside {link}"), suppress(FileNotFoundError):
+        os.unlink(link.parent / _beside(link))
+
+
 def switch_symlink(link: Path, target: str) -> None:
     """Point `link` at `target` in one act: the new link beside, on disk, renamed over the old, on disk.
 
     What the link leads to must be on disk before (`syncfs`).
     """
-    beside = f".{link.name}.new"
+    beside = _beside(link)
     with explaining(f"cannot point {link} at {target}"), opened(link.parent, os.O_RDONLY | os.O_DIRECTORY) as parent:
         with suppress(FileNotFoundError):
             os.unlink(beside, dir_fd=parent)

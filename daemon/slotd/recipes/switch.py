@@ -51,6 +51,7 @@ async def point_current(work: Work) -> None:
 
 async def close_trial(work: Work) -> None:
     """Undo of `switch` while the symlink still points at the old slot: a trial that never began is not left open."""
+    await off_loop(work.engine.forget_switch)
     await off_loop(work.host.store.close_trial, work.app.name, work.job.id)
 
 
