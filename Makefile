@@ -7,7 +7,7 @@ DEB := dist/slotd_$(VERSION)_all.deb
 INPUTS := $(shell find daemon units dbus packaging docs -not -name __pycache__ -not -name '*.pyc') \
 	$(wildcard README.md CHANGELOG.md SECURITY.md) LICENSE pyproject.toml
 
-.PHONY: help deb test test-unit test-parts test-system vm lint demo bench clean bootstrap
+.PHONY: help deb test test-unit test-parts test-system vm crash lint demo bench clean bootstrap
 
 help:
 	@echo 'make deb          build $(DEB)'
@@ -18,6 +18,7 @@ help:
 	@echo 'make test-system  the package in booted containers'
 	@echo 'make bench        speed and memory, each beside an opponent; writes docs/performance.md'
 	@echo 'make vm           power cuts, hangs and worse on emulated machines; SEED=N again, ARGS=--help for more'
+	@echo 'make crash        every step of an update by every fault; CELL=name for one, SAMPLE=40 SEED=7 for some'
 	@echo 'make lint         ruff, mypy, layers, units'
 	@echo 'make clean        remove build/ (with its cached container images) and dist/'
 
@@ -31,7 +32,7 @@ $(DEB): $(INPUTS)
 	@packaging/build-deb
 
 test: deb
-	$(PYTEST) tests/unit tests/parts tests/system tests/vm
+	$(PYTEST) tests/unit tests/parts tests/system tests/vm tests/crash
 
 test-unit: bootstrap
 	$(PYTEST) tests/unit
@@ -41,6 +42,11 @@ test-parts: bootstrap
 
 test-system: deb
 	$(PYTEST) tests/system
+
+# The whole takes up to an hour and writes docs/reliability.md; LANES machines run side by side.
+crash: deb
+	@PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=daemon:. SLOTD_CRASH_CELL='$(CELL)' SLOTD_CRASH_SAMPLE=$(SAMPLE) \
+	SLOTD_CRASH_SEED=$(SEED) SLOTD_CRASH_LANES=$(LANES) /usr/bin/python3 -m tests.crash
 
 vm: deb
 	@PYTHONDONTWRITEBYTECODE=1 /usr/bin/python3 -m tests.vm $(if $(SEED),--seed $(SEED)) --report docs/reliability-vm.md $(ARGS)

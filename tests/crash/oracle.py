@@ -8,6 +8,7 @@ from typing import Any
 
 from tests.crash.world import LATER, NEW, OLD, WITNESS, World
 
+UP_S = 8.0  # how long the app may take to answer once all jobs have ended
 APPS = "/var/lib/slotd/apps/notes"
 QUARANTINE = "/var/lib/slotd/quarantine/notes"
 # Names of what is only there while something is made; a daemon that has settled has none.
@@ -55,7 +56,7 @@ def look(world: World) -> Seen:
         parts[name] = text.strip()
     assert "end" in parts, f"the machine could not be looked at:\n{said}"
     try:
-        state = world.notes.state()
+        state = world.notes.wait_state(timeout_s=UP_S)
     except (OSError, ValueError):
         state = {}
     status = json.loads(parts["status"]) if parts["status"].startswith("{") else {}
