@@ -3,6 +3,7 @@
     make crash CELL=ext4/kill/switch:link       one cell by name; patterns and commas work
     make crash SAMPLE=40 SEED=7                 a seeded sample
     make crash LANES=3                          machines side by side
+    make crash MINUTES=10                       as many as that allows, in an order drawn with the seed
 
 Prints each cell as it ends, writes docs/reliability.md when all was run, and exits 1 if a cell did not hold.
 """
@@ -12,7 +13,7 @@ from __future__ import annotations
 import os
 import random
 import sys
-import time
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 from tests.crash import plan, report
@@ -33,12 +34,17 @@ def main() -> int:
     (package,) = (REPOSITORY / "dist").glob("slotd_*_all.deb")
     image = slotd_image(package)
     print(f"seed {seed}: {len(chunks)} machines, {lanes} at a time", flush=True)
-    began = time.monotonic()
-    ledger = report.Ledger(seed)
+    ledger, over = report.Ledger(seed), threading.Event()
+    clock = threading.Timer(60 * float(os.environ.get("SLOTD_CRASH_MINUTES") or 24 * 60), over.set)
+    clock.daemon = True
+    clock.start()
     with ThreadPoolExecutor(lanes) as pool:
-        for job in [pool.submit(plan.run, image, chunk, chosen, ledger.add) for chunk in chunks]:
-            job.result()
-    ledger.seconds = time.monotonic() - began
+        jobs = [pool.submit(plan.run, image, chunk, chosen, ledger.add, over) for chunk in chunks]
+        try:
+            for job in jobs:
+                job.result()
+        finally:
+            over.set()  # told to stop: each machine ends with the cell at hand
     broken = [outcome for outcome in ledger.outcomes if outcome.why]
     print(f"\n{ledger.summary()}")
     print("".join(f"  {outcome.name}: {outcome.why}\n" for outcome in broken), end="")

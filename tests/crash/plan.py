@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import random
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -50,6 +51,8 @@ def chunks(chosen: Choice) -> list[Chunk]:
     cells = [cell for cell in matrix.cells() if chosen.has(cell.name)]
     if chosen.sample:
         cells = random.Random(chosen.seed).sample(cells, min(chosen.sample, len(cells)))
+    else:
+        random.Random(chosen.seed).shuffle(cells)  # whoever ends the run early has a fair part of them
     found = []
     for kind in KINDS:
         mine = [cell for cell in cells if cell.kind == kind]
@@ -62,13 +65,18 @@ def chunks(chosen: Choice) -> list[Chunk]:
         if any(chosen.may_have(f"{KINDS[0]}/sweep-{track}-{fault}") for fault in sweep.FAULTS):
             parts = 1 if chosen.sample or chosen.patterns != ("*",) else SWEEP_PARTS
             found += [Chunk(KINDS[0], track=track, part=part) for part in range(parts)]
+    random.Random(chosen.seed).shuffle(found)
     return found
 
 
-def run(image: Image, chunk: Chunk, chosen: Choice, told: Callable[[Outcome], None]) -> None:
-    """A chunk from its first cell to its last, in the thread that made its machine."""
+def run(image: Image, chunk: Chunk, chosen: Choice, told: Callable[[Outcome], None], over: threading.Event) -> None:
+    """A chunk from its first cell to its last, in the thread that made its machine; less once it is `over`."""
+    if over.is_set():
+        return
     if chunk.stretch is not None:
         for outcome in prefixes.replay(image, chunk.kind, chunk.stretch):
+            if over.is_set():
+                return
             if chosen.has(outcome.name):
                 told(outcome)
         return
@@ -77,6 +85,8 @@ def run(image: Image, chunk: Chunk, chosen: Choice, told: Callable[[Outcome], No
     try:
         for act in _swept(machine, chunk, chosen, chance) if chunk.track else _celled(chunk.cells, chance):
             outcome = act(machine.world)
+            if over.is_set():
+                return
             told(outcome)
             if outcome.why:
                 machine.renew()  # what one cell broke must not count against the next
@@ -115,5 +125,6 @@ def _swept(machine: _Machine, chunk: Chunk, chosen: Choice, chance: random.Rando
         calls = chance.sample(calls, min(max(1, chosen.sample // 5), len(calls)))
     elif chosen.patterns == ("*",):
         calls = calls[chunk.part :: SWEEP_PARTS]
+        chance.shuffle(calls)
     for call in calls:
         yield lambda world, call=call: sweep.run(world, call)

@@ -47,8 +47,10 @@ class Ledger:
 
     def summary(self) -> str:
         held = sum(not outcome.why for outcome in self.outcomes)
+        tried = sum(not outcome.fault.startswith(("sweep-", "prefix-")) for outcome in self.outcomes)
+        whole = len(list(matrix.cells()))
         return (
-            f"{len(self.outcomes)} cells tried, {held} held, seed {self.seed}, "
+            f"{len(self.outcomes)} cells tried ({tried} of the {whole} of the matrix), {held} held, seed {self.seed}, "
             f"{self.seconds / 60:.0f} min on {os.cpu_count()} processors"
         )
 

@@ -18,7 +18,11 @@ CELLS = 24
 CALLS = 3  # of each track
 CHANCE = random.Random(SEED)
 # By file system: one machine for all cells of each.
-SAMPLE = sorted(CHANCE.sample(list(matrix.cells()), CELLS), key=lambda cell: KINDS.index(cell.kind))
+# What was found broken once is looked at each time.
+ONCE_BROKEN = ("ext4/kill/switch:made", "ext4/app/rb-start:broken")
+ALL = {cell.name: cell for cell in matrix.cells()}
+CHOSEN = {*ONCE_BROKEN, *CHANCE.sample(list(ALL), CELLS)}
+SAMPLE = sorted((ALL[name] for name in CHOSEN), key=lambda cell: (KINDS.index(cell.kind), cell.name))
 
 Worlds = Callable[[str], World]
 

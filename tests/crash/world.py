@@ -151,7 +151,8 @@ class World:
         copies = "\n".join(f"find {path} -mindepth 1 -delete; cp -a /kept/{start}{path}/. {path}/" for path in KEPT)
         cell = f"SLOTD_FAILPOINTS={points}\nSLOTD_FAILPOINTS_DIR={FIRED}\n{more}"
         self.machine.run(
-            f"{STOP}\n{copies}\nset -e\nsync -f /var/lib\ncat >/run/slotd-cell\nsystemctl start notes.service slotd.service",
+            f"{STOP}\n{copies}\nset -e\nsync -f /var/lib\ncat >/run/slotd-cell\n"
+            "systemctl start notes.service slotd.service",
             input=cell,
         )
         self.job = int(self.machine.run("cat /kept/$S/job 2>/dev/null || echo 0", env={"S": start}).stdout)

@@ -173,7 +173,7 @@ KINDS: tuple[EventKind, ...] = (
         ERROR,
         "Going back failed",
         "The app is held. The message names the backup that holds its data.\n"
-        "Mend the cause, then `slotctl rollback @SLOTD_APP@ --data=restore`, and `slotctl unhold`.",
+        "What to do, as far as it came, is in `slotctl status @SLOTD_APP@`; then `slotctl unhold @SLOTD_APP@`.",
         Result.ROLLBACK_FAILED,
     ),
     EventKind(

@@ -227,12 +227,23 @@ async def report_failed_rollback(work: Work, stopped: Stopped) -> Result:
     error = Failed(
         f"cannot go back to {work.plan.old_version} after {work.plan.version} failed ({work.plan.reason}):"
         f" {stopped.step}: {stopped.error} The backup of its data: {where}.",
-        hint=f"Mend the cause, then `slotctl rollback {work.app.name} --data=restore`, and unhold it.",
+        hint=_way_out(work, stopped.step),
     )
     await hold(work, str(error))
     await work.tell("rollback-failed", str(error))
     await work.finish(Result.ROLLBACK_FAILED, error)
     return Result.ROLLBACK_FAILED
+
+
+def _way_out(work: Work, step: str) -> str:
+    """What a person does next. Once the link is the old one, one more rollback would lead to the bad version."""
+    name, old = work.app.name, work.plan.old_version
+    if step in ("rb-start", "rb-verify") and old:
+        again = f"systemctl restart {' '.join(work.app.service.units)}"
+        return (
+            f"{old} and its data are back in their place. Mend the cause, then `{again}` and `slotctl unhold {name}`."
+        )
+    return f"Mend the cause, then `slotctl rollback {name} --data=restore`, and unhold it."
 
 
 async def stop_and_hold(work: Work, reason: str) -> Result:
