@@ -27,8 +27,8 @@ from slotd.model import Job, JobKind, Result, Trial
 from slotd.recipes import prune as pruning
 from slotd.recipes import recover as recovering
 from slotd.recipes import rollback
-from slotd.recipes.backup import RESTORE_STEPS
 from slotd.recipes.context import Host, Plan, Work
+from slotd.recipes.restore import STEPS as RESTORE_STEPS
 from slotd.recipes.run import perform
 from slotd.service.wiring import make_host
 
@@ -135,7 +135,7 @@ async def _at_boot(work: Work) -> None:
     trial = await off_loop(work.host.store.trial, work.app.name)
     if trial is None or trial.job != work.job.id or await off_loop(work.engine.active) != trial.slot:
         return  # the old version is the active one: the daemon undoes the rest
-    if step == "migrate" or (step == "switch" and work.app.slots.migrate):
+    if step == "migrate" or (step == "switch" and (work.app.slots.migrate or work.plan.brings)):
         # Half migrated, or not at all: the new version must not be started on these data.
         await go_back(work, "the host went down before its migrations were done")
         return

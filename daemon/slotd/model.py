@@ -36,6 +36,9 @@ class JobKind(StrEnum):
     ROLLBACK = "rollback"
     BACKUP = "backup"
     RESTORE = "restore"
+    VERIFY = "verify"
+    ADOPT = "adopt"
+    RELEASE = "release"
     IMPORT = "import"
 
 

@@ -16,10 +16,11 @@ from typing import Any
 
 from tests.parts.bus_peer import NAME, ROOT, RawPeer
 
+from slotd.data import Entry
 from slotd.errors import Busy, Failed, NoSuchApp, NoSuchJob, SlotdError, TooLate
 from slotd.host.bus import Bus, Call
 from slotd.model import AppState, AppView, Backup, Event, Job, JobKind, JobState, Mode, Result, Trial
-from slotd.service.api import Listener
+from slotd.service.api import Inspection, Listener
 from slotd.service.objects import PeerLimits
 from slotd.service.publish import Service, serve
 
@@ -215,8 +216,24 @@ class MemoryCore:
     async def start_backup(self, app: str) -> int:
         return await self._start(JobKind.BACKUP, app)
 
-    async def start_restore(self, app: str, backup: str) -> int:
-        return await self._start(JobKind.RESTORE, app, backup)
+    async def start_restore(self, app: str, backup: str, *, paths: Sequence[str] = ()) -> int:
+        return await self._start(JobKind.RESTORE, app, backup, *paths)
+
+    async def start_adopt(self, app: str, *, source: str, version: str) -> int:
+        return await self._start(JobKind.ADOPT, app, source, version)
+
+    async def start_release(self, app: str, *, present: bool = False) -> int:
+        return await self._start(JobKind.RELEASE, app, present)
+
+    async def start_verify(self, app: str, backup: str) -> int:
+        return await self._start(JobKind.VERIFY, app, backup)
+
+    async def inspect_backup(self, app: str, backup: str, *, diff: bool = False, offset: int = 0) -> Inspection:
+        await self._do("inspect", app, backup, diff, offset)
+        held = next(each for each in self.app(app).backups if each.id == backup)
+        entry = Entry("/var/lib/notes/caf\udce9", "file", 0o640, 7, 1000.0, "sha256:00")
+        said = ({"when": "before", "command": "pg_dump", "status": 0, "output": "done"},)
+        return Inspection(held, said, (("changed" if diff else "", entry),), 1, 7, 0)
 
     async def check_all(self) -> Sequence[int]:
         return [await self.start_check(app) for app in self.views]

@@ -56,7 +56,18 @@ async def test_an_update_gives_its_job_at_once_and_the_second_one_is_busy() -> N
         ("SetMode", ("sa{sv}", "auto", {}), ("mode", "notes", "auto")),
         ("SetMode", ("sa{sv}", "", {}), ("mode", "notes", None)),
         ("Backup", ("a{sv}", {}), ("backup", "notes")),
+        ("VerifyBackup", ("sa{sv}", "b1", {}), ("verify", "notes", "b1")),
+        ("VerifyBackup", ("sa{sv}", "", {}), ("verify", "notes", "")),
+        ("InspectBackup", ("sa{sv}", "b1", {"diff": Variant("b", True)}), ("inspect", "notes", "b1", True, 0)),
+        ("InspectBackup", ("sa{sv}", "b1", {"offset": Variant("t", 9)}), ("inspect", "notes", "b1", False, 9)),
         ("Restore", ("sa{sv}", "b1", {}), ("restore", "notes", "b1")),
+        ("Restore", ("sa{sv}", "b1", {"paths": Variant("as", ["a", "b/c"])}), ("restore", "notes", "b1", "a", "b/c")),
+        (
+            "Adopt",
+            ("a{sv}", {"from": Variant("s", "/opt/notes"), "version": Variant("s", "1.0")}),
+            ("adopt", "notes", "/opt/notes", "1.0"),
+        ),
+        ("Release", ("a{sv}", {"present": Variant("b", True)}), ("release", "notes", True)),
         ("MarkGood", ("a{sv}", {}), ("good", "notes")),
         ("MarkBad", ("a{sv}", {}), ("bad", "notes")),
     ],
@@ -90,6 +101,9 @@ async def test_what_concerns_all_apps_is_done_for_all() -> None:
         ("Rollback", ("sa{sv}", "notes", {"data": Variant("s", "drop")}), ['"drop"', "keep, restore"]),
         ("Hold", ("ssa{sv}", "notes", "\x1b[2J", {}), ["reason", "cannot be printed"]),
         ("Hold", ("ssa{sv}", "notes", "x" * 2000, {}), ["reason", "2000 characters"]),
+        ("Restore", ("ssa{sv}", "notes", "b1", {"paths": Variant("s", "x")}), ['"paths"', "an array of strings"]),
+        ("Restore", ("ssa{sv}", "notes", "b1", {"paths": Variant("as", ["\n"])}), ["paths", "cannot be printed"]),
+        ("Restore", ("ssa{sv}", "notes", "b1", {"paths": Variant("as", ["x"] * 1001)}), ["1001 entries"]),
         ("CheckAll", ("a{sv}", {"app": Variant("s", "notes")}), ['"app"', "takes none"]),
         ("ListJobs", ("a{sv}", {"all": Variant("s", "yes")}), ['"all"', "a boolean"]),
         ("History", ("sua{sv}", "notes", 1, {"since": Variant("t", 1)}), ['"since"', "takes none"]),
@@ -101,6 +115,24 @@ async def test_a_wrong_option_is_named_with_what_is_allowed(member: str, args: A
         assert name == ERROR + "BadOption"
         assert [word for word in says if word not in text] == []
         assert it.core.done == []
+
+
+def plain(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: getattr(value, "value", value) for key, value in values.items()}
+
+
+async def test_a_look_into_a_backup_gives_its_words_and_its_entries_with_names_that_are_no_text() -> None:
+    async with world("notes") as it:
+        it.core.change_app("notes", backups=(BACKUP,))
+        about, entries = await it.call("InspectBackup", "ssa{sv}", "notes", "b1", {"diff": Variant("b", True)})
+        told = plain(about)
+        assert (told["id"], told["entries"], told["entry_bytes"], told["next"]) == ("b1", 1, 7, 0)
+        assert [plain(each) for each in told["said"]] == [
+            {"when": "before", "command": "pg_dump", "status": 0, "output": "done"}
+        ]
+        [entry] = [plain(each) for each in entries]
+        assert entry["path"] == "/var/lib/notes/caf\\xe9"
+        assert (entry["change"], entry["kind"], entry["mode"], entry["bytes"]) == ("changed", "file", 0o640, 7)
 
 
 async def test_history_gives_sentences_with_their_time_and_job() -> None:

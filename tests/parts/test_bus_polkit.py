@@ -42,7 +42,11 @@ VERBS: list[tuple[str, str, tuple[Any, ...], str, dict[str, str]]] = [
     ("Unhold", "", (), "hold", {"version": "1.0"}),
     ("SetMode", "s", ("auto",), "set-mode", {"version": "1.0", "mode": "auto"}),
     ("Backup", "", (), "backup", {"version": "1.0"}),
-    ("Restore", "s", ("b1",), "restore", {"version": "1.0", "installed": "1.0", "backup": "b1"}),
+    ("VerifyBackup", "s", ("b1",), "backup", {"version": "1.0", "backup": "b1"}),
+    ("InspectBackup", "s", ("b1",), "inspect-backup", {"version": "1.0", "backup": "b1"}),
+    ("Restore", "s", ("b1",), "restore", {"version": "1.0", "installed": "1.0", "backup": "b1", "paths": ""}),
+    ("Adopt", "", (), "adopt", {"version": "", "from": ""}),
+    ("Release", "", (), "adopt", {"version": "1.0", "present": "false"}),
     ("MarkGood", "", (), "mark-good", {"version": "1.1"}),
     ("MarkBad", "", (), "rollback", {"version": "0.9", "installed": "1.0", "data": "restore"}),
 ]

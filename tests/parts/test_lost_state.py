@@ -15,7 +15,7 @@ from slotd.data import DataSpec, make_data_store
 from slotd.engines.directory import DirectoryEngine
 from slotd.errors import NoSuchBackup, SlotdError
 from slotd.model import Backup, Job, JobKind, JobState, Slot, SlotName, SlotState, Trial
-from slotd.service import requests
+from slotd.service import requests, rolling
 from slotd.store import Store
 
 
@@ -47,7 +47,7 @@ def test_a_lost_store_learns_from_a_backup_of_which_version_it_is(store: Store, 
     requests.reconcile(store, engine(tmp_path), host)
     (found,) = store.backups("x")
     assert (found.id, found.version, found.reason, found.created_at, found.job) == ("c1", "1.0", "manual", 5.0, 7)
-    assert requests.newest_backup_of(store, "x", "1.0") == found
+    assert rolling.newest_backup_of(store, "x", "1.0") == found
 
 
 def test_a_backup_that_is_no_longer_whole_is_not_restored(store: Store, tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slotd.cli.tables import Cell, Look, cells, clip, escape, iso, look_at, relative, size, table
-from slotd.core.words import duration
+from slotd.cli.tables import Cell, Look, cells, clip, escape, iso, look_at, relative, table
+from slotd.core.words import duration, size
 
 PLAIN = Look()
 

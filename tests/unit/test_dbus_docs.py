@@ -60,8 +60,17 @@ def test_the_options_and_actions_of_a_verb_are_those_that_the_code_takes(verb: A
     doc = DESCRIBED["org.slotd1.Manager"].member(verb.name).doc
     assert [key for key, _ in doc.keys] == [f"{key} {kind}" for key, kind in verb.options.items()]
     view = AppView("notes", backups=(Backup("b1", "notes", "backup", "1.0", "manual", 0.0, "/b1"),))
-    args = {"SetMode": ["auto"], "Restore": ["b1"]}.get(verb.name, ["1.0" for _ in verb.args])
-    example = {"data": "keep", "version": "1.0", "to": "1.0", "force": True, "now": True}
+    args = {"SetMode": ["auto"]}.get(verb.name, ["b1" if arg.name == "backup" else "1.0" for arg in verb.args])
+    example = {
+        "paths": ["notes.db"],
+        "from": "/opt/notes",
+        "present": True,
+        "data": "keep",
+        "version": "1.0",
+        "to": "1.0",
+        "force": True,
+        "now": True,
+    }
     asked = [verb.ask(view, args, {})] + [verb.ask(view, args, {key: example[key]}) for key in verb.options]
     assert set(doc.actions) == {f"org.slotd1.{question.action}" for question in asked}
     assert DESCRIBED["org.slotd1.App"].member(verb.name).doc.same_as == f"org.slotd1.Manager.{verb.name}"

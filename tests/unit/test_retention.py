@@ -137,3 +137,60 @@ def test_protected_and_manual_copies_are_never_named(
     gone = expired(backups, retention_s=retention_s, keep=1, now=NOW, protected=protected)
     assert not protected & set(ids(gone))
     assert all(each.reason != "manual" or not each.sealed for each in gone)
+
+
+@given(copies, st.integers(1, 200), st.sets(st.sampled_from([f"backup-{n}" for n in range(20)])))
+def test_a_bound_of_bytes_is_kept_unless_only_what_must_stay_is_left(
+    backups: list[Backup], most_bytes: int, protected: set[str]
+) -> None:
+    sized = [replace(each, bytes=10 * (1 + number % 5)) for number, each in enumerate(backups)]
+    rules = {"retention_s": 1e9, "keep": 1, "now": NOW, "protected": protected}
+    gone = expired(sized, **rules, most_bytes=most_bytes)  # type: ignore[arg-type]
+    left = [each for each in sized if each not in gone and each.sealed and each.reason != "manual"]
+    must_stay = expired([replace(each) for each in left], **rules | {"retention_s": 0})  # type: ignore[arg-type]
+    assert sum(each.bytes for each in left) <= most_bytes or must_stay == []
+    for kind in ("backup", "quarantine"):
+        assert any(each.kind == kind for each in left) or all(
+            each.kind != kind or not each.sealed or each.reason == "manual" for each in sized
+        )
+
+
+def test_what_is_over_the_bound_goes_oldest_first_whatever_its_kind() -> None:
+    kinds = ["backup", "quarantine", "backup", "quarantine", "backup", "quarantine"]
+    backups = [replace(backup(n, 10 - n, kind=kind), bytes=100) for n, kind in enumerate(kinds, 1)]
+    gone = expired(backups, retention_s=14 * DAY, keep=1, now=NOW, protected=set(), most_bytes=350)
+    assert ids(gone) == ["backup-1", "quarantine-2", "backup-3"]
+    shared = {each.id: 10 for each in backups}
+    assert ids(expired(backups, retention_s=14 * DAY, keep=1, now=NOW, protected=set(), most_bytes=350)) != []
+    assert (
+        expired(backups, retention_s=14 * DAY, keep=1, now=NOW, protected=set(), most_bytes=350, disk_bytes=shared)
+        == []
+    )
+
+
+def test_ten_thousand_updates_leave_a_bounded_disk_the_newest_and_what_was_made_by_hand() -> None:
+    """An update every twenty minutes, every seventh rolled back, a backup by hand now and then, a jumping clock."""
+    kept: list[Backup] = []
+    by_hand: set[str] = set()
+    most_bytes, most_seen = 20 * 1000, 0
+    for number in range(1, 10_001):
+        now = NOW + number * 1200 - (40 * DAY if number % 1000 == 500 else 0)
+        made = [replace(backup(number, 0), created_at=now, bytes=400 + number % 300)]
+        if number % 7 == 0:
+            made.append(replace(backup(number, 0, kind="quarantine"), created_at=now, bytes=500))
+        if number % 997 == 0:
+            made.append(replace(backup(number, 0, reason="manual"), id=f"hand-{number}", created_at=now, bytes=400))
+            by_hand.add(f"hand-{number}")
+        kept += made
+        gone = expired(kept, retention_s=2 * DAY, keep=2, now=now, protected=set(), most_bytes=most_bytes)
+        lost = set(ids(gone))
+        kept = [each for each in kept if each.id not in lost]
+        assert made[0] in kept
+        automatic = sum(each.bytes for each in kept if each.reason != "manual")
+        most_seen = max(most_seen, automatic)
+        assert automatic <= most_bytes
+    assert by_hand <= set(ids(kept))
+    assert len(kept) - len(by_hand) <= 2 * 2 * 72
+    assert most_seen > most_bytes // 2  # the bound was reached, and not by removing everything
+    aside = [each for each in kept if each.kind == "quarantine"]
+    assert max(each.job for each in aside) == 9996

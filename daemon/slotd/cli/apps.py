@@ -1,4 +1,4 @@
-"""`list`, `status`, `history`, `backups`: what there is and what happened."""
+"""`list`, `status`, `history`: what there is and what happened."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from math import ceil
 
 from slotd.cli.client import APP, JOB, MANAGER, OBJECTS, ROOT, Client, Gone
 from slotd.cli.out import DONE, Out
-from slotd.cli.tables import STATE_COLOURS, Cell, coarse, escape, moment, relative, short_moment, size
+from slotd.cli.tables import STATE_COLOURS, Cell, coarse, escape, moment, relative, short_moment
 from slotd.cli.views import App, Event, Job
-from slotd.core.words import duration
+from slotd.core.words import duration, size
 from slotd.errors import NoSuchApp, NoSuchBackup, NoSuchJob, SlotdError
 
 RECENT = 5  # events that `status APP` shows
@@ -278,16 +278,4 @@ async def history(client: Client, args: Namespace, out: Out) -> int:
         row = [short_moment(e.at or 0.0, now), str(e.job or _NONE), e.kind, e.message]
         rows.append(row if args.app else [row[0], e.app, *row[1:]])
     out.table(head, rows)
-    return DONE
-
-
-async def backups(client: Client, args: Namespace, out: Out) -> int:
-    app = await load_app(client, args.app)
-    out.document([b.json() for b in app.backups])
-    now = out.now()
-    if not app.backups:
-        out.line(f"{escape(app.name)} has no backups. `slotctl backup {escape(app.name)}` makes one.")
-        return DONE
-    rows = [(b.id, b.kind, b.version or _NONE, relative(b.created, now), size(b.bytes), b.reason) for b in app.backups]
-    out.table(("ID", "KIND", "VERSION", "MADE", "SIZE", "REASON"), rows)
     return DONE

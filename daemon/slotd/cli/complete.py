@@ -93,7 +93,8 @@ def _job(job: dict[str, Any]) -> Offer:
 def _backup(backup: dict[str, Any]) -> Offer:
     from time import time
 
-    from slotd.cli.tables import short_moment, size
+    from slotd.cli.tables import short_moment
+    from slotd.core.words import size
 
     made = short_moment(backup["created"], time())
     return backup["id"], f"{backup['kind']} of {backup['version']}, {made}, {size(backup['bytes'])}"

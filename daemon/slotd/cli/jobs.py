@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +16,7 @@ from slotd.cli.tables import escape
 from slotd.cli.views import Job
 from slotd.cli.watch import Watch
 from slotd.cli.words import exit_code
-from slotd.errors import NoSuchApp, NoSuchBackup, SlotdError
+from slotd.errors import DataChoiceRequired, NoSuchApp, NoSuchBackup, SlotdError
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,33 +39,77 @@ def options(**values: str | bool | None) -> dict[str, Any]:
 
 async def check(client: Client, args: Namespace, out: Out) -> int:
     if args.all:
-        return await _run(client, args, out, [Request("", "check", "CheckAll", "a{sv}", ({},))])
-    return await _run(client, args, out, [Request(a, "check", "Check", "sa{sv}", (a, {})) for a in args.apps])
+        return await run_jobs(client, args, out, [Request("", "check", "CheckAll", "a{sv}", ({},))])
+    return await run_jobs(client, args, out, [Request(a, "check", "Check", "sa{sv}", (a, {})) for a in args.apps])
 
 
 async def update(client: Client, args: Namespace, out: Out) -> int:
     if args.all:
-        return await _run(client, args, out, [Request("", "update", "ApplyAll", "a{sv}", ({},))])
+        return await run_jobs(client, args, out, [Request("", "update", "ApplyAll", "a{sv}", ({},))])
     given = options(version=args.version, force=args.force, now=args.now)
-    return await _run(client, args, out, [Request(a, "update", "Update", "sa{sv}", (a, given)) for a in args.apps])
+    return await run_jobs(client, args, out, [Request(a, "update", "Update", "sa{sv}", (a, given)) for a in args.apps])
 
 
 async def rollback(client: Client, args: Namespace, out: Out) -> int:
-    given = options(data=args.data, to=args.to)
-    return await _run(client, args, out, [Request(args.app, "rollback", "Rollback", "sa{sv}", (args.app, given))])
+    def request(data: str) -> Request:
+        given = options(data=data, to=args.to)
+        return Request(args.app, "rollback", "Rollback", "sa{sv}", (args.app, given))
+
+    return await run_jobs(client, args, out, [request(args.data or "")], ask=lambda error: _ask(error, out, request))
+
+
+def _ask(error: SlotdError, out: Out, request: Callable[[str], Request]) -> Request | None:
+    """On a terminal a person who has not said what happens to the data is told what there is, and asked."""
+    if not isinstance(error, DataChoiceRequired) or out.json or not (sys.stdin.isatty() and sys.stdout.isatty()):
+        return None
+    out.line(escape(error.message))
+    for line in error.hint.splitlines():
+        out.line(f"  {escape(line)}")
+    choices = {word[0]: word for word in ("restore", "keep") if f"--data={word}" in error.hint}
+    asked = " or ".join(f"[{short}]{word[1:]}" for short, word in choices.items())
+    try:
+        answer = input(f"The data: {asked}? Anything else leaves all as it is: ").strip().lower()
+    except EOFError:
+        answer = ""
+    chosen = next((word for short, word in choices.items() if answer in (short, word)), "")
+    return request(chosen) if chosen else None
 
 
 async def backup(client: Client, args: Namespace, out: Out) -> int:
-    return await _run(client, args, out, [Request(args.app, "backup", "Backup", "sa{sv}", (args.app, {}))])
+    return await run_jobs(client, args, out, [Request(args.app, "backup", "Backup", "sa{sv}", (args.app, {}))])
 
 
 async def restore(client: Client, args: Namespace, out: Out) -> int:
-    body: tuple[Any, ...] = (args.app, args.id, {})
-    return await _run(client, args, out, [Request(args.app, "restore", "Restore", "ssa{sv}", body)])
+    from slotd.host.bus import Variant
+
+    given = {"paths": Variant("as", list(args.paths))} if args.paths else {}
+    body: tuple[Any, ...] = (args.app, args.id, given)
+    return await run_jobs(client, args, out, [Request(args.app, "restore", "Restore", "ssa{sv}", body)])
 
 
-async def _run(client: Client, args: Namespace, out: Out, requests: Sequence[Request]) -> int:
-    """Subscribes, calls, waits; says how each job ended. Gives the exit code for all of them."""
+async def adopt(client: Client, args: Namespace, out: Out) -> int:
+    given = {"from": os.path.abspath(args.source)} if args.source else {}
+    body = (args.app, options(version=args.version, **given))
+    return await run_jobs(client, args, out, [Request(args.app, "adopt", "Adopt", "sa{sv}", body)])
+
+
+async def release(client: Client, args: Namespace, out: Out) -> int:
+    body = (args.app, options(present=args.present))
+    return await run_jobs(client, args, out, [Request(args.app, "release", "Release", "sa{sv}", body)])
+
+
+async def run_jobs(
+    client: Client,
+    args: Namespace,
+    out: Out,
+    requests: Sequence[Request],
+    *,
+    ask: Callable[[SlotdError], Request | None] = lambda _error: None,
+) -> int:
+    """Subscribes, calls, waits; says how each job ended. Gives the exit code for all of them.
+
+    `ask` may turn a refusal into another request, by asking a person.
+    """
     watch = Watch(client, out)
     refused: list[Job] = []
     paths: list[str] = []
@@ -73,7 +119,7 @@ async def _run(client: Client, args: Namespace, out: Out, requests: Sequence[Req
             await watch.start()
         for request in requests:
             try:
-                answer = await client.call(request.member, request.signature, request.body, timeout_s=CHANGE_S)
+                answer = await _call(client, request, ask, watch)
             except Unreachable:
                 raise
             except SlotdError as error:
@@ -88,10 +134,21 @@ async def _run(client: Client, args: Namespace, out: Out, requests: Sequence[Req
     return _report(out, requests, refused, ended, waited=not args.no_wait)
 
 
+async def _call(client: Client, request: Request, ask: Callable[[SlotdError], Request | None], watch: Watch) -> Any:
+    try:
+        return await client.call(request.member, request.signature, request.body, timeout_s=CHANGE_S)
+    except SlotdError as error:
+        watch.screen.close()
+        other = ask(error)
+        if other is None:
+            raise
+    return await client.call(other.member, other.signature, other.body, timeout_s=CHANGE_S)
+
+
 async def _refused(client: Client, request: Request, error: SlotdError) -> Job:
     if isinstance(error, NoSuchApp):
         error = await suggest(client, request.app, error)
-    elif isinstance(error, NoSuchBackup) and request.kind == "restore":
+    elif isinstance(error, NoSuchBackup) and request.kind in ("restore", "verify"):
         error = await suggest_backup(client, request.app, str(request.body[1]), error)
     return Job(
         id=0,

@@ -148,7 +148,7 @@ def build() -> Parser:
         choices=("keep", "restore"),
         help="keep the data as they are, or restore the backup made before the update (needed once the trial is over)",
     )
-    sub.add_argument("--to", metavar="VERSION", help="to this kept version, with its backup")
+    sub.add_argument("--to", metavar="VERSION", help="to this kept version: from its slot, or from its kept release")
 
     sub = command("approve", "policy:approve", "allow a version to be installed", changes=True)
     sub.add_argument("app", metavar="APP")
@@ -176,13 +176,25 @@ def build() -> Parser:
     sub = command("history", "apps:history", "show what happened")
     sub.add_argument("app", metavar="APP", nargs="?")
     sub.add_argument("--limit", metavar="N", type=_count, default=50, help="at most this many events (50)")
-    sub = command("backups", "apps:backups", "list the saved copies of an app's data")
+    sub = command("backups", "backups:backups", "list the saved copies of an app's data, or look into one", waits=True)
     sub.add_argument("app", metavar="APP")
+    sub.add_argument("id", metavar="ID", nargs="?", help="show what this one holds, and what its commands said")
+    sub.add_argument("--diff", action="store_true", help="of one: what has changed since")
+    sub.add_argument("--verify", action="store_true", help="read it, or all, again: is every file what it was")
     sub = command("backup", "jobs:backup", "save a copy of an app's data now; it is stopped for a moment", waits=True)
     sub.add_argument("app", metavar="APP")
     sub = command("restore", "jobs:restore", "put a saved copy back; what is there now is set aside", waits=True)
     sub.add_argument("app", metavar="APP")
     sub.add_argument("id", metavar="ID", help="see slotctl backups APP")
+    sub.add_argument("paths", metavar="PATH", nargs="*", help="only these files and directories")
+
+    sub = command("adopt", "jobs:adopt", "take what is installed already into a slot; the app is restarted", waits=True)
+    sub.add_argument("app", metavar="APP")
+    sub.add_argument("--from", dest="source", metavar="DIR", help="where the app is installed; it stays there as it is")
+    sub.add_argument("--version", metavar="VERSION", help="which version that is")
+    sub = command("release", "jobs:release", "give an adopted app back to its own unit and directory", waits=True)
+    sub.add_argument("app", metavar="APP")
+    sub.add_argument("--present", action="store_true", help="with the version that runs now; else as it was adopted")
 
     sub = command("jobs", "running:jobs", "list jobs that run")
     sub.add_argument("--all", action="store_true", help="finished ones too")
@@ -229,7 +241,15 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         whose = commands.choices[args.command] if args.command else parser
         whose.error(f"unrecognized arguments: {' '.join(unknown)}")
     if args.no_wait and not args.waits:
-        parser.error("--no-wait is for commands that start a job: check, update, rollback, backup, restore")
+        parser.error(
+            "--no-wait is for commands that start a job: check, update, rollback, backup, restore, adopt, release"
+        )
+    if args.command == "backups":
+        parser.prog = f"{parser.prog} {args.command}"
+        if args.no_wait and not args.verify:
+            parser.error("--no-wait is for --verify")
+        if args.diff and (not args.id or args.verify):
+            parser.error("give --diff or --verify, not both" if args.id else "--diff is for one backup: name its ID")
     if args.command in ("check", "update"):
         parser.prog = f"{parser.prog} {args.command}"
         if args.all and args.apps:

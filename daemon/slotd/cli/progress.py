@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 STEPS = {
     "check": "asking the source",
     "backup": "copying the data; at its end the app is stopped for a moment",
+    "read": "reading what was saved, every file of it",
+    "adopt": "copying what is installed; at its end the app is restarted",
+    "release": "starting what was installed before",
     "resolve": "choosing the release",
     "delay": "waiting, as policy.delay says; it can still be cancelled",
     "fetch": "downloading",
@@ -32,6 +35,7 @@ STEPS = {
     "trial": "watching the new version",
     "commit": "keeping the new version",
     "cleanup": "removing what is no longer needed",
+    "rb-check": "reading the backup, the app is still running",
     "rb-stop": "stopping the app",
     "rb-quarantine": "setting the data aside, unless they are kept",
     "rb-restore": "restoring the backup, unless the data are kept",

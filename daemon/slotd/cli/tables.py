@@ -161,16 +161,6 @@ def iso(at: float | None) -> str | None:
     return text.replace("+00:00", "Z")
 
 
-def size(count: int) -> str:
-    """Bytes for people: `512 B`, `12 MiB`, `1.4 GiB`."""
-    value = float(count)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if value < 1024:
-            return f"{value:.0f} {unit}" if unit == "B" or value >= 10 else f"{value:.1f} {unit}"
-        value /= 1024
-    return f"{value:.1f} TiB"
-
-
 @dataclass(frozen=True, slots=True)
 class Cell:
     """One field of a table: text, already escaped or to be (`table` escapes), and a colour's name or nothing."""

@@ -60,6 +60,13 @@ def summary(job: Job, app: App | None = None) -> tuple[str, str]:
         newest = next((b for b in app.backups if b.kind != "quarantine"), None) if app else None
         which = f" {escape(newest.id)}" if newest else ""
         return f"{name}: backup{which} made{took}", ""
+    if job.kind == "adopt":
+        care = f"`slotctl enable {name}` ties its units to slotd at boot and on failure."
+        return f"{name}: adopted as {new}{took}; its units start it from slot a now", care
+    if job.kind == "release":
+        return f"{name}: given back{took}; its units start {new} from where it was", ""
+    if job.kind == "verify":
+        return f"{name}: read again{took}, every file holds what was saved", "\n".join(escape(n) for n in job.notes)
     if job.kind == "restore":
         kept = "the data it replaced was set aside, see `slotctl backups " + name + "`"
         return f"{name}: data restored{took}; {kept}", ""

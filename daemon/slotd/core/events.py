@@ -255,6 +255,43 @@ KINDS: tuple[EventKind, ...] = (
         "The backup goes on; the message says what it met.",
     ),
     EventKind(
+        "command-ended",
+        "e51595da38124467ac8882155164ad76",
+        INFO,
+        "A command of the definition has ended",
+        "It is one of `before`, `after` ([data]) or `migrate` ([slots]). All that it said is in SLOTD_OUTPUT:\n"
+        "`journalctl -o verbose SLOTD_JOB=@SLOTD_JOB@`.",
+    ),
+    EventKind(
+        "backup-verified",
+        "a352a56c791f448eb1aa5c925f095d51",
+        INFO,
+        "A backup was read again and is whole",
+        "Every file of it holds what was sealed.",
+    ),
+    EventKind(
+        "verify-failed",
+        "52c88f1a88494c818f29794466021833",
+        ERROR,
+        "A backup is damaged",
+        "It does not hold what was sealed; the message says which files. The disk may be failing.\n"
+        "`slotctl backup @SLOTD_APP@` makes a new one; what is whole of this one can still be restored, by path.",
+    ),
+    EventKind(
+        "adopted",
+        "cd0b44d4aaee495ea7c9ebde8f5a11de",
+        NOTICE,
+        "An installation was adopted",
+        "What runs is slot a now, and its unit starts it from there. `slotctl release @SLOTD_APP@` gives it back.",
+    ),
+    EventKind(
+        "given-back",
+        "ee76d495eccd446390631f20687ed12c",
+        NOTICE,
+        "An app was given back",
+        "Its unit starts what it started before slotd. Data and backups stay where they are.",
+    ),
+    EventKind(
         "marked-good",
         "157b248083184b7a975cf3d6af802f8f",
         INFO,

@@ -75,11 +75,17 @@ ROLLBACK: tuple[Rule, ...] = (
 SINGLE: tuple[Rule, ...] = (
     Rule("check", "asks the source what there is", OnCrash.FORGET, OnError.UNDO, 100, cancellable=True),
     Rule("backup", "copies the data and seals the copy", OnCrash.UNDO, OnError.UNDO, 100, cancellable=True),
+    Rule("adopt", "copies what is installed, starts the copy", OnCrash.UNDO, OnError.UNDO, 100, cancellable=True),
+    Rule("release", "starts what was installed before", OnCrash.UNDO, OnError.UNDO, 100),
+    Rule("read", "reads saved copies and compares them", OnCrash.FORGET, OnError.UNDO, 100, cancellable=True),
 )
 
-RESTORE: tuple[Rule, ...] = tuple(rule for rule in ROLLBACK if rule.name != "rb-switch")
+# First in what a person asks for, a restore or a rollback with its data: the app still runs, and nothing is changed.
+CHECK_COPY = Rule("rb-check", "reads the copy, counts the room", OnCrash.REDO, OnError.UNDO, 30, cancellable=True)
 
-RULES: dict[str, Rule] = {rule.name: rule for rule in (*UPDATE, *ROLLBACK, *SINGLE)}
+RESTORE: tuple[Rule, ...] = (CHECK_COPY, *(rule for rule in ROLLBACK if rule.name != "rb-switch"))
+
+RULES: dict[str, Rule] = {rule.name: rule for rule in (*UPDATE, *ROLLBACK, *SINGLE, CHECK_COPY)}
 
 # A job that is resumed over and over is a loop; it is held and told instead.
 MOST_RESUMES = 20
@@ -104,7 +110,7 @@ def may_cancel(step: str) -> bool:
 
 def may_block(step: str) -> bool:
     """Whether a failure in `step` tells against the version itself: it was on trial, or being taken back from one."""
-    return is_rollback_step(step) or step in ("migrate", "start", "trial")
+    return (is_rollback_step(step) and step != CHECK_COPY.name) or step in ("migrate", "start", "trial")
 
 
 def after_crash(step: str, *, link_is_new: bool) -> OnCrash:

@@ -79,6 +79,7 @@ class BackupPolicy:
     enabled: bool = True
     retention_s: float = 14 * 86400.0
     keep: int = 1
+    max_size: int = 0  # 0: no bound
     releases: int = 2
     store: str = "tree"
     repository: str = ""

@@ -228,6 +228,7 @@ def backup(section: Section, default: BackupPolicy) -> BackupPolicy:
         enabled=section.flag("enabled", default.enabled),
         retention_s=section.span("retention", default.retention_s, most_s=100 * YEAR_S, endless=True),
         keep=section.whole("keep", default.keep, 0, 1000),
+        max_size=section.size("max_size", default.max_size, 0, 1024**5),
         releases=section.whole("releases", default.releases, 0, 100),
         store=section.choice("store", default.store, STORES),
         repository=section.text("repository", default.repository, forms.local_repository),

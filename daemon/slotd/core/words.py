@@ -40,3 +40,13 @@ def duration(seconds: float) -> str:
         elif parts:
             break  # `2 h`, not `2 h 0 min 7 s`
     return " ".join(parts[:2]) or "0 s"
+
+
+def size(count: int) -> str:
+    """Bytes for people: `512 B`, `12 MiB`, `1.4 GiB`."""
+    value = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024:
+            return f"{value:.0f} {unit}" if unit == "B" or value >= 10 else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} TiB"

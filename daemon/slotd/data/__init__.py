@@ -6,12 +6,12 @@ moment and called again with the same arguments (promises 1, 3 and 5).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from slotd.core.schema import BackupPolicy
+from slotd.core.schema import BackupPolicy, Data
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,12 +19,42 @@ class DataSpec:
     """What belongs to an app's data. `exclude` and `sqlite` are relative to each of `paths` (globs allowed).
 
     `labels` name a backup of them where it lies among others: `app=…`, `version=…`, `reason=…`.
+    With `parts` only these are restored, each at or below one of `paths`; all else stays as it is.
     """
 
     paths: tuple[Path, ...]
     exclude: tuple[str, ...] = ()
     sqlite: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
+    parts: tuple[Path, ...] = ()
+
+
+def spec_of(data: Data, labels: tuple[str, ...] = (), parts: tuple[str, ...] = ()) -> DataSpec:
+    """The data of a definition."""
+    return DataSpec(tuple(map(Path, data.paths)), data.exclude, data.sqlite, labels, tuple(map(Path, parts)))
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A file, directory or link in a copy: its live path, mode, size, last change (seconds since the epoch).
+
+    `digest` is `sha256:<hex>` of a file, of a link where it leads; empty where it is not known.
+    """
+
+    path: str
+    kind: str
+    mode: int
+    bytes: int
+    mtime: float
+    digest: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """How the live data differ from a copy: `added`, `changed` (both as they are now) or `removed` (as it was)."""
+
+    how: str
+    entry: Entry
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +92,24 @@ class DataStore(Protocol):
 
     def complete(self, dest: Path) -> None:
         """Do what a seal leaves for when the app runs again (digests of large files). Idempotent; may take long."""
+
+    def header(self, dest: Path) -> dict[str, Any]:
+        """What `seal` was given. Raises `Failed` for what is not sealed."""
+        ...
+
+    def contents(self, dest: Path) -> list[Entry]:
+        """Every entry of a sealed copy, by path. Raises `Failed` for one that is not whole."""
+        ...
+
+    def changes(self, spec: DataSpec, dest: Path) -> list[Change]:
+        """How the live data differ from a sealed copy, by how files look: without reading them."""
+        ...
+
+    def parts(self, spec: DataSpec, dest: Path, wanted: Sequence[str]) -> tuple[Path, ...]:
+        """The `parts` to restore for paths that a person named (absolute, or relative to one of `spec.paths`).
+
+        None named, and nothing given: all. Raises `NoSuchBackup` if the copy holds nothing of a name.
+        """
         ...
 
     def verify(self, dest: Path) -> list[str]:

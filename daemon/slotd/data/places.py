@@ -54,15 +54,23 @@ class Spot:
 
 
 def places(spec: DataSpec) -> tuple[Place, ...]:
-    """The places of `spec`, in the order of their paths, so that what holds another place comes before it."""
+    """The places of `spec` (its parts, if it has some), in the order of their paths, so that what holds another place
+    comes before it.
+    """
     is_sqlite = matcher(spec.sqlite)
     wanted: dict[Path, bool] = {}
-    for path in spec.paths:
+    for path in spec.parts or spec.paths:
         wanted.setdefault(path, False)
-        if is_sqlite(path.name):
+        if is_sqlite(within(spec, path) or path.name):
             for suffix in (*SIDECARS, SHARED_MEMORY):
                 wanted.setdefault(path.with_name(path.name + suffix), suffix == SHARED_MEMORY)
     return tuple(Place(number, path, volatile) for number, (path, volatile) in enumerate(sorted(wanted.items())))
+
+
+def within(spec: DataSpec, path: Path) -> str:
+    """The relative path of `path` in the data path that holds it; "" for one that is a data path itself."""
+    holders = [each for each in spec.paths if each in path.parents]
+    return "" if path in spec.paths or not holders else str(path.relative_to(max(holders)))
 
 
 def matcher(patterns: Sequence[str]) -> Callable[[str], bool]:

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from slotd import errors
-from slotd.data import CopyStats, DataSpec
+from slotd.data import Change, CopyStats, DataSpec, Entry
 from slotd.data import restic_keep as keeping
 from slotd.data.layout import JSON_LIMIT, Layout
 from slotd.data.manifest import Manifest, unknown
@@ -157,6 +157,20 @@ class ResticStore:
         if note.header is None or not self.is_sealed(dest):
             raise errors.Failed(f"cannot read the backup in {dest}: it is not whole.")
         return dict(note.header)
+
+    def contents(self, dest: Path) -> list[Entry]:
+        return self._tree.contents(self._readable(dest))
+
+    def changes(self, spec: DataSpec, dest: Path) -> list[Change]:
+        return self._tree.changes(spec, self._readable(dest))
+
+    def parts(self, spec: DataSpec, dest: Path, wanted: Sequence[str]) -> tuple[Path, ...]:
+        return self._tree.parts(spec, self._readable(dest), wanted) if wanted or not keeping.is_kept(dest) else ()
+
+    def _readable(self, dest: Path) -> Path:
+        """Where the files of a copy lie, brought back beside if need be."""
+        self.ready(dest)
+        return dest / "tree" if keeping.is_kept(dest) else dest
 
     def verify(self, dest: Path) -> list[str]:
         """The way back is walked: all of the snapshot is brought back beside, and removed again.

@@ -21,8 +21,8 @@ from slotd import errors
 from slotd.data import DataSpec
 from slotd.data.aside import Aside, pinned
 from slotd.data.copytree import TreeCopy
-from slotd.data.layout import Layout, Scope, read_json
-from slotd.data.places import DEPTH, Place, Spot, beside, matcher, places, spot, stat_at
+from slotd.data.layout import Covered, Layout, Scope, read_json
+from slotd.data.places import DEPTH, Place, Spot, beside, matcher, places, spot, stat_at, within
 from slotd.host import copy, files
 from slotd.host.failpoint import hit
 
@@ -52,7 +52,7 @@ class Restore:
         aside_scope = self.aside.scope()
         if aside_scope is None:
             raise errors.Failed(f"cannot restore: the quarantine {self.aside.dest} has lost its tree.json.")
-        self.is_excluded = matcher((*self.spec.exclude, *scope.exclude))
+        self.is_excluded = self.matches = matcher((*self.spec.exclude, *scope.exclude))
         if self._finished_before(aside_scope):
             return
         for place in places(self.spec):
@@ -100,15 +100,19 @@ class Restore:
     # -- places ------------------------------------------------------------------------------------------------------
 
     def _place(self, place: Place, scope: Scope, aside_scope: Scope) -> None:
-        number = scope.number_of(place.path)
+        number, parents, name = _found_in(scope, place.path)
         kept = aside_scope.number_of(place.path)
         if kept is None:
             raise errors.Failed(f"cannot restore {place.path}: it was not set aside in {self.aside.dest}.")
+        prefix = within(self.spec, place.path)
+        self.is_excluded = (lambda rel: self.matches(f"{prefix}/{rel}")) if prefix else self.matches
+        if number is not None and parents:
+            self._make_parents(scope.places[number], number, parents)
         with (
-            files.opened(self.src.data, files.DIRECTORY) as data,
+            files.opened(self.src.data.joinpath(*parents), files.DIRECTORY) as data,
             files.opened(self.aside.data, files.DIRECTORY) as aside,
         ):
-            has_copy = number is not None and files.exists_at(str(number), data)
+            has_copy = number is not None and files.exists_at(name, data)
             comes_back = number is None and files.exists_at(str(kept), aside)
             holder = scope.places[number].holder if number is not None else aside_scope.places[kept].holder
             create = (holder or (0o755, os.geteuid(), os.getegid())) if has_copy or comes_back else None
@@ -118,14 +122,33 @@ class Restore:
                 is_nested = any(path in place.path.parents for path in self.spec.paths)
                 with _times_kept(at.parent) if is_nested else nullcontext():
                     if has_copy:
-                        self._bring(at, data, str(number), str(kept), kept)
+                        self._bring(at, data, name, str(kept), kept)
                         _carry(aside, str(kept), at.parent, at.name, self.is_excluded)
-                        _same_times(data, str(number), at.parent, at.name)
+                        _same_times(data, name, at.parent, at.name)
                     elif comes_back:
                         _move(aside, str(kept), at.parent, at.name)
                     else:
                         self.mover.take_found(at.parent, at.name, kept)
                 files.syncfs_fd(at.parent)
+
+    def _make_parents(self, top: Covered, number: int, parents: tuple[str, ...]) -> None:
+        """The directories on the way to a part that are not there any more, as they are in the copy."""
+        live, copied = Path(top.path), self.src.data / str(number)
+        create = top.holder or (0o755, os.geteuid(), os.getegid())
+        for name in ("", *parents[1:]):
+            live, copied = live / name, copied / name
+            with spot(live, create=create) as at:
+                if at is None or at.found is not None:
+                    continue
+                building = beside(at.name, _PURPOSE)
+                files.remove_at(at.parent, building)
+                os.mkdir(building, 0o700, dir_fd=at.parent)
+                with (
+                    files.opened(copied, files.DIRECTORY) as source,
+                    files.opened(building, files.DIRECTORY, dir_fd=at.parent) as made,
+                ):
+                    copy.copy_attributes(source, made, os.fstat(source))
+                files.rename_new(building, at.name, src_dir_fd=at.parent, dst_dir_fd=at.parent)
 
     def _bring(self, at: Spot, data: int, name: str, key: str, number: int) -> None:
         fixed = pinned(at.real)
@@ -180,6 +203,20 @@ class Restore:
                 self.mover.take_found(parent, name, number)
         os.fsync(parent)
         hit("data.restore.placed")
+
+
+def _found_in(scope: Scope, path: Path) -> tuple[int | None, tuple[str, ...], str]:
+    """Where a copy has `path`: its place's number (None if it covers nothing of it), the directories below `data/` that
+    lead to it, and its name there.
+    """
+    number = scope.number_of(path)
+    if number is not None:
+        return number, (), str(number)
+    for number, place in enumerate(scope.places):
+        if Path(place.path) in path.parents:
+            *between, name = path.relative_to(place.path).parts
+            return number, (str(number), *between), name
+    return None, (), path.name
 
 
 # -- what a copy never covered ---------------------------------------------------------------------------------------

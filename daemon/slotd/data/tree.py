@@ -6,15 +6,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from slotd import errors
-from slotd.data import CopyStats, DataSpec, digests
+from slotd.data import Change, CopyStats, DataSpec, Entry, digests
 from slotd.data.aside import Aside
 from slotd.data.index import boot_id
 from slotd.data.layout import Layout
+from slotd.data.listing import changes, contents, parts
 from slotd.data.manifest import Manifest, differences, read
 from slotd.data.needs import needs
 from slotd.data.passes import Pass
@@ -63,6 +64,18 @@ class TreeStore:
         if sealed is None:
             raise errors.Failed(f"cannot read the backup in {dest}: it is not whole.")
         return dict(sealed["header"])
+
+    def contents(self, dest: Path) -> list[Entry]:
+        with files.explaining(f"cannot read the backup in {dest}"):
+            return contents(Layout(dest))
+
+    def changes(self, spec: DataSpec, dest: Path) -> list[Change]:
+        with files.explaining(f"cannot compare with the backup in {dest}"):
+            return changes(Layout(dest), spec)
+
+    def parts(self, spec: DataSpec, dest: Path, wanted: Sequence[str]) -> tuple[Path, ...]:
+        with files.explaining(f"cannot read the backup in {dest}"):
+            return parts(Layout(dest), spec, wanted)
 
     def verify(self, dest: Path) -> list[str]:
         layout = Layout(dest)

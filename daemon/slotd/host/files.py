@@ -270,9 +270,12 @@ def _open_any_mode(dir_fd: int, name: str) -> Iterator[int]:
             yield fd
 
 
-def tree_size(path: Path) -> int:
-    """Bytes of the regular files at and below `path`, each counted once however many names it has."""
-    seen: set[tuple[int, int]] = set()
+def tree_size(path: Path, seen: set[tuple[int, int]] | None = None) -> int:
+    """Bytes of the regular files at and below `path`, each counted once however many names it has.
+
+    `seen` is what earlier calls counted already: hand the same set to all of those that share files.
+    """
+    seen = set() if seen is None else seen
 
     def measure(fd: int) -> int:
         total = 0

@@ -1,44 +1,49 @@
-"""A backup by hand: hot, then cold with the app stopped, sealed; and a restore, always through quarantine."""
+"""A backup by hand: hot, then cold with the app stopped, sealed; and a look whether copies are what was sealed."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from slotd.core import machine
-from slotd.errors import Cancelled, Failed, NothingToDo, SlotdError
+from slotd.errors import Cancelled, NothingToDo
 from slotd.host import failpoint
 from slotd.host.offloop import off_loop
-from slotd.model import Result
+from slotd.model import Backup, JobKind, Result
+from slotd.recipes import adopt as adopting
 from slotd.recipes import check as looking
-from slotd.recipes import preserve, rollback
+from slotd.recipes import hooks, preserve
 from slotd.recipes.context import Work
+from slotd.recipes.copies import damaged, mark_damaged, require_room_for_backup
 from slotd.recipes.run import Step, Stopped, perform, undo
 
 
 async def make_backup(work: Work) -> Result:
-    """The app is down only for the cold pass, and runs again whatever happens."""
+    """The app is down only for the cold pass, and runs again whatever happens; a unit that did not run, does not."""
     if not preserve.wants_backup(work):
         raise NothingToDo(f"cannot back up {work.app.name}: {_why_not(work)}.", hint="See [data] and [backup].")
+    await require_room_for_backup(work)
     await work.remember(backup=work.plan.backup or preserve.new_copy_id(work))
     backup = await preserve.record_backup(work, reason="manual")
-    await preserve.run_hooks(work, work.app.data.before, "before")
+    await hooks.run_around_backup(work, "before")
     await off_loop(work.data.remove, Path(backup.path))
     base = await preserve.newest_sealed(work)
     await off_loop(work.data.hot, work.data_spec, Path(backup.path), base, lambda: work.cancel_asked)
     await failpoint.reach("backup:copied")
     work.progress(0.7)
-    running = [u for u in work.app.service.units if (await work.host.systemd.show(u)).active_state == "active"]
-    work.too_late = bool(running)  # from here on a cancellation could only leave the app stopped
+    running = await preserve.is_up(work)
+    work.too_late = running  # from here on a cancellation could only leave the app stopped
     if running:
         if work.cancel_asked:
             raise Cancelled("cancelled before the app was stopped")
-        await work.remember(stopped_at=work.host.clock.now())
+        resting = await preserve.resting_units(work)
+        await work.remember(stopped_at=work.host.clock.now(), resting=resting)
         await failpoint.reach("backup:dated")
     try:
         if running:
             await preserve.stop_units(work)
             await failpoint.reach("backup:stopped")
         sealed = await preserve.seal(work, backup)
+        await preserve.require_down(work)
     finally:
         if running:
             await preserve.start_all(work)
@@ -57,13 +62,49 @@ def _why_not(work: Work) -> str:
     return "its definition names no data (data.paths)"
 
 
-BACKUP_STEPS: tuple[Step, ...] = (Step("backup", make_backup, undo=preserve.drop_copy),)
+async def verify_copies(work: Work) -> Result:
+    """Read the copy that was asked for, or all that are sealed; the app runs on. What is damaged is told, all of it."""
+    store, app = work.host.store, work.app.name
+    asked = work.plan.backup
+    copies = [await off_loop(store.backup, app, asked)] if asked else await off_loop(store.backups, app)
+    copies = [copy for copy in copies if copy.sealed or asked]
+    if not copies:
+        raise NothingToDo(f"cannot verify backups of {app}: it has none.", hint=f"`slotctl backup {app}` makes one.")
+    good: list[str] = []
+    bad: list[tuple[Backup, list[str]]] = []
+    for number, copy in enumerate(copies):
+        wrong = await off_loop(work.data.verify, Path(copy.path))
+        if wrong:
+            bad.append((copy, wrong))
+            await off_loop(mark_damaged, copy, wrong)
+            await work.tell("verify-failed", f"{copy.kind} {copy.id} is damaged: {'; '.join(wrong[:20])}")
+        else:
+            good.append(f"{copy.id} is whole ({copy.kind} of {copy.version or 'no version'}, {copy.bytes} bytes)")
+            await work.tell("backup-verified", f"{copy.kind} {copy.id} was read again and is whole")
+        work.progress((number + 1) / len(copies))
+    work.note = "\n".join(good)
+    if bad:
+        errors = [damaged(copy, wrong) for copy, wrong in bad]
+        errors[0].message = "\n".join(error.message for error in errors)
+        raise errors[0]
+    return Result.DONE
 
-RESTORE_STEPS: tuple[Step, ...] = tuple(step for step in rollback.STEPS if step.name != "rb-switch")
+
+BACKUP_STEPS: tuple[Step, ...] = (Step("backup", make_backup, undo=preserve.drop_copy),)
+VERIFY_STEPS: tuple[Step, ...] = (Step("read", verify_copies),)
+
+
+SINGLE: dict[JobKind, tuple[Step, ...]] = {
+    JobKind.CHECK: looking.STEPS,
+    JobKind.BACKUP: BACKUP_STEPS,
+    JobKind.VERIFY: VERIFY_STEPS,
+    JobKind.ADOPT: adopting.STEPS_ADOPT,
+    JobKind.RELEASE: adopting.STEPS_RELEASE,
+}
 
 
 async def run_single(work: Work, steps: tuple[Step, ...]) -> Result:
-    """A job of one step (check, backup): a result, or an error after its undo."""
+    """A job of one step (check, backup, verify): a result, or an error after its undo."""
     work.rules = tuple(machine.rule(step.name) for step in steps)
     try:
         result = await perform(work, steps) or Result.DONE
@@ -79,34 +120,21 @@ async def run_single(work: Work, steps: tuple[Step, ...]) -> Result:
     return result
 
 
+async def adopt(work: Work) -> Result:
+    return await run_single(work, adopting.STEPS_ADOPT)
+
+
+async def release(work: Work) -> Result:
+    return await run_single(work, adopting.STEPS_RELEASE)
+
+
 async def backup(work: Work) -> Result:
     return await run_single(work, BACKUP_STEPS)
 
 
+async def verify(work: Work) -> Result:
+    return await run_single(work, VERIFY_STEPS)
+
+
 async def check(work: Work) -> Result:
     return await run_single(work, looking.STEPS)
-
-
-async def restore(work: Work, *, first: str = "") -> Result:
-    """Bring a backup's data back to the version that runs; what is there becomes quarantine."""
-    work.rules = machine.RESTORE
-    if not first:
-        await work.remember(restore=True, quarantine=work.plan.quarantine or preserve.new_copy_id(work, "quarantine"))
-    try:
-        await perform(work, RESTORE_STEPS, first=first)
-    except Stopped as stopped:
-        error: SlotdError = stopped.error
-        if stopped.step == "rb-stop":  # nothing was changed yet
-            await preserve.start_again(work)
-        else:
-            where = work.host.copy_path("quarantine", work.app.name, work.plan.quarantine)
-            error = Failed(f"{error.message} What was there before the restore: {where}.", hint=error.hint)
-        await rollback.hold(work, str(error))
-        await work.tell("rollback-failed", f"the restore stopped in {stopped.step}: {error}")
-        await work.finish(Result.FAILED, error)
-        return Result.FAILED
-    await work.tell(
-        "restored", f"backup {work.plan.backup} was restored; what was there is kept as {work.plan.quarantine}"
-    )
-    await work.finish(Result.DONE)
-    return Result.DONE

@@ -21,10 +21,11 @@ from slotd.core.events import BY_NAME
 from slotd.core.health import UnitSeen
 from slotd.core.plain import from_plain, to_plain
 from slotd.core.schema import App, Settings
-from slotd.data import DataSpec, DataStore, make_data_store
+from slotd.data import DataSpec, DataStore, make_data_store, spec_of
 from slotd.engines import Engine
 from slotd.errors import Cancelled, SlotdError, for_user_manager
-from slotd.host import failpoint, journal
+from slotd.host import failpoint
+from slotd.host.journal import send
 from slotd.host.offloop import off_loop
 from slotd.host.paths import Paths
 from slotd.host.run import Workers
@@ -88,10 +89,23 @@ class Artifact:
 
 
 @dataclass(frozen=True, slots=True)
+class Said:
+    """What one of the definition's commands said; `when` is `before`, `after` or `migrate`."""
+
+    when: str
+    command: str
+    status: int = 0
+    output: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """The durable memory of one job, written into its row: what a restarted daemon needs to go on or back.
 
     `wanted` is a version of somebody's own choice; `only` the one that the rules may choose, since it was authorised.
+    `kept`: that version's file was verified by an earlier job, and comes from the cache; `brings`: the id of the backup
+    whose data come with it, `present` the one that the data of now are set aside under. `paths`: what a restore brings
+    back, empty for all. `resting`: units that were down before, and stay so.
     """
 
     definition: App = field(default_factory=lambda: App(name=""))
@@ -100,6 +114,12 @@ class Plan:
     now: bool = False
     automatic: bool = False
     only: str = ""
+    kept: bool = False
+    brings: str = ""
+    present: str = ""
+    source: str = ""
+    drop_ins: Mapping[str, str] = field(default_factory=dict)
+    brings_present: bool = False
     release: Release = field(default_factory=lambda: Release(version="", tag=""))
     artifacts: tuple[Artifact, ...] = ()
     signers: tuple[str, ...] = ()
@@ -111,7 +131,10 @@ class Plan:
     quarantine: str = ""
     restore: bool = False
     disturbed: bool = False
+    paths: tuple[str, ...] = ()
+    resting: tuple[str, ...] = ()
     dependents: tuple[str, ...] = ()
+    said: tuple[Said, ...] = ()
     reason: str = ""
     gave_up: str = ""
     verdict: str = ""
@@ -211,7 +234,7 @@ class Work:
             self.on_trial = None
         kind = BY_NAME["step"]
         message = f"{self.app.name}: {step}: {machine.rule(step).does}"
-        journal.send(kind, message, fields=self.fields(), units=())
+        send(kind, message, fields=self.fields(), units=())
         await failpoint.reach(f"{step}:begin")
 
     async def leave(self, outcome: str = "done") -> None:
@@ -258,7 +281,8 @@ class Work:
     # -- what a person sees -----------------------------------------------------------------------
 
     def _percent(self, step: str, fraction: float) -> int:
-        rules = machine.ROLLBACK if machine.is_rollback_step(step) else self.rules
+        is_own = any(rule.name == step for rule in self.rules)
+        rules = machine.ROLLBACK if machine.is_rollback_step(step) and not is_own else self.rules
         return machine.progress(step, fraction, rules)
 
     def progress(self, fraction: float) -> None:
@@ -292,8 +316,10 @@ class Work:
             "SLOTD_CORRELATION": self.job.correlation,
         }
 
-    async def tell(self, kind: str, message: str, **extra: str) -> None:
+    async def tell(self, kind: str, message: str, *, journal: Mapping[str, str] | None = None, **extra: str) -> None:
         """One event: a history row, and a journal entry beside the app's own that starts with the app's name.
+
+        `extra` are fields of both; `journal` of the journal's alone, which not everybody may read.
 
         Never raises: a history that takes no more rows must not keep an app from being stopped or started (promise 7).
         """
@@ -314,10 +340,10 @@ class Work:
             _log.exception("%s: an event could not be written into the history", self.app.name)
         finally:
             text = f"{self.app.name}: {message}"
-            more = {f"SLOTD_{key.upper()}": value for key, value in extra.items()}
+            more = {f"SLOTD_{key.upper()}": value for key, value in {**extra, **(journal or {})}.items()}
             if result := BY_NAME[kind].result:  # told before it is committed: the row of the job comes last
                 more["SLOTD_RESULT"] = result.value
-            journal.send(BY_NAME[kind], text, fields=self.fields() | more, units=self.app.service.units)
+            send(BY_NAME[kind], text, fields=self.fields() | more, units=self.app.service.units)
             self.touch()
 
     # -- a person's word --------------------------------------------------------------------------
@@ -365,10 +391,9 @@ class Work:
 
     @property
     def data_spec(self) -> DataSpec:
-        data = self.app.data
         reason = "manual" if self.job.kind is JobKind.BACKUP else "update"
         labels = (f"app={self.app.name}", f"version={self.plan.old_version}", f"reason={reason}")
-        return DataSpec(tuple(Path(p) for p in data.paths), data.exclude, data.sqlite, labels)
+        return spec_of(self.app.data, labels, self.plan.paths)
 
     def unit(self, verb: str) -> str:
         """The name of the transient unit for one piece of this job's work."""

@@ -14,6 +14,7 @@ from slotd.host.offloop import off_loop
 from slotd.model import Blocked, Result, Slot, SlotState
 from slotd.recipes import space
 from slotd.recipes.context import Artifact, Work
+from slotd.recipes.copies import check_copy
 from slotd.recipes.obtain import verified_descriptor
 
 
@@ -21,6 +22,8 @@ async def fill_slot(work: Work) -> None:
     """Empty the inactive slot, unpack into it, check, prepare, check again, record, sync."""
     slot, engine, store = work.new_slot, work.engine, work.host.store
     await space.require(work)
+    if work.plan.brings:
+        await check_copy(work, work.plan.brings)
     await off_loop(store.save, Slot(app=work.app.name, name=slot, state=SlotState.STAGING, version=work.plan.version))
     await failpoint.reach("stage:recorded")
     await off_loop(engine.empty, slot)
@@ -127,7 +130,7 @@ def expand(work: Work, template: tuple[str, ...]) -> list[str]:
 async def end_if_unchanged(work: Work) -> Result | None:
     """A release that holds what is installed already ends here: no stop, no switch, and it is not offered again."""
     old = work.plan.old_slot
-    if old is None or work.plan.force:
+    if old is None or work.plan.force or work.plan.kept:
         return None
     store, app = work.host.store, work.app.name
     slots = await off_loop(store.slots, app)

@@ -22,7 +22,7 @@ from slotd.errors import NoSpace, NoSuchVersion, SlotdError, SourceFailed, Verif
 from slotd.host import failpoint, files
 from slotd.host.definitions import read_keys
 from slotd.host.offloop import off_loop
-from slotd.model import Blocked, Release, Result, SlotName
+from slotd.model import Blocked, Release, Result, Slot, SlotName
 from slotd.recipes.check import WORKER_GRACE_S, credential, look, shown_to_worker
 from slotd.recipes.context import Artifact, Held, Work
 from slotd.recipes.preserve import require_units
@@ -47,6 +47,9 @@ async def choose_release(work: Work) -> Result | None:
     active = await off_loop(work.engine.active)
     slots = await off_loop(work.host.store.slots, work.app.name)
     old = slots[active] if active else None
+    if work.plan.kept:
+        await _remember_place(work, work.plan.release, work.plan.artifacts, active, old)
+        return None
     only = work.plan.only
     choice = await look(work, wanted=work.plan.wanted or only, force=work.plan.force)
     release = choice.release
@@ -61,10 +64,18 @@ async def choose_release(work: Work) -> Result | None:
             )
         return Result.UP_TO_DATE
     artifacts = tuple(Artifact(a.name, a.url, a.size, a.digest) for a in choice.assets)
-    work.show(version=release.version, previous=old.version if old else "")
     for artifact in artifacts:  # what cannot be verified is known now, before anything is downloaded
         _plan_checks(work, artifact, release)
         trust.require_digests(work.app.verify, artifact.name, artifact.source_digest)
+    await _remember_place(work, release, artifacts, active, old)
+    return None
+
+
+async def _remember_place(
+    work: Work, release: Release, artifacts: tuple[Artifact, ...], active: SlotName | None, old: Slot | None
+) -> None:
+    """Write down what goes where."""
+    work.show(version=release.version, previous=old.version if old else "")
     await work.remember(
         release=release,
         artifacts=artifacts,
@@ -76,7 +87,6 @@ async def choose_release(work: Work) -> Result | None:
     await failpoint.reach("resolve:chosen")
     begun = f"update from {old.version} to {release.version}" if old else f"installation of {release.version}"
     await work.tell("job-started", f"the {begun} begins")
-    return None
 
 
 async def wait_for_veto(work: Work) -> None:
@@ -98,7 +108,7 @@ async def download(work: Work) -> None:
     await failpoint.reach("fetch:cache")
     done: list[Artifact] = []
     for artifact in work.plan.artifacts:
-        known = _known_sha256(artifact)
+        known = artifact.sha256 if work.plan.kept else _known_sha256(artifact)
         path = cached_path(cache, known) if known else None
         if path is None or not await off_loop(path.is_file):
             known = await _download_one(work, cache, artifact)
@@ -290,9 +300,16 @@ def _measured(path: Path, artifact: Artifact) -> Held:
 
 
 async def check_signatures(work: Work) -> None:
-    """All that the definition requires, on bytes nobody else can write. A forged release is removed and blocked."""
+    """All that the definition requires, on bytes nobody else can write. A forged release is removed and blocked.
+
+    A kept release was verified before it was first installed here: it must still be the bytes that were.
+    """
     signers: list[str] = []
     for artifact in work.plan.artifacts:
+        if work.plan.kept:
+            await verified_descriptor(work, artifact)
+            await work.tell("verified", f"{artifact.name} still is what was verified when it was first installed")
+            continue
         try:
             trusted = await _verify_one(work, artifact)
         except VerificationFailed as error:
@@ -301,7 +318,7 @@ async def check_signatures(work: Work) -> None:
         signers += [f"{signer.kind}:{signer.key}" for signer in trusted.signers]
         await work.tell("verified", f"verified {artifact.name}: {'; '.join(trusted.checks)}")
     await failpoint.reach("verify:accepted")
-    await work.remember(signers=tuple(signers))
+    await work.remember(signers=tuple(signers) or work.plan.signers)
 
 
 def _plan_checks(work: Work, artifact: Artifact, release: Release) -> tuple[verifyplan.Wanted, ...]:

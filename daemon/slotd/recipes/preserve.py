@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import os
 import pwd
-import shlex
 import time
 from pathlib import Path
 
-from slotd.core.template import expand_command
-from slotd.core.words import last_words
+from slotd.core.plain import to_plain
 from slotd.errors import Failed, NoSuchBackup, SlotdError
 from slotd.host import failpoint, holdback
 from slotd.host.offloop import off_loop
 from slotd.model import Backup
+from slotd.recipes import hooks
 from slotd.recipes.context import Work
 
+DAMAGED = "damaged"  # beside the data of a copy that was read and found so: what is wrong with it
 _UP = ("active", "activating", "reloading", "refreshing")
 
 
@@ -72,7 +72,7 @@ async def copy_hot(work: Work) -> None:
     await failpoint.reach("preserve:remembered")
     backup = await record_backup(work, reason="update")
     await failpoint.reach("preserve:recorded")
-    await run_hooks(work, work.app.data.before, "before")
+    await hooks.run_around_backup(work, "before")
     await off_loop(work.data.remove, Path(backup.path))  # a copy that a crash left half-made is not trusted
     await failpoint.reach("preserve:cleared")
     base = await newest_sealed(work)
@@ -99,7 +99,10 @@ async def record_backup(work: Work, *, reason: str) -> Backup:
 
 
 async def newest_sealed(work: Work) -> Path | None:
+    """What a new copy may share files with. A copy that was found damaged would hand its damage on."""
     for backup in await off_loop(work.host.store.backups, work.app.name):
+        if os.path.exists(f"{backup.path}/{DAMAGED}"):
+            continue
         if backup.kind == "backup" and backup.sealed and await off_loop(work.data.is_sealed, Path(backup.path)):
             return Path(backup.path)
     return None
@@ -168,10 +171,13 @@ async def start_old(work: Work) -> None:
 
 
 async def start_all(work: Work) -> None:
-    """Start first to last, then what was stopped along with them. Raises for the first that does not, after all."""
+    """Start first to last, then what was stopped along with them. Raises for the first that does not, after all.
+
+    What a person had stopped before a backup or a restore stays stopped.
+    """
     systemd = work.host.systemd
     problem: SlotdError | None = None
-    for unit in work.app.service.units:
+    for unit in [unit for unit in work.app.service.units if unit not in work.plan.resting]:
         try:
             await off_loop(holdback.let_start, work.host.paths.runtime, unit)
             await systemd.reset_failed(unit)
@@ -223,8 +229,14 @@ async def require_down(work: Work) -> None:
     if await is_up(work):
         raise Failed(
             f"cannot trust the backup: {work.app.name} was started by someone else while its data were copied.",
-            hint=f"See `journalctl -u {work.app.service.units[0]}` for when, then update again.",
+            hint=f"See `journalctl -u {work.app.service.units[0]}` for when, then try again.",
         )
+
+
+async def resting_units(work: Work) -> tuple[str, ...]:
+    """The units that do not run, and that nobody wants to: one that failed is not meant to stay down."""
+    states = {unit: (await work.host.systemd.show(unit)).active_state for unit in work.app.service.units}
+    return tuple(unit for unit, state in states.items() if state == "inactive")
 
 
 async def is_up(work: Work) -> bool:
@@ -237,7 +249,7 @@ async def seal(work: Work, backup: Backup) -> Backup:
     """The cold pass, the seal, the row. Gives the sealed backup."""
     await off_loop(work.data.cold, work.data_spec, Path(backup.path))
     await failpoint.reach("snapshot:copied")
-    await run_hooks(work, work.app.data.after, "after")
+    await hooks.run_around_backup(work, "after")
     await failpoint.reach("snapshot:hooked")
     header = {
         "app": backup.app,
@@ -247,6 +259,7 @@ async def seal(work: Work, backup: Backup) -> Backup:
         "reason": backup.reason,
         "created_at": backup.created_at,
         "job": backup.job,
+        "said": to_plain(work.plan.said),
     }
     size = await off_loop(work.data.seal, Path(backup.path), header)
     await failpoint.reach("snapshot:sealed")
@@ -254,31 +267,3 @@ async def seal(work: Work, backup: Backup) -> Backup:
     await off_loop(work.host.store.save, sealed)
     await failpoint.reach("snapshot:saved")
     return sealed
-
-
-async def run_hooks(work: Work, templates: tuple[tuple[str, ...], ...], when: str) -> None:
-    """The definition's commands around a backup, as the app's user; one that fails fails the backup (promise 5)."""
-    current = str(work.engine.root / "current")
-    for number, template in enumerate(templates):
-        copy = work.host.copy_path("backups", work.app.name, work.plan.backup)
-        argv = list(
-            expand_command(
-                template,
-                {"version": work.plan.old_version, "data": next(iter(work.app.data.paths), ""), "slot": current},
-            )
-        )
-        done = await work.host.workers.command(
-            argv,
-            unit=work.unit(f"{when}{number}"),
-            user=work.app.service.user or "root",
-            cwd=Path("/"),
-            writable=[Path(p) for p in work.app.data.paths if os.path.isdir(p)],
-            network=True,
-            timeout_s=work.host.settings.limits.prepare_s,
-            environment={"SLOTD_APP": work.app.name, "SLOTD_BACKUP": str(copy)},
-        )
-        if done.status != 0:
-            raise Failed(
-                f"cannot back up {work.app.name}: `{shlex.join(argv)}` ended with status {done.status}."
-                f" {last_words(done.output)}"
-            )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from slotd.core import retention
-from slotd.host import failpoint
+from slotd.host import failpoint, files
 from slotd.host.offloop import off_loop
 from slotd.model import Backup, JobState
 from slotd.recipes.context import Work
@@ -18,7 +20,13 @@ async def prune_app(work: Work) -> None:
     copies = await off_loop(store.backups, app.name)
     protected = await _in_use(work)
     expired = retention.expired(
-        copies, retention_s=app.backup.retention_s, keep=app.backup.keep, now=work.host.clock.now(), protected=protected
+        copies,
+        retention_s=app.backup.retention_s,
+        keep=app.backup.keep,
+        now=work.host.clock.now(),
+        protected=protected,
+        most_bytes=app.backup.max_size,
+        disk_bytes=await off_loop(_own_bytes, copies) if app.backup.max_size else {},
     )
     for copy in expired:
         await remove_copy(work, copy)
@@ -31,6 +39,14 @@ async def prune_app(work: Work) -> None:
     await off_loop(store.prune)
 
 
+def _own_bytes(copies: Sequence[Backup]) -> dict[str, int]:
+    """What each copy takes, the newest first: a file that several share is the newest one's, so that what is said of
+    the oldest is what goes with it."""
+    seen: set[tuple[int, int]] = set()
+    found = {copy.id: files.tree_size(Path(copy.path), seen) for copy in copies if os.path.isdir(copy.path)}
+    return {copy.id: found.get(copy.id, copy.bytes) for copy in copies}
+
+
 async def _in_use(work: Work) -> set[str]:
     """Copies that an open trial or an unfinished job may still need."""
     store = work.host.store
@@ -38,7 +54,7 @@ async def _in_use(work: Work) -> set[str]:
     used = {trial.backup} if trial else set()
     for job in await off_loop(store.unfinished_jobs):
         if job.app == work.app.name and (job.id != work.job.id or job.state is JobState.RUNNING):
-            used |= {str(job.plan.get("backup", "")), str(job.plan.get("quarantine", ""))}
+            used |= {str(job.plan.get(key, "")) for key in ("backup", "quarantine", "brings", "present")}
     return used - {""}
 
 

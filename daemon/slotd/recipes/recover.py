@@ -12,6 +12,7 @@ from slotd.host import failpoint
 from slotd.host.offloop import off_loop
 from slotd.model import JobKind, Result
 from slotd.recipes import backup, preserve, rollback
+from slotd.recipes import restore as restoring
 from slotd.recipes.context import Work
 from slotd.recipes.run import Stopped, undo
 from slotd.recipes.update import CANCELLED, STEPS, give_up, update
@@ -49,9 +50,9 @@ async def resume(work: Work) -> Result:
         # Whoever was away may find the app running: no data are moved under it.
         first = "rb-stop" if step in ("rb-quarantine", "rb-restore", "rb-switch") else step
         if work.job.kind is JobKind.RESTORE:
-            return await backup.restore(work, first=first)
+            return await restoring.restore(work, first=first)
         return await rollback.roll_back(work, work.plan.reason, first=first)
-    if work.job.kind in (JobKind.CHECK, JobKind.BACKUP):
+    if work.job.kind in backup.SINGLE:
         return await _end_single(work, step)
     if work.job.kind is not JobKind.UPDATE:
         await work.finish(Result.FAILED, Failed("interrupted before it began; nothing was changed."))
@@ -86,7 +87,7 @@ async def cancelled(work: Work) -> Result:
     """A person cancelled the job outside of any step: before its first, or while it was being resumed."""
     if work.job.kind is JobKind.UPDATE and work.job.step:
         return await give_up(work, Stopped(work.job.step, OnError.UNDO, Cancelled("cancelled on request")))
-    if work.job.kind is JobKind.BACKUP and work.job.step:
+    if work.job.kind in backup.SINGLE and work.job.step:
         return await _end_single(work, work.job.step)
     await work.finish(Result.CANCELLED)
     return Result.CANCELLED
@@ -102,10 +103,10 @@ def _why_it_gave_up(work: Work) -> SlotdError:
 
 
 async def _end_single(work: Work, step: str) -> Result:
-    if work.job.kind is JobKind.BACKUP and step:
-        if work.plan.stopped_at:
+    if step:
+        if work.job.kind is JobKind.BACKUP and work.plan.stopped_at:
             await preserve.start_again(work)  # first: the app is down as long as this takes
-        await undo(work, backup.BACKUP_STEPS, last=step)
+        await undo(work, backup.SINGLE[work.job.kind], last=step)
     await work.finish(
         Result.FAILED, Failed(f"slotd was interrupted in step {step or work.job.kind}; nothing was changed.")
     )

@@ -11,12 +11,13 @@ from pathlib import Path
 
 from slotd.core import machine
 from slotd.core.words import about_it
-from slotd.errors import Failed, NoSuchBackup, SlotdError
+from slotd.errors import Cancelled, Failed, NoSuchBackup, SlotdError
 from slotd.host import failpoint
 from slotd.host.offloop import off_loop
 from slotd.model import Backup, Blocked, Job, JobKind, Result, Slot, SlotState
 from slotd.recipes import space
 from slotd.recipes.context import Work
+from slotd.recipes.copies import check_copy, set_aside
 from slotd.recipes.preserve import dependents_of, is_up, new_copy_id, start_all, stop_all
 from slotd.recipes.run import Step, Stopped, perform
 from slotd.recipes.trial import wait_until_healthy
@@ -41,9 +42,13 @@ async def roll_back(work: Work, reason: str, *, first: str = "") -> Result:
             f"going back to {work.plan.old_version}" if work.plan.old_version else f"removing {work.plan.version} again"
         )
         await work.tell("rollback-started", f"{where}: {reason}")
+    by_hand = work.job.kind is JobKind.ROLLBACK
+    work.rules = (machine.CHECK_COPY, *machine.ROLLBACK) if by_hand else work.rules
     try:
-        await perform(work, STEPS, first=first)
+        await perform(work, (CHECK, *STEPS) if by_hand else STEPS, first=first)
     except Stopped as stopped:
+        if stopped.step == CHECK.name:
+            return await not_begun(work, stopped)
         return await report_failed_rollback(work, stopped)
     await close(work)
     back = f"rolled back to {work.plan.old_version}" if work.plan.old_version else "removed again"
@@ -68,6 +73,17 @@ async def begun(work: Work) -> str:
     return "rb-stop" if set_aside else ""
 
 
+async def not_begun(work: Work, stopped: Stopped) -> Result:
+    """The copy is damaged, there is no room, or a person changed their mind: the app was not stopped."""
+    is_cancelled = isinstance(stopped.error, Cancelled)
+    if is_cancelled:
+        await work.tell("cancelled", f"the {work.job.kind} was cancelled")
+    else:
+        await work.tell("warning", f"the {work.job.kind} did not begin, the app was not touched: {stopped.error}")
+    await work.finish(Result.CANCELLED if is_cancelled else Result.FAILED, stopped.error)
+    return work.job.result
+
+
 async def stop_units(work: Work) -> None:
     if not work.plan.dependents:
         await work.remember(dependents=tuple(await dependents_of(work)))
@@ -87,23 +103,8 @@ async def set_data_aside(work: Work) -> None:
     if backup is not None:
         await off_loop(work.data.ready, Path(backup.path))
     await space.give_back(work)
-    store, copy_id = work.host.store, work.plan.quarantine
-    path = work.host.copy_path("quarantine", work.app.name, copy_id)
-    row = Backup(
-        id=copy_id,
-        app=work.app.name,
-        kind="quarantine",
-        version=work.plan.version,
-        reason="restore" if work.job.kind == "restore" else "rollback",
-        created_at=work.host.clock.now(),
-        path=str(path),
-        job=work.job.id,
-    )
-    await work.write(lambda: store.save(row))
-    await failpoint.reach("rb-quarantine:recorded")
-    size = await off_loop(work.data.quarantine, work.data_spec, path)
-    await failpoint.reach("rb-quarantine:aside")
-    await work.write(lambda: store.save(dataclasses.replace(row, bytes=size, sealed=True)))
+    reason = "restore" if work.job.kind == "restore" else "rollback"
+    await set_aside(work, work.plan.quarantine, version=work.plan.version, reason=reason)
 
 
 async def bring_data_back(work: Work) -> None:
@@ -162,8 +163,8 @@ async def start_units(work: Work) -> None:
 
 
 async def ask_probes(work: Work) -> None:
-    """Only a rollback that ends in a healthy app is one."""
-    if work.plan.old_version:
+    """Only a rollback that ends in a healthy app is one. A unit that stays stopped is not asked."""
+    if work.plan.old_version and not work.plan.resting:
         await wait_until_healthy(work, work.plan.old_version)
 
 
@@ -175,6 +176,14 @@ STEPS: tuple[Step, ...] = (
     Step("rb-start", start_units),
     Step("rb-verify", ask_probes),
 )
+
+
+async def check_what_comes_back(work: Work) -> None:
+    if work.plan.restore and work.plan.backup:
+        await check_copy(work, work.plan.backup)
+
+
+CHECK = Step(machine.CHECK_COPY.name, check_what_comes_back)
 
 assert tuple(step.name for step in STEPS) == tuple(rule.name for rule in machine.ROLLBACK)
 

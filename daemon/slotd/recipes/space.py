@@ -72,19 +72,6 @@ def _too_little(work: Work, place: Path, parts: list[tuple[str, int]], free: int
     )
 
 
-def require_for_restore(name: str, paths: tuple[str, ...], state: Path, count: int) -> None:
-    """Before an app is stopped to bring `count` bytes of data back. Raises `NoSpace` with the numbers."""
-    for path in [Path(paths[0]).parent] if paths else []:
-        free = files.free_bytes(path)
-        needed = count // SHARED_FRACTION if _shares_blocks(state, path) else count
-        if free < needed + OWN_BYTES:
-            raise NoSpace(
-                f"cannot restore the data of {name}: on the file system of {path} that may take {_mib(needed)},"
-                f" and {_mib(free)} are free.",
-                hint="Free some space there, then try again; nothing was changed.",
-            )
-
-
 def _for_the_way_back(work: Work, restore: bool) -> dict[Path, int]:
     """The file to keep on each file system, and its bytes."""
     state = work.host.paths.state
@@ -93,7 +80,7 @@ def _for_the_way_back(work: Work, restore: bool) -> dict[Path, int]:
     for path in map(Path, map(os.path.realpath, work.app.data.paths if restore else ())):
         spec = DataSpec(paths=(path,), exclude=work.data_spec.exclude, sqlite=work.data_spec.sqlite)
         count = work.data.needs(spec, None)
-        if _shares_blocks(state, path.parent):
+        if shares_blocks(state, path.parent):
             count //= SHARED_FRACTION
         name = names.setdefault(_device(path.parent)[0], path.parent / f".slotd-reserve-{work.app.name}")
         sizes[name] = sizes.get(name, 0) + count
@@ -104,7 +91,7 @@ def _file(state: Path, app: str) -> Path:
     return state / "reserve" / app
 
 
-def _shares_blocks(state: Path, other: Path) -> bool:
+def shares_blocks(state: Path, other: Path) -> bool:
     """Whether a file of the one can be had in the other without new blocks. Tried, with one block."""
     if _device(state)[0] != _device(other)[0]:
         return False

@@ -11,8 +11,10 @@ from slotd.core.words import duration, last_words
 from slotd.errors import Failed
 from slotd.host import failpoint, holdback
 from slotd.host.offloop import off_loop
-from slotd.model import Job, SlotState, Trial
+from slotd.model import Blocked, Job, SlotState, Trial
+from slotd.recipes import hooks
 from slotd.recipes.context import Work
+from slotd.recipes.copies import set_aside
 from slotd.recipes.install import expand
 from slotd.recipes.preserve import missing_data, new_copy_id, start_dependents, stop_all
 
@@ -55,13 +57,31 @@ async def close_trial(work: Work) -> None:
     await off_loop(work.host.store.close_trial, work.app.name, work.job.id)
 
 
+async def bring_its_data(work: Work) -> None:
+    """A kept version comes with the data that it had. Those of now are in the backup of this job, too: an error or a
+    crash in here rolls back to them.
+    """
+    backup = await off_loop(work.host.store.backup, work.app.name, work.plan.brings)
+    await work.remember(present=work.plan.present or new_copy_id(work, "present"))
+    await set_aside(work, work.plan.present, version=work.plan.old_version, reason="rollback")
+    aside = work.host.copy_path("quarantine", work.app.name, work.plan.present)
+    await off_loop(work.data.restore, work.data_spec, Path(backup.path), aside)
+    told = (
+        f"the data are those of backup {backup.id}; what {work.plan.old_version} wrote is kept as {work.plan.present}"
+    )
+    await work.tell("restored", told)
+
+
 async def run_migrations(work: Work) -> None:
     """The app's own migrations, as its user, with its data; they may have no way down, so a failure rolls back."""
     slots = work.app.slots
     path = work.engine.path(work.new_slot)
-    if slots.migrate:
+    if slots.migrate or work.plan.brings:
         await stop_all(work)  # after a crash in `switch` the host may have started it already
+    if work.plan.brings:
+        await bring_its_data(work)
     await failpoint.reach("migrate:stopped")
+    await hooks.forget(work, "migrate")
     for number, template in enumerate(slots.migrate):
         argv = expand(work, template)
         writable = [Path(p) for p in work.app.data.paths] + ([path] if slots.writable else [])
@@ -75,6 +95,7 @@ async def run_migrations(work: Work) -> None:
             timeout_s=work.host.settings.limits.prepare_s,
             environment={"SLOTD_APP": work.app.name, "SLOTD_VERSION": work.plan.version},
         )
+        await hooks.keep(work, "migrate", argv, done)
         if done.status != 0:
             raise Failed(
                 f"the migration `{shlex.join(argv)}` ended with status {done.status}. {last_words(done.output)}"
@@ -167,6 +188,9 @@ async def mark_good(work: Work) -> None:
                 last_error="",
             )
             store.unblock(job.app, work.plan.version)
+            if work.plan.kept:  # else an automatic update would undo at once what a person asked for
+                left = "an administrator went back from it"
+                store.save(Blocked(job.app, work.plan.old_version, work.plan.old_digest, left, work.host.clock.now()))
             failpoint.hit("commit:closing")
 
     await off_loop(commit, work.job)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
-from slotd.model import AppView, Event, Job, Mode
+from slotd.data import Entry
+from slotd.model import AppView, Backup, Event, Job, Mode
 
 
 class Listener(Protocol):
@@ -22,6 +24,20 @@ class Listener(Protocol):
         ...
 
     def problems_changed(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """One page of a look into a copy. `said`: what the commands of the job that made it said; `next`: the offset
+    of the page that follows, 0 for none; `total`: entries on all pages, and their bytes.
+    """
+
+    backup: Backup
+    said: tuple[Mapping[str, Any], ...]
+    entries: tuple[tuple[str, Entry], ...]
+    total: int
+    total_bytes: int
+    next: int
 
 
 class Core(Protocol):
@@ -53,7 +69,23 @@ class Core(Protocol):
 
     async def start_rollback(self, app: str, *, data: str = "", to: str = "") -> int: ...
     async def start_backup(self, app: str) -> int: ...
-    async def start_restore(self, app: str, backup: str) -> int: ...
+    async def start_restore(self, app: str, backup: str, *, paths: Sequence[str] = ()) -> int: ...
+    async def start_verify(self, app: str, backup: str) -> int:
+        """An empty id: all that the app has."""
+        ...
+
+    async def start_adopt(self, app: str, *, source: str, version: str) -> int:
+        """`source` is the directory that the app runs from now."""
+        ...
+
+    async def start_release(self, app: str, *, present: bool = False) -> int:
+        """`present`: the directory gets the version that runs; else it is as it was."""
+        ...
+
+    async def inspect_backup(self, app: str, backup: str, *, diff: bool = False, offset: int = 0) -> Inspection:
+        """What a copy holds, or with `diff` how the data differ from it: one page, from entry `offset` on."""
+        ...
+
     async def check_all(self) -> Sequence[int]: ...
     async def apply_all(self) -> Sequence[int]: ...
 

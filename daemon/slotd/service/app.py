@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from slotd.host.bus import Call
-from slotd.model import AppView, Backup, Trial
+from slotd.model import AppView, Trial
 from slotd.service.api import Core
 from slotd.service.interface import Answer, Interface, Method, Property, app_path, seconds, variant
+from slotd.service.look import INSPECT_BACKUP, backup_of, inspect_backup
 from slotd.service.polkit import Authority
 from slotd.service.verbs import BY_NAME, HISTORY_LIMIT, HISTORY_ROWS_OUT, OPTIONS, VERBS, do, history, options_of
 
@@ -16,6 +17,7 @@ INTERFACE = Interface(
     "org.slotd1.App",
     methods=(
         *(verb.method(with_app=False) for verb in VERBS),
+        INSPECT_BACKUP,
         Method("History", (HISTORY_LIMIT, OPTIONS), (HISTORY_ROWS_OUT,)),
     ),
     properties=(
@@ -75,7 +77,7 @@ class AppNode:
             "LastCheck": seconds(app.last_check),
             "LastError": _last_error(app),
             "Trial": self._trial(app.trial) if app.trial else {},
-            "Backups": [_backup(backup) for backup in app.backups],
+            "Backups": [backup_of(backup) for backup in app.backups],
         }
 
     def call(self, method: Method, call: Call) -> Answer:
@@ -83,6 +85,8 @@ class AppNode:
         if method.name == "History":
             options_of(call.body[1], {}, "History")
             return history(self._core, self.name, call.body[0])
+        if method.name == INSPECT_BACKUP.name:
+            return inspect_backup(self._core, self._authority, call, self.name)
         return do(self._core, self._authority, call, BY_NAME[method.name], self.name, call.body[:-1])
 
     def _trial(self, trial: Trial) -> dict[str, Any]:
@@ -105,17 +109,3 @@ class AppNode:
 def _last_error(app: AppView) -> str:
     """A definition that cannot be used says so here, all of its problems."""
     return app.last_error or "\n".join(app.problems)
-
-
-def _backup(backup: Backup) -> dict[str, Any]:
-    return {
-        "id": variant(backup.id),
-        "kind": variant(backup.kind),
-        "version": variant(backup.version),
-        "reason": variant(backup.reason),
-        "created": variant(seconds(backup.created_at)),
-        "bytes": variant(backup.bytes),
-        "path": variant(backup.path),
-        "sealed": variant(backup.sealed),
-        "job": variant(backup.job),
-    }

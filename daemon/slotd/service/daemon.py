@@ -6,46 +6,38 @@ It implements `slotd.service.api.Core`.
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import logging
-import uuid
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any
 
-from slotd import __version__, engines
+from slotd import __version__
 from slotd.core import policy
 from slotd.core.events import BY_NAME
-from slotd.core.plain import from_plain, to_plain
 from slotd.core.schema import App
 from slotd.errors import NoSuchApp, NoSuchVersion, NothingToDo, SlotdError
 from slotd.host import definitions, journal
 from slotd.host.offloop import off_loop
 from slotd.model import AppView, Event, Job, JobKind, Mode
-from slotd.recipes import backup as backup_recipe
-from slotd.recipes import recover, space, update
-from slotd.recipes.context import Host, Plan, Work
-from slotd.recipes.rollback import roll_back
+from slotd.recipes import recover
+from slotd.recipes.context import Host, Work
 from slotd.service import requests, views
 from slotd.service.api import Listener
 from slotd.service.board import Board
-from slotd.service.jobs import Jobs, Recipe
+from slotd.service.jobs import Jobs
+from slotd.service.starting import Starter
 
 _log = logging.getLogger(__name__)
 
 
-class Daemon:
+class Daemon(Starter):
     """All apps of this host, and the jobs on them."""
 
     version = __version__
 
     def __init__(self, host: Host) -> None:
-        self.host = host
-        self.store = host.store
-        self.jobs_ = Jobs(self, parallel=host.settings.max_parallel)
-        self._definitions = definitions.Definitions()
-        self._board = Board(self._build_view, host.paths.runtime / "told")
+        board = Board(self._build_view, host.paths.runtime / "told")
+        super().__init__(host, Jobs(self, parallel=host.settings.max_parallel), board)
         self._followups: set[asyncio.Task[Any]] = set()
-        self._checking = asyncio.Lock()
 
     # -- life -------------------------------------------------------------------------------------
 
@@ -95,12 +87,6 @@ class Daemon:
     def subscribe(self, listener: Listener) -> None:
         self._board.listeners.append(listener)
 
-    def apps(self) -> Sequence[AppView]:
-        return self._board.all()
-
-    def app(self, name: str) -> AppView:
-        return self._board.app(name)
-
     def jobs(self, *, finished: bool = False) -> Sequence[Job]:
         known = {job.id: job for job in self.jobs_.known()}
         if finished:
@@ -120,129 +106,6 @@ class Daemon:
         if app:
             self.app(app)
         return self.store.events(app, limit)
-
-    # -- jobs -------------------------------------------------------------------------------------
-
-    def _definition(self, name: str) -> App:
-        self.app(name)
-        if name in self._definitions.broken:
-            raise requests.unusable(name, self._definitions.broken[name])
-        return self._definitions.apps[name]
-
-    def _engine(self, app: App) -> engines.Engine:
-        return engines.create(app, self.host.root(app), self.host.settings.limits, user_mode=self.host.user_mode)
-
-    def _work(self, job: Job) -> Work:
-        """Blocks: the first job of an engine or a store imports it."""
-        app = from_plain(Plan, job.plan).definition
-        return Work(self.host, app, job, self._engine(app), self.host.data_store(app), self.job_changed)
-
-    async def _start(self, kind: JobKind, plan: Plan, recipe: Recipe, *, version: str = "", previous: str = "") -> int:
-        """Commit the job, then run it. The app was reserved by the caller if the job mutates."""
-        name = plan.definition.name
-        try:
-            job = await off_loop(
-                lambda: self.store.new_job(
-                    name, kind, now=self.host.clock.now(), correlation=uuid.uuid4().hex, plan=to_plain(plan)
-                )
-            )
-            job = dataclasses.replace(job, version=version, previous_version=previous)
-            work = await off_loop(self._work, job)
-        except BaseException:
-            self.jobs_.unreserve(name, kind)
-            raise
-        self.jobs_.start(work, recipe)
-        await self._board.refresh(name)
-        return job.id
-
-    async def start_check(self, app: str) -> int:
-        """One check of an app at a time: who asks while one runs is given that one."""
-        plan = Plan(definition=self._definition(app))
-        async with self._checking:
-            if (running := self.jobs_.check_of(app)) is not None:
-                return running
-            return await self._start(JobKind.CHECK, plan, backup_recipe.check)
-
-    async def start_update(
-        self,
-        app: str,
-        *,
-        version: str = "",
-        force: bool = False,
-        now: bool = False,
-        only: str = "",
-        automatic: bool = False,
-    ) -> int:
-        definition = self._definition(app)
-        policy.require_version(app, version)
-        self.jobs_.require_free(app)
-        await off_loop(requests.require_updatable, self.store, app)
-        self.jobs_.reserve(app)
-        plan = Plan(definition, version, force, now, automatic, only)
-        return await self._start(JobKind.UPDATE, plan, update.update, previous=self.app(app).version)
-
-    async def start_rollback(self, app: str, *, data: str = "", to: str = "") -> int:
-        definition = self._definition(app)
-        running = self.jobs_.of_app(app)
-        if running is not None and running.may_be_judged:
-            requests.require_trial_choice(app, data, to, running.plan.old_version)
-            await running.decide("bad", "an administrator, who asked for a rollback")
-            return running.job.id
-        self.jobs_.reserve(app)
-        try:
-            plan = await off_loop(
-                lambda: requests.rollback_plan(self.host, definition, self._engine(definition), data=data, to=to)
-            )
-        except BaseException:
-            self.jobs_.unreserve(app)
-            raise
-        reason = "an administrator asked for it" + {"keep": ", data kept", "restore": ", data restored"}.get(data, "")
-        return await self._start(
-            JobKind.ROLLBACK,
-            plan,
-            lambda work: roll_back(work, reason),
-            version=plan.old_version,
-            previous=plan.version,
-        )
-
-    async def start_backup(self, app: str) -> int:
-        definition = self._definition(app)
-        self.jobs_.reserve(app)
-        version = self.app(app).version
-        plan = Plan(definition=definition, old_version=version)
-        return await self._start(JobKind.BACKUP, plan, backup_recipe.backup, version=version)
-
-    async def start_restore(self, app: str, backup: str) -> int:
-        definition = self._definition(app)
-        self.jobs_.require_free(app)
-        row = await off_loop(requests.whole_backup, self.store, app, backup)
-        await off_loop(space.require_for_restore, app, definition.data.paths, self.host.paths.state, row.bytes)
-        view = self.app(app)
-        self.jobs_.reserve(app)
-        release = dataclasses.replace(Plan().release, version=view.version)
-        plan = Plan(definition=definition, backup=row.id, old_version=view.version, release=release)
-        return await self._start(JobKind.RESTORE, plan, backup_recipe.restore, version=view.version)
-
-    async def check_all(self) -> Sequence[int]:
-        return await self._each(sorted(self._definitions.apps), self.start_check)
-
-    async def apply_all(self) -> Sequence[int]:
-        """Apply what may be applied without asking: everything in mode auto, what was approved in mode approve."""
-        ready = [view.name for view in self.apps() if policy.may_apply_by_itself(view)]
-        return await self._each([name for name in ready if self.jobs_.of_app(name) is None], self._apply)
-
-    async def _apply(self, name: str) -> int:
-        return await self.start_update(name, version=policy.version_to_apply(self.app(name)), automatic=True)
-
-    async def _each(self, names: Sequence[str], start: Callable[[str], Awaitable[int]]) -> Sequence[int]:
-        """A job for each app; one that cannot be started is told of, and keeps none of the others from theirs."""
-        started: list[int] = []
-        for name in names:
-            try:
-                started.append(await start(name))
-            except SlotdError as error:
-                _log.warning("%s: %s", name, error)
-        return started
 
     # -- a person's word --------------------------------------------------------------------------
 
@@ -332,14 +195,6 @@ class Daemon:
     def job_new(self, job: Job) -> None:
         for listener in self._board.listeners:
             listener.job_new(job)
-
-    def job_changed(self, job: Job) -> None:
-        if job.is_finished:
-            return  # `job_ended` tells it, when the app is shown as it is then
-        for listener in self._board.listeners:
-            listener.job_changed(job)
-        if self._board.find(job.app) is not None:
-            self._board.refresh_soon(job.app)
 
     async def job_ended(self, work: Work, details: Mapping[str, Any]) -> None:
         try:

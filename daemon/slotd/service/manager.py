@@ -9,6 +9,7 @@ from slotd.errors import Failed
 from slotd.host.bus import Call
 from slotd.service.api import Core
 from slotd.service.interface import ROOT, Answer, Arg, Interface, Method, Property, Signal, app_path, job_path
+from slotd.service.look import INSPECT_BACKUP, inspect_backup
 from slotd.service.polkit import Authority
 from slotd.service.verbs import (
     BY_NAME,
@@ -35,6 +36,7 @@ INTERFACE = Interface(
         Method("ListApps", (), (Arg("apps", "a(ssssso)"),)),
         Method("GetApp", (Arg("app", "s"),), (Arg("path", "o"),)),
         *(verb.method(with_app=True) for verb in VERBS),
+        Method(INSPECT_BACKUP.name, (Arg("app", "s"), *INSPECT_BACKUP.takes), INSPECT_BACKUP.gives),
         Method("CheckAll", (OPTIONS,), (_JOBS,)),
         Method("ApplyAll", (OPTIONS,), (_JOBS,)),
         Method("Import", (Arg("bundle", "h"), OPTIONS), (JOB,)),
@@ -77,6 +79,8 @@ class ManagerNode:
                 return self._list_jobs(call)
             case "GetJob":
                 return [job_path(self._core.job(call.body[0]).id)]
+            case INSPECT_BACKUP.name:
+                return inspect_backup(self._core, self._authority, call, call.body[0])
             case "History":
                 options_of(call.body[2], {}, "History")
                 return history(self._core, call.body[0], call.body[1])

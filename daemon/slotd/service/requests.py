@@ -4,29 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from slotd.core.plain import from_plain
 from slotd.core.schema import App
-from slotd.data import make_data_store
+from slotd.data import make_data_store, spec_of
 from slotd.engines import Engine
 from slotd.errors import (
-    BadOption,
-    DataChoiceRequired,
     Held,
     Misconfigured,
-    NoRollback,
     NoSuchBackup,
     NothingToDo,
     SlotdError,
 )
 from slotd.host import failpoint, files
-from slotd.model import Backup, Release, SlotName, SlotState
-from slotd.recipes import space
-from slotd.recipes.context import Host, Plan
+from slotd.model import Backup, SlotName, SlotState
+from slotd.recipes.context import Host
 from slotd.store import Store
-
-DATA_CHOICES = ("keep", "restore")
 
 
 def unusable(app: str, broken: Misconfigured) -> Misconfigured:
@@ -50,63 +45,6 @@ def require_updatable(store: Store, app: str) -> None:
         raise NothingToDo(f"cannot update {app}: a version is on trial.", hint=f"See `slotctl status {app}`.")
 
 
-def require_trial_choice(app: str, data: str, to: str, previous: str) -> None:
-    """Within a trial the data come back with the code, to the version before; nothing else makes sense."""
-    if to and to != previous:
-        raise NoRollback(
-            f"cannot roll back {app} to {to}: while a version is on trial, the way back is to {previous or 'nothing'}."
-        )
-    if data not in ("", "restore"):
-        raise BadOption(
-            f"cannot roll back {app} with data={data!r}: while a version is on trial its data are always restored.",
-            hint="What the new version wrote is kept as quarantine.",
-        )
-
-
-def rollback_plan(host: Host, app: App, engine: Engine, *, data: str, to: str) -> Plan:
-    """The plan of a rollback after commit. Raises `NoRollback`, `DataChoiceRequired`, `NoSuchBackup`."""
-    active = engine.active()
-    slots = host.store.slots(app.name)
-    if active is None:
-        raise NoRollback(f"cannot roll back {app.name}: nothing is installed.")
-    here, there = slots[active], slots[active.other]
-    if there.state not in (SlotState.GOOD, SlotState.WHOLE) or engine.record(active.other) is None:
-        raise NoRollback(
-            f"cannot roll back {app.name}: the other slot holds no version to go back to.",
-            hint=f"`slotctl update {app.name} --version VERSION --force` installs one that the source still has;"
-            f" `slotctl restore {app.name} ID` brings data back.",
-        )
-    if to and to != there.version:
-        raise NoRollback(
-            f"cannot roll back {app.name} to {to}: only {there.version} is kept in a slot.",
-            hint=f"`slotctl update {app.name} --version {to} --force` installs it, if the source still has it.",
-        )
-    backup = newest_backup_of(host.store, app.name, there.version)
-    if app.data.paths and data not in DATA_CHOICES:
-        raise DataChoiceRequired(
-            _choice_text(host, app, there.version, backup, data), hint=_choice_hint(there.version, backup)
-        )
-    if data == "restore" and backup is None:
-        raise NoSuchBackup(
-            f"cannot restore the data of {app.name} {there.version}: there is no backup of that version.",
-            hint=f"See `slotctl backups {app.name}`, or use --data=keep.",
-        )
-    restore = data == "restore" and backup is not None
-    if restore and backup is not None:
-        whole_backup(host.store, app.name, backup.id)
-        space.require_for_restore(app.name, app.data.paths, host.paths.state, backup.bytes)
-    return Plan(
-        definition=app,
-        release=Release(version=here.version, tag=here.version),
-        slot=active,
-        old_slot=active.other,
-        old_version=there.version,
-        old_digest=there.digest,
-        backup=backup.id if restore and backup else "",
-        restore=restore,
-    )
-
-
 def whole_backup(store: Store, app: str, backup_id: str) -> Backup:
     """A backup that can be restored, asked of the disk, before anything is stopped for it. Raises `NoSuchBackup`."""
     row = store.backup(app, backup_id)
@@ -118,6 +56,12 @@ def whole_backup(store: Store, app: str, backup_id: str) -> Backup:
     return row
 
 
+def parts_to_restore(store: Store, app: App, backup_id: str, wanted: Sequence[str]) -> tuple[str, ...]:
+    """The paths of a restore, as the job keeps them; none: all that the copy holds. Raises `NoSuchBackup`."""
+    row = whole_backup(store, app.name, backup_id)
+    return tuple(map(str, make_data_store().parts(spec_of(app.data), Path(row.path), wanted)))
+
+
 def close_stale_trials(store: Store) -> None:
     """A trial whose job has ended, or is not there, is watched by nobody: it would stand in the way of every update."""
     with store.transaction():
@@ -127,32 +71,18 @@ def close_stale_trials(store: Store) -> None:
                 store.forget(trial)
 
 
-def newest_backup_of(store: Store, app: str, version: str) -> Backup | None:
-    for backup in store.backups(app):
-        if backup.kind == "backup" and backup.sealed and backup.version == version:
-            return backup
-    return None
+def may_apply_by_itself(view: AppView) -> bool:
+    """Whether an update needs no more word of a person: mode auto, or approve and approved. An absent app never."""
+    if view.held or view.state in (AppState.MISCONFIGURED, AppState.ABSENT):
+        return False
+    if view.mode is Mode.APPROVE:
+        return bool(view.approved) and view.approved != view.version
+    return view.mode is Mode.AUTO and bool(view.available)
 
 
-def _choice_text(host: Host, app: App, version: str, backup: Backup | None, data: str) -> str:
-    found = f" (not {data!r})" if data else ""
-    if backup is None:
-        return (
-            f"cannot roll back {app.name} to {version} without knowing what happens to its data{found}:"
-            " there is no backup of that version, so only keep is possible."
-        )
-    age_s = max(1.0, host.clock.now() - backup.created_at)
-    unit_s, unit = next(each for each in ((86400, "d"), (3600, "h"), (60, "min"), (1, "s")) if age_s >= each[0])
-    return (
-        f"cannot roll back {app.name} to {version} without knowing what happens to its data{found}: the backup"
-        f" {backup.id} is {int(age_s // unit_s)} {unit} old."
-    )
-
-
-def _choice_hint(version: str, backup: Backup | None) -> str:
-    keep = f"--data=keep lets {version} work on the data as they are."
-    restore = "--data=restore brings the backup back; what was written since is set aside as quarantine."
-    return f"{restore}\n{keep}" if backup else keep
+def version_to_apply(view: AppView) -> str:
+    """What was approved is applied, and nothing newer; in mode auto the rules choose."""
+    return view.approved if view.mode is Mode.APPROVE else ""
 
 
 def reconcile(store: Store, engine: Engine, host: Host) -> None:

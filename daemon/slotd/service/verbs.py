@@ -13,7 +13,7 @@ from typing import Any
 from slotd.core.policy import require_version
 from slotd.errors import BadOption, NoSuchBackup, NotAuthorized
 from slotd.host.bus import Call, Typed
-from slotd.model import AppView, Job, Mode
+from slotd.model import AppView, Backup, Job, Mode
 from slotd.service.api import Core
 from slotd.service.interface import Arg, Method, job_path, seconds, variant
 from slotd.service.polkit import Authority, Question
@@ -25,7 +25,9 @@ VERSION_CHARS = 128
 HISTORY_ROWS = 1000
 ALL_APPS = "*"  # the detail `app` of a question about all of them; no app has this name
 
-_WORDS = {"s": "a string (s)", "b": "a boolean (b)"}
+MOST_PATHS = 1000  # of one restore
+
+_WORDS = {"s": "a string (s)", "b": "a boolean (b)", "t": "a number (t)", "as": "an array of strings (as)"}
 
 Options = Mapping[str, Any]
 
@@ -72,8 +74,16 @@ def options_of(given: Mapping[str, Typed], allowed: Mapping[str, str], verb: str
             raise BadOption(f'cannot do {verb}: there is no option "{name}".', hint=hint)
         if value.signature != allowed[key]:
             raise BadOption(f'cannot do {verb}: the option "{name}" must be {_WORDS[allowed[key]]}.', hint=hint)
-        values[key] = text_of(value.value, f'the option "{name}"', verb) if allowed[key] == "s" else value.value
+        values[key] = _plain_value(value, f'the option "{name}"', verb)
     return values
+
+
+def _plain_value(value: Typed, what: str, verb: str) -> Any:
+    if value.signature == "as":
+        if len(value.value) > MOST_PATHS:
+            raise BadOption(f"cannot do {verb}: {what} has {len(value.value)} entries, more than {MOST_PATHS}.")
+        return [text_of(each, what, verb) for each in value.value]
+    return text_of(value.value, what, verb) if value.signature == "s" else value.value
 
 
 async def do(core: Core, authority: Authority, call: Call, verb: Verb, app: str, args: Sequence[str]) -> Sequence[Any]:
@@ -158,16 +168,49 @@ def _ask_set_mode(app: AppView, args: Sequence[str], _options: Options) -> Quest
     return _question("SetMode", "set-mode", app.name, app.version, message, mode=mode)
 
 
-def _ask_restore(app: AppView, args: Sequence[str], _options: Options) -> Question:
-    found = next((backup for backup in app.backups if backup.id == args[0]), None)
+def _backup_of(app: AppView, backup_id: str) -> Backup:
+    found = next((backup for backup in app.backups if backup.id == backup_id), None)
     if found is None:
         raise NoSuchBackup(
-            f"cannot find backup {args[0]!r} of {app.name}.",
+            f"cannot find backup {backup_id!r} of {app.name}.",
             hint=f"See `slotctl backups {app.name}` for what there is.",
         )
-    message = "restore the data of $(app) from the backup $(backup)"
-    more = {"installed": app.version, "backup": found.id}
+    return found
+
+
+def ask_inspect(app: AppView, args: Sequence[str], _options: Options) -> Question:
+    """The same for every page: a password is asked for once."""
+    found = _backup_of(app, args[0])
+    message = "look into the backup $(backup) of $(app)"
+    return _question("InspectBackup", "inspect-backup", app.name, found.version, message, backup=found.id)
+
+
+def _ask_verify_backup(app: AppView, args: Sequence[str], _options: Options) -> Question:
+    found = _backup_of(app, args[0]) if args[0] else None
+    message = "read the backup $(backup) of $(app) again" if found else "read all backups of $(app) again"
+    more = {"backup": found.id if found else ""}
+    return _question("VerifyBackup", "backup", app.name, found.version if found else "", message, **more)
+
+
+def _ask_restore(app: AppView, args: Sequence[str], options: Options) -> Question:
+    found = _backup_of(app, args[0])
+    paths = options.get("paths", [])
+    what = "some files" if paths else "the data"
+    message = f"restore {what} of $(app) from the backup $(backup)"
+    more = {"installed": app.version, "backup": found.id, "paths": "\n".join(paths)}
     return _question("Restore", "restore", app.name, found.version, message, **more)
+
+
+def _ask_adopt(app: AppView, _args: Sequence[str], options: Options) -> Question:
+    version = _version_of(options["version"], "the version", app) if options.get("version") else ""
+    message = "take what is installed in $(from) as version $(version) of $(app)"
+    return _question("Adopt", "adopt", app.name, version, message, **{"from": options.get("from", "")})
+
+
+def _ask_release(app: AppView, _args: Sequence[str], options: Options) -> Question:
+    message = "give $(app) back to its own unit and directory"
+    more = {"present": "true" if options.get("present") else "false"}
+    return _question("Release", "adopt", app.name, app.version, message, **more)
 
 
 def _ask_mark_good(app: AppView, _args: Sequence[str], _options: Options) -> Question:
@@ -248,8 +291,20 @@ async def _backup(core: Core, app: str, _args: Sequence[str], _options: Options,
     return await core.start_backup(app)
 
 
-async def _restore(core: Core, app: str, args: Sequence[str], _options: Options, _only: str) -> int:
-    return await core.start_restore(app, args[0])
+async def _verify_backup(core: Core, app: str, args: Sequence[str], _options: Options, _only: str) -> int:
+    return await core.start_verify(app, args[0])
+
+
+async def _restore(core: Core, app: str, args: Sequence[str], options: Options, _only: str) -> int:
+    return await core.start_restore(app, args[0], paths=options.get("paths", []))
+
+
+async def _adopt(core: Core, app: str, _args: Sequence[str], options: Options, _only: str) -> int:
+    return await core.start_adopt(app, source=options.get("from", ""), version=options.get("version", ""))
+
+
+async def _release(core: Core, app: str, _args: Sequence[str], options: Options, _only: str) -> int:
+    return await core.start_release(app, present=options.get("present", False))
 
 
 async def _mark_good(core: Core, app: str, _args: Sequence[str], _options: Options, _only: str) -> None:
@@ -261,6 +316,7 @@ async def _mark_bad(core: Core, app: str, _args: Sequence[str], _options: Option
 
 
 _VERSION = (Arg("version", "s"),)
+_BACKUP = (Arg("backup", "s"),)
 _UPDATE = {"version": "s", "force": "b", "now": "b"}
 
 VERBS: tuple[Verb, ...] = (
@@ -272,7 +328,10 @@ VERBS: tuple[Verb, ...] = (
     Verb("Unhold", _plain("Unhold", "hold", "lift the hold of $(app)"), _unhold),
     Verb("SetMode", _ask_set_mode, _set_mode, args=(Arg("mode", "s"),)),
     Verb("Backup", _plain("Backup", "backup", "back up the data of $(app)"), _backup, gives_job=True),
-    Verb("Restore", _ask_restore, _restore, args=(Arg("backup", "s"),), gives_job=True),
+    Verb("VerifyBackup", _ask_verify_backup, _verify_backup, args=_BACKUP, gives_job=True),
+    Verb("Restore", _ask_restore, _restore, args=_BACKUP, options={"paths": "as"}, gives_job=True),
+    Verb("Adopt", _ask_adopt, _adopt, options={"from": "s", "version": "s"}, gives_job=True),
+    Verb("Release", _ask_release, _release, options={"present": "b"}, gives_job=True),
     Verb("MarkGood", _ask_mark_good, _mark_good),
     Verb("MarkBad", _ask_mark_bad, _mark_bad),
 )

@@ -22,6 +22,8 @@ from slotd.model import (
     Trial,
 )
 
+QUIET = (JobKind.BACKUP, JobKind.VERIFY)  # they change nothing of the app
+
 
 def view(
     name: str,
@@ -79,7 +81,7 @@ def state(
             return AppState.ROLLING_BACK
         if job.step == "trial" and trial is not None:
             return AppState.TRIAL
-        if job.state in (JobState.RUNNING, JobState.WAITING) and job.kind is not JobKind.BACKUP:
+        if job.state in (JobState.RUNNING, JobState.WAITING) and job.kind not in QUIET:
             return AppState.UPDATING
     if app is None:
         return AppState.MISCONFIGURED

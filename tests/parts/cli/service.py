@@ -8,10 +8,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from slotd.data import Entry
 from slotd.errors import NoSuchApp, NoSuchJob, SlotdError
 from slotd.host.bus import Bus
 from slotd.model import AppState, AppView, Event, Job, JobKind, JobState, Mode, Result, SlotName, Trial
-from slotd.service.api import Listener
+from slotd.service.api import Inspection, Listener
 from slotd.service.publish import Service, serve
 
 Play = Callable[["Slotd", int], Awaitable[None]]
@@ -157,7 +158,22 @@ class Slotd:
     async def start_backup(self, app: str) -> int:
         return self._begin(app, "backup")
 
-    async def start_restore(self, app: str, backup: str) -> int:
+    async def start_adopt(self, app: str, *, source: str, version: str) -> int:
+        return self._begin(app, "adopt")
+
+    async def start_release(self, app: str, *, present: bool = False) -> int:
+        return self._begin(app, "release")
+
+    async def start_verify(self, app: str, backup: str) -> int:
+        return self._begin(app, "verify")
+
+    async def inspect_backup(self, app: str, backup: str, *, diff: bool = False, offset: int = 0) -> Inspection:
+        held = next(each for each in self.app(app).backups if each.id == backup)
+        entry = Entry("/var/lib/notes/notes.db", "file", 0o640, 7, 1000.0, "sha256:00")
+        said = ({"when": "before", "command": "pg_dump", "status": 0, "output": "done"},)
+        return Inspection(held, said, (("changed" if diff else "", entry),), 1, 7, 0)
+
+    async def start_restore(self, app: str, backup: str, *, paths: Sequence[str] = ()) -> int:
         self.options = {"backup": backup}
         return self._begin(app, "restore")
 

@@ -1,0 +1,128 @@
+"""Saved copies before they are relied on: are they what was sealed, and is there room to make one or to bring one back?
+
+Both are asked with the app running (promise 4).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections import Counter
+from pathlib import Path
+
+from slotd.data import Entry
+from slotd.errors import Failed, NoSpace
+from slotd.host import failpoint, files
+from slotd.host.offloop import off_loop
+from slotd.model import Backup
+from slotd.recipes import space
+from slotd.recipes.context import Work
+from slotd.recipes.obtain import RESERVE_BYTES
+from slotd.recipes.preserve import DAMAGED, newest_sealed
+
+DAMAGE_TOLD = 5  # of what is wrong with a copy, so many in a message
+
+
+async def check_copy(work: Work, backup_id: str) -> None:
+    """Read what is going to be restored, and count the room. Raises `Failed`, `NoSpace`, `NoSuchBackup`."""
+    backup = await off_loop(work.host.store.backup, work.app.name, backup_id)
+    wrong = [each for each in await off_loop(work.data.verify, Path(backup.path)) if _concerns(work, each)]
+    if wrong:
+        await off_loop(mark_damaged, backup, wrong)
+        raise damaged(backup, wrong)
+    await off_loop(_room_for_restore, work, backup)
+
+
+def mark_damaged(backup: Backup, wrong: list[str]) -> None:
+    """Say so beside it: what is shared with it must not go into another."""
+    if os.path.isdir(backup.path):
+        files.write_atomic(Path(backup.path) / DAMAGED, "\n".join(wrong).encode("utf-8", "replace") + b"\n", 0o600)
+
+
+def damaged(backup: Backup, wrong: list[str]) -> Failed:
+    more = f"; and {len(wrong) - DAMAGE_TOLD} more" if len(wrong) > DAMAGE_TOLD else ""
+    return Failed(
+        f"cannot trust {backup.kind} {backup.id} of {backup.app}: {'; '.join(wrong[:DAMAGE_TOLD])}{more}.",
+        hint=f"What is whole of it can be restored by path: `slotctl restore {backup.app} {backup.id} PATH`.",
+    )
+
+
+def _concerns(work: Work, problem: str) -> bool:
+    """Whether what `verify` says is about a path to restore: it names them as they lie in the copy."""
+    spec = work.data_spec
+    if not spec.parts:
+        return True
+    said = problem.split(" ", 1)[0].removeprefix("data/").partition("/")[2]
+    wanted = [str(part.relative_to(top)) for part in spec.parts for top in spec.paths if top in part.parents]
+    return any(said == each or said.startswith(f"{each}/") for each in wanted) or not wanted
+
+
+async def require_room_for_backup(work: Work) -> None:
+    """Raises `NoSpace` if a backup of the data as they are may not fit."""
+    where = work.host.paths.state
+    wanted = await off_loop(work.data.needs, work.data_spec, await newest_sealed(work))
+    require_room(f"back up the data of {work.app.name}", wanted, where, await off_loop(files.free_bytes, where))
+
+
+def require_room(what: str, wanted: int, where: Path, free: int) -> None:
+    """Raises `NoSpace` unless what is `wanted` leaves the reserve free."""
+    if free < wanted + RESERVE_BYTES:
+        raise NoSpace(
+            f"cannot {what}: that may take {wanted >> 20} MiB of {where}, {RESERVE_BYTES >> 20} MiB must stay free,"
+            f" and {free >> 20} MiB are.",
+            hint="Free some space, then try again; nothing was changed.",
+        )
+
+
+def _room_for_restore(work: Work, backup: Backup) -> None:
+    """Raises `NoSpace`, naming the file system that would run full. What shares blocks with the copy needs none."""
+    spec, aside = work.data_spec, work.host.paths.state / "quarantine"
+    tops = spec.parts or spec.paths
+    entries = work.data.contents(Path(backup.path))
+    needed: Counter[int] = Counter()
+    where: dict[int, Path] = {}
+    for top in tops:
+        near = _nearest(top.parent)
+        device = os.stat(near).st_dev
+        where[device] = near
+        if not space.shares_blocks(Path(backup.path), near):
+            needed[device] += sum(entry.bytes for entry in entries if _is_at_or_below(entry, str(top)))
+        away = os.stat(_nearest(aside))
+        if away.st_dev != device:  # a rename does not reach: what is there now is copied
+            where[away.st_dev] = _nearest(aside)
+            needed[away.st_dev] += files.tree_size(top)
+    for device, wanted in needed.items():
+        require_room(
+            f"restore {work.app.name} from {backup.id}", wanted, where[device], files.free_bytes(where[device])
+        )
+
+
+def _is_at_or_below(entry: Entry, top: str) -> bool:
+    return entry.path == top or entry.path.startswith(f"{top}/")
+
+
+def _nearest(path: Path) -> Path:
+    """The path, or what of the way to it is there."""
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    return path
+
+
+async def set_aside(work: Work, copy_id: str, *, version: str, reason: str) -> None:
+    """The present data, which `version` wrote, become a quarantine: a row first, then the renames, then the seal."""
+    store, path = work.host.store, work.host.copy_path("quarantine", work.app.name, copy_id)
+    row = Backup(
+        id=copy_id,
+        app=work.app.name,
+        kind="quarantine",
+        version=version,
+        reason=reason,
+        created_at=work.host.clock.now(),
+        path=str(path),
+        job=work.job.id,
+    )
+    await work.write(lambda: store.save(row))
+    await failpoint.reach("rb-quarantine:recorded")
+    size = await off_loop(work.data.quarantine, work.data_spec, path)
+    await failpoint.reach("rb-quarantine:aside")
+    await work.write(lambda: store.save(dataclasses.replace(row, bytes=size, sealed=True)))
