@@ -23,7 +23,8 @@ from pathlib import Path
 from slotd.data import DataSpec
 from slotd.data.tree import TreeStore
 call = json.loads(sys.argv[1])
-spec = DataSpec(tuple(map(Path, call["paths"])), tuple(call["exclude"]), tuple(call["sqlite"]))
+parts = tuple(map(Path, call["parts"]))
+spec = DataSpec(tuple(map(Path, call["paths"])), tuple(call["exclude"]), tuple(call["sqlite"]), (), parts)
 store, dest = TreeStore(), Path(call["dest"])
 match call["verb"]:
     case "hot":
@@ -98,6 +99,7 @@ def call(
         "paths": [str(path) for path in spec.paths],
         "exclude": spec.exclude,
         "sqlite": spec.sqlite,
+        "parts": [str(path) for path in spec.parts],
         "dest": str(dest),
         "base": str(base) if base else "",
         "src": str(src) if src else "",

@@ -177,11 +177,12 @@ def test_a_restore_that_does_not_fit_leaves_the_app_running(notes: Notes) -> Non
     notes.machine.run(
         "systemctl stop notes.service && mv /var/lib/notes/data /var/lib/notes/data.real && mkdir /var/lib/notes/data"
     )
-    notes.machine.run("mount -t tmpfs -o size=40M tmpfs /var/lib/notes/data")
+    notes.machine.run("mount -t tmpfs -o size=60M tmpfs /var/lib/notes/data")
     notes.machine.run("cp -a /var/lib/notes/data.real/. /var/lib/notes/data/ && chown notes: /var/lib/notes/data")
     try:
         notes.machine.run("systemctl start notes.service && head -c 20M /dev/zero > /var/lib/notes/data/large")
         notes.slotctl("backup", "notes")
+        notes.machine.run("rm /var/lib/notes/data/large && mount -o remount,size=15M /var/lib/notes/data")
         before = start_of(notes)
         printed = notes.slotctl("restore", "notes", newest(notes), status=1)
         assert "must stay free" in printed
@@ -190,3 +191,17 @@ def test_a_restore_that_does_not_fit_leaves_the_app_running(notes: Notes) -> Non
     finally:
         notes.machine.run("systemctl stop notes.service; umount /var/lib/notes/data; rmdir /var/lib/notes/data")
         notes.machine.run("mv /var/lib/notes/data.real /var/lib/notes/data && systemctl start notes.service")
+
+
+def test_of_several_units_only_those_that_ran_are_started_again(notes: Notes) -> None:
+    for name, command in (("runs", "sleep infinity"), ("rests", "sleep infinity")):
+        unit = f"[Service]\nExecStart=/usr/bin/{command}\n"
+        notes.machine.write_file(f"/etc/systemd/system/notes-{name}.service", unit)
+    more = '[service]\nunits = ["notes.service", "notes-runs.service", "notes-rests.service"]\n'
+    notes.machine.write_file("/etc/slotd/apps.d/notes.toml.d/units.toml", more)
+    notes.machine.run("systemctl daemon-reload && systemctl start notes-runs.service && systemctl reload slotd")
+    before = notes.machine.show("notes-runs.service", "InvocationID")
+    notes.slotctl("backup", "notes")
+    assert notes.machine.show("notes-runs.service", "ActiveState") == {"ActiveState": "active"}
+    assert notes.machine.show("notes-runs.service", "InvocationID") != before
+    assert notes.machine.show("notes-rests.service", "ActiveState") == {"ActiveState": "inactive"}

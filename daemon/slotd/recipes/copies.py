@@ -82,16 +82,15 @@ def _room_for_restore(work: Work, backup: Backup) -> None:
     needed: Counter[int] = Counter()
     where: dict[int, Path] = {}
     for top in tops:
-        near = _nearest(top.parent)
-        device = os.stat(near).st_dev
-        where[device] = near
+        near, kept = _nearest(top), _nearest(aside)
+        device, away = os.stat(near).st_dev, os.stat(kept).st_dev
+        where[device], where[away] = near, kept
+        present = files.tree_size(top) if away != device else 0  # a rename does not reach: it is copied, and goes
         if not space.shares_blocks(Path(backup.path), near):
-            needed[device] += sum(entry.bytes for entry in entries if _is_at_or_below(entry, str(top)))
-        away = os.stat(_nearest(aside))
-        if away.st_dev != device:  # a rename does not reach: what is there now is copied
-            where[away.st_dev] = _nearest(aside)
-            needed[away.st_dev] += files.tree_size(top)
-    for device, wanted in needed.items():
+            size = sum(entry.bytes for entry in entries if _is_at_or_below(entry, str(top)))
+            needed[device] += max(0, size - present)
+        needed[away] += present
+    for device, wanted in (+needed).items():
         require_room(
             f"restore {work.app.name} from {backup.id}", wanted, where[device], files.free_bytes(where[device])
         )

@@ -29,6 +29,7 @@ class Slotd:
         self.events: list[Event] = []
         self.script: dict[str, Play] = {}
         self.refuse: dict[str, SlotdError] = {}
+        self.needs_choice: SlotdError | None = None
         self.options: dict[str, Any] = {}
         self.cancelled: list[int] = []
         self.wrong: list[str] = []
@@ -152,6 +153,8 @@ class Slotd:
         return self._begin(app, "update")
 
     async def start_rollback(self, app: str, *, data: str = "", to: str = "") -> int:
+        if self.needs_choice is not None and not data:
+            raise self.needs_choice
         self.options = {"data": data, "to": to}
         return self._begin(app, "rollback")
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 
 import pytest
 from dbus_fast import Variant
-from tests.parts.cli.run import DEADLINE_S, finish, slotctl, start
+from tests.parts.cli.run import DEADLINE_S, finish, on_terminal, slotctl, start
 from tests.parts.cli.service import Play, Slotd, quick, through
 
 from slotd.errors import BadOption, Busy, DataChoiceRequired, Held, NotAuthorized, NothingToDo, SlotdError, TooLate
@@ -106,6 +107,21 @@ async def test_rollback_without_the_data_choice_is_a_usage_error_with_the_daemon
         "slotctl: cannot roll notes back: the backup is 5 min old.",
         "  Say --data=keep or --data=restore.",
     ]
+
+
+@pytest.mark.parametrize(("typed", "asked_for"), [("r", "restore"), ("keep", "keep"), ("", ""), ("x", "")])
+async def test_on_a_terminal_a_person_is_told_what_would_be_lost_and_asked(
+    slotd: Slotd, address: str, typed: str, asked_for: str
+) -> None:
+    slotd.needs_choice = DataChoiceRequired(
+        "cannot roll notes back: the backup is 5 min old; files since: 1 added (3 B).",
+        hint="--data=restore brings it back.\n--data=keep keeps.",
+    )
+    answer = ("leaves all as it is", lambda ours: os.write(ours, f"{typed}\n".encode()))
+    code, seen = await on_terminal(address, "rollback", "notes", once=answer)
+    assert "1 added (3 B)" in seen
+    assert code == (0 if asked_for else 2)
+    assert slotd.options.get("data", "") == asked_for
 
 
 async def test_an_unknown_app_gets_a_name_that_is_close(slotd: Slotd, address: str) -> None:

@@ -68,7 +68,13 @@ async def test_what_there_is_and_what_happened_fits(slotd: Slotd, address: str) 
     one = fits("status", await slotctl(address, "status", "notes", "--json"))
     assert (one["trial"]["version"], one["job"]["id"], len(one["history"])) == ("1.1", 1, 1)
     assert fits("history", await slotctl(address, "history", "--json"))[0]["kind"] == "update-available"
-    assert len(fits("backups", await slotctl(address, "backups", "notes", "--json"))) == 3
+    copies = fits("backups", await slotctl(address, "backups", "notes", "--json"))
+    assert len(copies) == 3
+    look = fits("backups", await slotctl(address, "backups", "notes", copies[0]["id"], "--json"))
+    assert look["said"][0]["output"] == "done"
+    assert [entry["path"] for entry in look["entries"]] == ["/var/lib/notes/notes.db"]
+    since = fits("backups", await slotctl(address, "backups", "notes", copies[0]["id"], "--diff", "--json"))
+    assert since["changes"][0]["change"] == "changed"
     assert fits("jobs", await slotctl(address, "jobs", "--json"))[0]["took_s"] is None
 
 
