@@ -51,13 +51,13 @@ def world(tmp_path: Path) -> World:
 
 
 def test_one_file_comes_back_and_all_else_is_untouched(world: World) -> None:
-    before = look(world.live)
+    def others() -> dict[str, object]:
+        return {name: seen for name, seen in look(world.live).items() if name not in ("", "/one")}
+
+    before = others()
     world.bring_back("one")
-    after = look(world.live)
     assert (world.live / "one").read_text() == "old one"
-    assert {name: seen for name, seen in after.items() if name not in ("", "/one")} == {
-        name: seen for name, seen in before.items() if name != "one"
-    }
+    assert others() == before
     assert [entry.path for entry in world.store.contents(world.aside)] == [str(world.live / "one")]
 
 
