@@ -259,8 +259,8 @@ KINDS: tuple[EventKind, ...] = (
         "e51595da38124467ac8882155164ad76",
         INFO,
         "A command of the definition has ended",
-        "It is one of `before`, `after` ([data]) or `migrate` ([slots]). All that it said is in SLOTD_OUTPUT:\n"
-        "`journalctl -o verbose SLOTD_JOB=@SLOTD_JOB@`.",
+        "It is one of `before`, `after` ([data]) or `migrate` ([slots]). All that it said is in the\n"
+        "field SLOTD_OUTPUT of this entry, which `-o verbose` shows.",
     ),
     EventKind(
         "backup-verified",
@@ -275,14 +275,15 @@ KINDS: tuple[EventKind, ...] = (
         ERROR,
         "A backup is damaged",
         "It does not hold what was sealed; the message says which files. The disk may be failing.\n"
-        "`slotctl backup @SLOTD_APP@` makes a new one; what is whole of this one can still be restored, by path.",
+        "`@SLOTD_SLOTCTL@ backup @SLOTD_APP@` makes a new one; what is whole of this one can be restored by path.",
     ),
     EventKind(
         "adopted",
         "cd0b44d4aaee495ea7c9ebde8f5a11de",
         NOTICE,
         "An installation was adopted",
-        "What runs is slot a now, and its unit starts it from there. `slotctl release @SLOTD_APP@` gives it back.",
+        "What runs is slot a now, and its unit starts it from there.\n"
+        "`@SLOTD_SLOTCTL@ release @SLOTD_APP@` gives it back.",
     ),
     EventKind(
         "given-back",
