@@ -13,6 +13,7 @@ import re
 from pathlib import Path
 
 from slotd.core import unitfile
+from slotd.core.words import last_words
 from slotd.data.copytree import TreeCopy
 from slotd.errors import Failed, NothingToDo
 from slotd.host import failpoint, files
@@ -138,7 +139,7 @@ async def _drop_ins(work: Work, source: Path) -> dict[str, str]:
         manager = ["--user"] if work.host.user_mode else []
         shown = await run(["systemctl", *manager, "--no-pager", "cat", "--", unit], timeout_s=SHOW_S)
         if shown.status != 0:
-            raise Failed(f"cannot read the unit {unit}: {shown.output.strip()[-300:]}")
+            raise Failed(f"cannot read the unit {unit}. {last_words(shown.output)}")
         body = unitfile.moved(shown.output, str(source), str(work.engine.root / "current"), staying)
         if body:
             texts[unit] = head + body
@@ -185,7 +186,7 @@ async def _in_units(work: Work, verb: str, script: str, *args: str) -> None:
         environment={},
     )
     if done.status != 0:
-        raise Failed(f"cannot change {args[0]}: {done.output.strip()[-300:]}")
+        raise Failed(f"cannot change {args[0]}. {last_words(done.output)}")
 
 
 async def _restart(work: Work) -> None:

@@ -18,7 +18,6 @@ from slotd.host.process import Completed
 from slotd.recipes.context import Said, Work
 
 KEPT_CHARS = 32 * 1024  # of what one command said, from its end
-TOLD_CHARS = 200  # of its last line, in the history
 
 
 async def run_around_backup(work: Work, when: str) -> None:
@@ -60,7 +59,6 @@ async def keep(work: Work, when: str, argv: Sequence[str], done: Completed) -> N
     output = done.output[-KEPT_CHARS:]
     line = shlex.join(argv)
     await work.remember(said=(*work.plan.said, Said(when=when, command=line, status=done.status, output=output)))
-    lines = [text.strip() for text in output.splitlines() if text.strip()]
-    told = f": {lines[-1][-TOLD_CHARS:]}" if lines else ""
     how = f"ended with status {done.status}" if done.status else "is done"
-    await work.tell("command-ended", f"{when}: `{line}` {how}{told}", journal={"output": output})
+    told = f"{when}: `{line}` {how}. {last_words(output)}".strip()
+    await work.tell("command-ended", told, journal={"output": output})
