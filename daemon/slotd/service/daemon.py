@@ -232,15 +232,15 @@ class Daemon(Starter):
 
     def _build_view(self, name: str) -> AppView:
         app, broken = self._definitions.apps.get(name), self._definitions.broken.get(name)
-        work = self.jobs_.of_app(name)
-        active = None
+        active, work = None, self.jobs_.of_app(name)
         problems = list(broken.problems) if broken else []
-        if app is not None:
+        finished = [job for job in self.store.jobs(app=name, limit=20, checks=False) if job.is_finished]
+        known = app or requests.last_definition(finished)
+        if known is not None:
             try:
-                active = self._engine(app).active()
+                active = self._engine(known).active()
             except SlotdError as error:
                 problems.append(str(error))
-        finished = [job for job in self.store.jobs(app=name, limit=20, checks=False) if job.is_finished]
         return views.view(
             name,
             app,

@@ -19,8 +19,8 @@ from slotd.errors import (
     SlotdError,
 )
 from slotd.host import failpoint, files
-from slotd.model import Backup, SlotName, SlotState
-from slotd.recipes.context import Host
+from slotd.model import Backup, Job, SlotName, SlotState
+from slotd.recipes.context import Host, Plan
 from slotd.store import Store
 
 
@@ -31,6 +31,15 @@ def unusable(app: str, broken: Misconfigured) -> Misconfigured:
         hint=f"`slotctl verify {app}` lists every problem; after mending it, `systemctl reload slotd`.",
         problems=broken.problems,
     )
+
+
+def last_definition(finished: Sequence[Job]) -> App | None:
+    """What the newest job was told of the app: where its slots are, also while its definition cannot be used."""
+    for job in finished:
+        definition = from_plain(Plan, job.plan).definition
+        if definition.name:
+            return definition
+    return None
 
 
 def require_updatable(store: Store, app: str) -> None:

@@ -65,3 +65,13 @@ def test_a_release_that_cannot_be_used_is_told_once_and_not_each_day(world: Worl
     world.start()
     world.slotctl("check", "notes")
     assert len([message for kind, message in history(world) if kind == "release-skipped"]) == 1
+
+
+def test_a_mistake_in_the_definition_does_not_hide_what_runs(world: World, notes: Notes) -> None:
+    text = notes.definition.read_text()
+    world.write(notes.definition, f"nonsense = true\n{text}")
+    world.systemctl("reload", "slotd.service", status=None)
+    world.start()
+    app = world.json("status", "notes")
+    assert (app["state"], app["version"], app["slot"]) == ("misconfigured", "1.0", "a")
+    world.write(notes.definition, text)
