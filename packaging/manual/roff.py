@@ -84,7 +84,7 @@ class _Page:
             is_example = line.startswith("    ") or (in_example and not line and _goes_on(lines, number))
             if in_example and not is_example:
                 yield ".EE"
-                is_blank = True
+                is_blank, self._is_fresh = True, False
             if is_example and not in_example:
                 yield from self._paragraph()
                 yield ".EX"

@@ -170,7 +170,7 @@ def build() -> Parser:
         "mode",
         metavar="MODE",
         choices=(*MODES, "default"),
-        help=f"{', '.join(MODES)}, or default: as its definition says",
+        help=f"one of {', '.join(MODES)}, or default: as its definition says",
     )
 
     sub = command("history", "apps:history", "show what happened")
