@@ -31,6 +31,7 @@ POINTS = {
     ),
     "restore": (
         "data.copytree.entry",
+        "data.restore.exchange",
         "data.restore.built",
         "data.restore.place",
         "data.restore.placed",

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 from slotd import errors
 from slotd.data.entries import kind_of
+from slotd.data.keep import Keep
 from slotd.data.places import DEPTH
 from slotd.host import copy, files
 from slotd.host.failpoint import hit
@@ -28,9 +29,14 @@ def nothing(_rel: str) -> bool:
 
 @dataclass(slots=True)
 class TreeCopy:
-    """Copies trees, leaving out what `left_out` says of an entry's relative path. `skipped`: sockets and the like."""
+    """Copies trees, leaving out what `left_out` says of an entry's relative path. `skipped`: sockets and the like.
+
+    What `keep` can give back is not copied.
+    """
 
     left_out: Callable[[str], bool] = nothing
+    keep: Keep | None = None
+    keep_as: str = ""  # what the place itself is called there
     skipped: list[str] = field(default_factory=list)
     _links: dict[tuple[int, int], str] = field(default_factory=dict)  # from the source's inode to its first copy
     _top: int = -1
@@ -41,16 +47,21 @@ class TreeCopy:
         `rel` is the relative path of `src` in its place, "" for the place itself.
         """
         self._links, self._top = {}, dst_dir
-        return self._entry(src_dir, src, dst_dir, dst, rel, dst)
+        name = rel.rpartition("/")[2] or self.keep_as
+        return self._entry(src_dir, src, dst_dir, dst, rel, dst, self.keep, name)
 
-    def _entry(self, src_dir: int, src: str, dst_dir: int, dst: str, rel: str, path: str) -> bool:
-        """`path` is the path of the copy from the top on."""
+    def _entry(
+        self, src_dir: int, src: str, dst_dir: int, dst: str, rel: str, path: str, keep: Keep | None, kept: str
+    ) -> bool:
+        """`path` is the path of the copy from the top on, `kept` the name of what `keep` may have."""
         hit("data.copytree.entry")
         found = os.stat(src, dir_fd=src_dir, follow_symlinks=False)
         if stat.S_ISLNK(found.st_mode):
             copy.copy_symlink(os.readlink(src, dir_fd=src_dir), found, dst_dir, dst)
             return True
         if stat.S_ISREG(found.st_mode):
+            if keep and keep.take(rel, kept, src_dir, src, found, dst_dir, dst):
+                return True
             fd = copy.open_regular(src_dir, src)
         elif stat.S_ISDIR(found.st_mode):
             fd = os.open(src, files.DIRECTORY, dir_fd=src_dir)
@@ -62,12 +73,19 @@ class TreeCopy:
             if stat.S_ISREG(found.st_mode):
                 self._regular(fd, found, dst_dir, dst, path)
             else:
-                self._directory(fd, found, dst_dir, dst, rel, path)
+                below = keep.below(kept) if keep else None
+                try:
+                    self._directory(fd, found, dst_dir, dst, rel, path, below)
+                finally:
+                    if below:
+                        below.close()
         finally:
             os.close(fd)
         return True
 
-    def _directory(self, fd: int, found: os.stat_result, dst_dir: int, dst: str, rel: str, path: str) -> None:
+    def _directory(
+        self, fd: int, found: os.stat_result, dst_dir: int, dst: str, rel: str, path: str, keep: Keep | None
+    ) -> None:
         if path.count("/") >= DEPTH:
             raise errors.Failed(f"cannot copy {files.shown(rel)}: more than {DEPTH} directories deep.")
         os.mkdir(dst, 0o700, dir_fd=dst_dir)
@@ -75,7 +93,7 @@ class TreeCopy:
             for name in sorted(os.listdir(fd)):
                 below = f"{rel}/{name}" if rel else name
                 if not self.left_out(below):
-                    self._entry(fd, name, made, name, below, f"{path}/{name}")
+                    self._entry(fd, name, made, name, below, f"{path}/{name}", keep, name)
             copy.copy_attributes(fd, made, found)
 
     def _regular(self, fd: int, found: os.stat_result, dst_dir: int, dst: str, path: str) -> None:

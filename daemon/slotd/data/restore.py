@@ -4,7 +4,7 @@ The present data are set aside first, by the structure of the call: a restore wi
 Each unit is built beside its place as `.NAME.slotd-restore`, put on disk, written down in `restore.json` by its inode,
 and renamed into place, so that a call after a kill knows what is already there. Then comes back from the quarantine
 what the copy never covered: what `exclude` names, now or when the backup was made, and places that are newer than it.
-The copy itself is only read.
+The copy itself is only read; files that did not change since are given back and not copied (`keep`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import errno
 import json
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
@@ -21,6 +21,9 @@ from slotd import errors
 from slotd.data import DataSpec
 from slotd.data.aside import Aside, pinned
 from slotd.data.copytree import TreeCopy
+from slotd.data.entries import Base
+from slotd.data.index import Seen
+from slotd.data.keep import Keep, mend_times
 from slotd.data.layout import Covered, Layout, Scope, read_json
 from slotd.data.places import DEPTH, Place, Spot, beside, matcher, places, spot, stat_at, within
 from slotd.host import copy, files
@@ -39,6 +42,8 @@ class Restore:
         self.aside = Layout(aside)
         self.mover = Aside(spec, aside)
         self.state_path = aside / "restore.json"
+        self.index: Mapping[str, Seen] = {}
+        self.tops: dict[str, str] = {}  # where the copy has a place, by its number in the quarantine
         self.done: dict[str, int] = {}  # unit to the inode that was put there
 
     def run(self) -> None:
@@ -55,10 +60,12 @@ class Restore:
         self.is_excluded = self.matches = matcher((*self.spec.exclude, *scope.exclude))
         if self._finished_before(aside_scope):
             return
+        self.index = self.src.index().entries
         for place in places(self.spec):
             if not place.volatile:
                 with files.explaining(f"cannot restore {place.path} from {self.src.dest}"):
                     self._place(place, scope, aside_scope)
+        mend_times(self.aside)
         files.syncfs(self.aside.dest)
         hit("data.restore.finish")
         self._write_state(finished=True)
@@ -122,6 +129,7 @@ class Restore:
                 is_nested = any(path in place.path.parents for path in self.spec.paths)
                 with _times_kept(at.parent) if is_nested else nullcontext():
                     if has_copy:
+                        self.tops[str(kept)] = "/".join((*parents, name))
                         self._bring(at, data, name, str(kept), kept)
                         _carry(aside, str(kept), at.parent, at.name, self.is_excluded)
                         _same_times(data, name, at.parent, at.name)
@@ -186,8 +194,10 @@ class Restore:
         building = beside(name, _PURPOSE)
         self.mover.take_found(parent, name, number)
         files.remove_at(parent, building)
-        if not TreeCopy(self.is_excluded).run(src_dir, src, parent, building, rel):
-            return
+        with self._kept(key, rel) as keep:
+            tree = TreeCopy(self.is_excluded, keep, key.rpartition("/")[2])
+            if not tree.run(src_dir, src, parent, building, rel):
+                return
         hit("data.restore.built")
         files.syncfs_fd(parent)
         self.done[key] = os.stat(building, dir_fd=parent, follow_symlinks=False).st_ino
@@ -203,6 +213,19 @@ class Restore:
                 self.mover.take_found(parent, name, number)
         os.fsync(parent)
         hit("data.restore.placed")
+
+    @contextmanager
+    def _kept(self, key: str, rel: str) -> Iterator[Keep]:
+        """What the quarantine may have of a unit as it was; `key` is the unit's path there."""
+        with files.opened(self.aside.data, files.DIRECTORY) as data:
+            chain = [Base(None, "", data)]
+            try:
+                for part in key.split("/")[:-1]:
+                    chain.append(Base(chain[-1], part))
+                yield Keep(self.index, self.tops[key.partition("/")[0]], chain[-1])
+            finally:
+                for each in chain[1:]:
+                    each.close()
 
 
 def _found_in(scope: Scope, path: Path) -> tuple[int | None, tuple[str, ...], str]:

@@ -26,6 +26,7 @@ READ_SIZE = 1 << 20
 FLATTEN_DEPTH = 64  # removal moves what lies deeper up to the top, so that no depth exhausts descriptors
 REMOVE_ROUNDS = 100_000
 RENAME_NOREPLACE = 1
+RENAME_EXCHANGE = 2
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _GONE = (errno.ENOENT, errno.ENOTDIR)
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -102,6 +103,13 @@ def rename_new(source: str, target: str, *, src_dir_fd: int, dst_dir_fd: int) ->
     if exists_at(target, dst_dir_fd):  # a file system that knows no flags: as near as it gets
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target)
     os.rename(source, target, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
+
+
+def exchange(source: str, target: str, *, src_dir_fd: int, dst_dir_fd: int) -> None:
+    """Let two names change places, by one act. Raises the plain OSError: EINVAL where the file system cannot."""
+    if _libc.renameat2(src_dir_fd, os.fsencode(source), dst_dir_fd, os.fsencode(target), RENAME_EXCHANGE) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), source, None, target)
 
 
 def exists_at(name: str, dir_fd: int) -> bool:
