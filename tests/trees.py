@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import stat
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -67,6 +68,12 @@ def look(path: Path, *, inodes: bool = True) -> dict[str, tuple[Any, ...]]:
     if path.exists() or path.is_symlink():
         entry(path, "")
     return seen
+
+
+def acl(uid: int, permissions: int) -> bytes:
+    """A POSIX ACL that grants one more user something (acl(5), posix_acl_xattr.h)."""
+    entries = [(1, 6, 0xFFFFFFFF), (2, permissions, uid), (4, 0, 0xFFFFFFFF), (16, 7, 0xFFFFFFFF), (32, 0, 0xFFFFFFFF)]
+    return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
 
 
 def digests(*paths: Path) -> set[str]:

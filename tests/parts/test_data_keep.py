@@ -1,4 +1,4 @@
-"""A restore gives back what did not change as the very file that it is, and copies the rest; nothing is lost by that."""
+"""A restore gives back what did not change as the very file that it is, and copies the rest. Nothing is lost by it."""
 
 from __future__ import annotations
 

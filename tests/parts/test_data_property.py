@@ -10,7 +10,7 @@ from pathlib import Path
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.trees import look
+from tests.trees import acl, look
 
 from slotd.data import DataSpec
 from slotd.data.tree import TreeStore
@@ -18,9 +18,15 @@ from slotd.data.tree import TreeStore
 NAMES = st.sampled_from(["a", "b", "c.tmp", "d e", "f\n", "é", os.fsdecode(b"\xff"), "-g", "h" * 120])
 PATHS = st.lists(NAMES, min_size=1, max_size=3).map(lambda parts: "/".join(parts))
 ACTS = st.sampled_from(
-    ["write", "append", "grow", "remove", "mkdir", "link", "symlink", "mode", "owner", "time", "xattr"]
+    [
+        *("write", "append", "grow", "remove", "mkdir", "link", "symlink", "mode", "owner", "time", "xattr"),
+        *("large", "patch", "hole", "acl", "default acl", "move", "swap"),
+    ]
 )
 CHANGES = st.lists(st.tuples(ACTS, PATHS, PATHS, st.binary(max_size=40), st.integers(0, 0o7777)), max_size=14)
+
+
+LARGE = 1 << 20  # from here on a copy is mended in place
 
 
 def change(top: Path, act: str, rel: str, other: str, data: bytes, number: int) -> None:
@@ -52,6 +58,26 @@ def change(top: Path, act: str, rel: str, other: str, data: bytes, number: int) 
                 os.chown(path, number, number + 1, follow_symlinks=False)
             case "time":
                 os.utime(path, ns=(number, number * 10**9 + 1), follow_symlinks=False)
+            case "large":
+                path.write_bytes(data * (-(-LARGE // max(1, len(data)))))
+            case "patch":
+                with open(path, "r+b") as file:
+                    file.seek(number * 300)
+                    file.write(data)
+            case "hole":
+                with open(path, "wb") as file:
+                    file.seek(number * 1000)
+                    file.write(data)
+                    file.truncate(number * 2000)
+            case "acl" | "default acl":
+                kind = "access" if act == "acl" else "default"
+                os.setxattr(path, f"system.posix_acl_{kind}", acl(1 + number, number & 7))
+            case "move":
+                os.rename(path, top / other)
+            case "swap":  # what was a file is a directory, or the other way round
+                was_directory = path.is_dir()
+                shutil.rmtree(path) if was_directory else path.unlink(missing_ok=True)
+                path.write_bytes(data) if was_directory else path.mkdir()
             case "xattr":
                 os.setxattr(path, "user.test", data, follow_symlinks=True)
     except OSError:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.trees import DAEMON, call, digests, look
+from tests.trees import DAEMON, acl, call, digests, look
 
 from slotd import errors
 from slotd.data import DataSpec
@@ -62,12 +62,6 @@ def live(tmp_path: Path) -> Path:
             os.chown(at, APP, APP, follow_symlinks=False)
         os.utime(at, ns=(10**18 + 1, 10**18 + at.lstat().st_ino), follow_symlinks=False)
     return top
-
-
-def acl(uid: int, permissions: int) -> bytes:
-    """A POSIX ACL that grants one more user something (acl(5), posix_acl_xattr.h)."""
-    entries = [(1, 6, 0xFFFFFFFF), (2, permissions, uid), (4, 0, 0xFFFFFFFF), (16, 7, 0xFFFFFFFF), (32, 0, 0xFFFFFFFF)]
-    return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
 
 
 def back_up(store: TreeStore, spec: DataSpec, dest: Path, base: Path | None = None) -> None:
