@@ -18,8 +18,9 @@ from slotd import enable as enabling
 from slotd import engines
 from slotd.core.health import UnitStatus
 from slotd.core.plain import from_plain
-from slotd.errors import Failed
+from slotd.errors import Busy, Failed
 from slotd.host import definitions, failpoint, holdback
+from slotd.host.lock import only_one_on
 from slotd.host.offloop import off_loop
 from slotd.host.paths import Paths
 from slotd.host.systemd import CommandSystemd, Systemd, Told
@@ -228,7 +229,10 @@ async def prune(*, user_mode: bool) -> int:
         job = Job(id=0, app=app.name, kind=JobKind.CHECK)
         try:
             engine = engines.create(app, host.root(app), host.settings.limits, user_mode=user_mode)
-            await pruning.prune_app(Work(host, app, job, engine, host.data_store(app), lambda _job: None))
+            with only_one_on(host.paths.state, app.name):
+                await pruning.prune_app(Work(host, app, job, engine, host.data_store(app), lambda _job: None))
+        except Busy:
+            continue  # a job began meanwhile, and tidies up itself
         except Exception as error:  # the next app's old copies go all the same
             _log.error("%s: %s", app.name, error)
             failed = True

@@ -46,6 +46,10 @@ STEPS = """CREATE TABLE IF NOT EXISTS steps (
 MIGRATIONS: dict[int, tuple[str, ...]] = {}
 
 
+def _text(data: bytes) -> str:
+    return data.decode(errors="replace")  # bits that flipped in a sentence harm nobody; in a state, `_check` finds them
+
+
 class StoreError(Failed):
     """The state cannot be read or written now: a failing, locked or read-only disk. No fault of any app."""
 
@@ -91,21 +95,24 @@ class Store:
         self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=busy_s)
         try:
             self._open(path, busy_s)
+        except UnicodeDecodeError as error:  # in what SQLite itself says of it
+            self._db.close()
+            raise sqlite3.DatabaseError(f"it holds what is no text: {error}") from error
         except BaseException:
             self._db.close()
             raise
 
     def _open(self, path: Path, busy_s: float) -> None:
-        self._db.row_factory = sqlite3.Row
+        self._db.row_factory, self._db.text_factory = sqlite3.Row, _text
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "trusted_schema=OFF"):
             self._db.execute(f"PRAGMA {pragma}")
-        if self._db.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
+        if self._db.execute("PRAGMA integrity_check(1)").fetchone()[0] != "ok":
             raise sqlite3.DatabaseError("integrity check failed")
         self._migrate()
         self._check()
         # Readers never wait for a writer's fsync: status can be read at any time (promise 8).
         self._reader = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=busy_s)
-        self._reader.row_factory = sqlite3.Row
+        self._reader.row_factory, self._reader.text_factory = sqlite3.Row, _text
         self._reader.execute("PRAGMA query_only=ON")
 
     def _migrate(self) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from slotd.core.schema import App
 from slotd.errors import TooLate
+from slotd.host.paths import Paths
 from slotd.model import Job, JobKind, JobState, Result
 from slotd.recipes.context import Clock, Host, Work
 from slotd.service.jobs import Jobs
@@ -35,7 +36,8 @@ class Nobody:
 def make_work(tmp_path: Path, step: str) -> Work:
     store = Store(tmp_path / "state.db")
     host: Any = Host.__new__(Host)
-    host.store, host.clock, host.user_mode = store, Clock(), False
+    host.store, host.clock = store, Clock()
+    host.paths, host.user_mode = Paths(state=store.path.parent), False
     job = store.new_job("x", JobKind.UPDATE, now=1.0, correlation="", plan={})
     nothing: Any = None
     return Work(
@@ -44,10 +46,11 @@ def make_work(tmp_path: Path, step: str) -> Work:
 
 
 async def test_a_second_cancellation_does_not_cut_the_undo_short(tmp_path: Path) -> None:
-    told, undone = Nobody(), []
+    told, undone, begun = Nobody(), [], asyncio.Event()
     jobs, work = Jobs(told, parallel=1), make_work(tmp_path, "preserve")
 
     async def recipe(work: Work) -> Result:
+        begun.set()
         try:
             await asyncio.sleep(60)
         except asyncio.CancelledError:
@@ -58,7 +61,7 @@ async def test_a_second_cancellation_does_not_cut_the_undo_short(tmp_path: Path)
         return Result.CANCELLED
 
     jobs.start(work, recipe)
-    await asyncio.sleep(0.01)
+    await asyncio.wait_for(begun.wait(), 5)
     jobs.cancel(work.job)
     await asyncio.sleep(0.01)
     jobs.cancel(work.job)

@@ -15,6 +15,7 @@ from slotd.data import DataSpec, make_data_store
 from slotd.engines.directory import DirectoryEngine
 from slotd.errors import NoSuchBackup, SlotdError
 from slotd.model import Backup, Job, JobKind, JobState, Slot, SlotName, SlotState, Trial
+from slotd.recipes.context import Clock
 from slotd.service import requests, rolling
 from slotd.store import Store
 
@@ -43,11 +44,39 @@ def sealed_backup(tmp_path: Path, copy_id: str) -> Path:
 
 def test_a_lost_store_learns_from_a_backup_of_which_version_it_is(store: Store, tmp_path: Path) -> None:
     sealed_backup(tmp_path, "c1")
-    host: Any = SimpleNamespace(paths=SimpleNamespace(state=tmp_path))
+    host: Any = SimpleNamespace(paths=SimpleNamespace(state=tmp_path), lost=True, clock=Clock())
     requests.reconcile(store, engine(tmp_path), host)
     (found,) = store.backups("x")
     assert (found.id, found.version, found.reason, found.created_at, found.job) == ("c1", "1.0", "manual", 5.0, 7)
     assert rolling.newest_backup_of(store, "x", "1.0") == found
+    (told,) = store.events("x", 5)
+    assert "a hold, a mode, an approval" in told.message
+
+
+def test_a_quarantine_is_listed_again_from_its_own_header(store: Store, tmp_path: Path) -> None:
+    sealed_backup(tmp_path, "c1")
+    (tmp_path / "quarantine" / "x").mkdir(parents=True)
+    (tmp_path / "backups" / "x" / "c1").rename(tmp_path / "quarantine" / "x" / "q1")
+    host: Any = SimpleNamespace(paths=SimpleNamespace(state=tmp_path), lost=False, clock=Clock())
+    requests.reconcile(store, engine(tmp_path), host)
+    assert [(copy.id, copy.kind, copy.sealed) for copy in store.backups("x")] == [("q1", "quarantine", True)]
+    assert store.events("x", 5) == []
+
+
+@pytest.mark.parametrize("flip", range(0, 300, 7))
+def test_a_slot_whose_record_has_a_flipped_bit_is_whole_or_not_trusted(store: Store, tmp_path: Path, flip: int) -> None:
+    slots = engine(tmp_path)
+    os.close(slots.open(SlotName.A))
+    slots.finish(SlotName.A, Slot("x", SlotName.A, SlotState.WHOLE, "1.0", "sha256:ab"))
+    record = slots.path(SlotName.A) / ".slotd" / "slot.json"
+    text = bytearray(record.read_bytes())
+    text[flip % len(text)] ^= 0x40
+    record.write_bytes(text)
+    host: Any = SimpleNamespace(paths=SimpleNamespace(state=tmp_path), lost=False, clock=Clock())
+    requests.reconcile(store, slots, host)
+    found = store.slots("x")[SlotName.A]
+    assert found.state in (SlotState.EMPTY, SlotState.WHOLE)
+    assert found.name is SlotName.A
 
 
 def test_a_backup_that_is_no_longer_whole_is_not_restored(store: Store, tmp_path: Path) -> None:

@@ -17,8 +17,9 @@ def arm(notes: Notes, points: str) -> None:
     notes.machine.run("rm -rf /run/slotd-fired; mkdir -p /run/slotd-fired /run/systemd/system/slotd.service.d")
     notes.machine.write_file(
         "/run/systemd/system/slotd.service.d/failpoint.conf",
+        "[Unit]\nStartLimitIntervalSec=0\n"
         f"[Service]\nEnvironment=SLOTD_FAILPOINTS={points} SLOTD_FAILPOINTS_DIR=/run/slotd-fired\n"
-        "RestartSec=50ms\nStartLimitIntervalSec=0\n",
+        "RestartSec=50ms\n",
     )
     notes.machine.run("systemctl daemon-reload && systemctl restart slotd")
 

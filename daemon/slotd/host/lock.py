@@ -25,6 +25,23 @@ def only_one(state: Path, *, wait_s: float = 0.0) -> Iterator[None]:
     with files.explaining(f"cannot lock {state}"):
         state.mkdir(mode=0o755, parents=True, exist_ok=True)
         descriptor = os.open(state / FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    with _held(descriptor, state, wait_s):
+        yield
+
+
+@contextmanager
+def only_one_on(state: Path, app: str, *, wait_s: float = 0.0) -> Iterator[None]:
+    """The same for one app's slots, copies and cache: a job on it, and the retention that runs beside the daemon."""
+    place = state / "locks"
+    with files.explaining(f"cannot lock {place / app}"):
+        place.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(place / app, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    with _held(descriptor, place / app, wait_s):
+        yield
+
+
+@contextmanager
+def _held(descriptor: int, what: Path, wait_s: float) -> Iterator[None]:
     try:
         deadline = time.monotonic() + wait_s
         while True:
@@ -34,7 +51,7 @@ def only_one(state: Path, *, wait_s: float = 0.0) -> Iterator[None]:
             except BlockingIOError:
                 if time.monotonic() >= deadline:
                     raise Busy(
-                        f"cannot work on {state}: another slotd does.", hint="See `systemctl status 'slotd*'`."
+                        f"cannot work on {what}: another slotd does.", hint="See `systemctl status 'slotd*'`."
                     ) from None
             time.sleep(LOOK_S)
         yield

@@ -56,6 +56,7 @@ class Host:
     machine_id: str
     boot_id: str
     user_mode: bool = False
+    lost: bool = False  # the state was, and is what the slots and copies say of themselves
     clock: Clock = field(default_factory=Clock)
 
     def worded(self, text: str) -> str:

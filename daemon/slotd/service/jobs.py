@@ -6,12 +6,15 @@ Every task has an owner here. A daemon that goes down cancels them without a wor
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
 from slotd.core import machine
-from slotd.errors import Busy, Failed, TooLate
+from slotd.errors import Busy, Failed, SlotdError, TooLate
+from slotd.host.lock import only_one_on
+from slotd.host.offloop import off_loop
 from slotd.model import Job, JobKind, Result
 from slotd.recipes import recover
 from slotd.recipes.context import Work
@@ -21,6 +24,7 @@ _log = logging.getLogger(__name__)
 FINISHED_S = 600.0  # how long a finished job stays an object on the bus
 RETRY_S = 1.0  # before a job that must not stay as it is is taken up again; doubled each time
 MOST_RETRY_S = 60.0
+LOCK_S = 300.0  # for `slotd prune`, which has an app for as long as its old copies take to go
 
 Recipe = Callable[[Work], Awaitable[Result]]
 
@@ -121,7 +125,10 @@ class Jobs:
     async def _run(self, work: Work, recipe: Recipe) -> None:
         job_id = work.job.id
         held_room = False
+        lock = contextlib.ExitStack()
         try:
+            if work.job.kind is not JobKind.CHECK:
+                await self._lock(work, lock)
             if work.job.kind is JobKind.UPDATE and not work.job.step:
                 await self._room.acquire()
                 held_room = True
@@ -139,11 +146,20 @@ class Jobs:
             except Exception:
                 _log.exception("the end of job %d could not be written", job_id)
         finally:
+            lock.close()
             if held_room and work.on_trial is not None:
                 work.on_trial()
                 work.on_trial = None
             if work.job.is_finished:
                 await self._end(work)
+
+    async def _lock(self, work: Work, lock: contextlib.ExitStack) -> None:
+        """Wait until nobody tidies up the app's copies. What cannot be locked for trouble with the disk goes on."""
+        held = only_one_on(work.host.paths.state, work.job.app, wait_s=LOCK_S)
+        try:
+            await off_loop(lock.enter_context, held)
+        except SlotdError as error:
+            _log.warning("job %d goes on without its lock: %s", work.job.id, error)
 
     async def _to_its_end(self, work: Work, recipe: Recipe) -> None:
         """Run the recipe. Where an error escapes it with the app maybe stopped, what a crash would call for is done.

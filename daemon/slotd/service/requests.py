@@ -19,9 +19,14 @@ from slotd.errors import (
     SlotdError,
 )
 from slotd.host import failpoint, files
-from slotd.model import Backup, Job, SlotName, SlotState
+from slotd.model import Backup, Event, Job, SlotName, SlotState
 from slotd.recipes.context import Host, Plan
 from slotd.store import Store
+
+LOST = (
+    "the state was lost and was rebuilt from what is installed: a hold, a mode, an approval and what was blocked before"
+    " are forgotten; say them again"
+)
 
 
 def unusable(app: str, broken: Misconfigured) -> Misconfigured:
@@ -100,6 +105,8 @@ def reconcile(store: Store, engine: Engine, host: Host) -> None:
     After a store was lost this is all there is; at any other time it changes nothing.
     """
     app = engine.app.name
+    if host.lost:
+        store.add_event(Event(0, app, host.clock.now(), "warning", LOST))
     try:
         active = engine.active()
     except SlotdError:

@@ -65,8 +65,10 @@ def make_host(paths: Paths, systemd: Systemd, *, user_mode: bool) -> Host:
     for name in ("backups", "quarantine"):
         (paths.state / name).mkdir(mode=0o700, exist_ok=True)
     store, aside = open_store(paths.state / "state.db", now=time.time())
-    if aside is not None:
-        message = f"the state database was damaged; it lies at {aside} and was rebuilt from what the slots say"
+    lost = aside is not None or (store.is_new and any(paths.state.glob("apps/*/[ab]/.slotd/slot.json")))
+    if lost:
+        what = f"was damaged, and lies at {aside}" if aside else "was gone"
+        message = f"the state database {what}; it was rebuilt from what the slots and copies say"
         journal.send(BY_NAME["warning"], message, fields={}, units=())
     settings = definitions.load(paths).settings
     return Host(
@@ -78,6 +80,7 @@ def make_host(paths: Paths, systemd: Systemd, *, user_mode: bool) -> Host:
         machine_id=read_id("/etc/machine-id"),
         boot_id=this_boot(paths.runtime),
         user_mode=user_mode,
+        lost=lost,
         clock=Clock(),
     )
 
