@@ -299,9 +299,8 @@ class Work:
 
     def show(self, *, version: str = "", previous: str = "") -> None:
         """Set the versions that the job shows; committed with the next intent."""
-        self.job = dataclasses.replace(
-            self.job, version=version or self.job.version, previous_version=previous or self.job.previous_version
-        )
+        version, previous = version or self.job.version, previous or self.job.previous_version
+        self.job = dataclasses.replace(self.job, version=version, previous_version=previous)
 
     def fields(self) -> dict[str, str]:
         """The journal fields that every entry of this job carries."""
