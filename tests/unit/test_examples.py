@@ -12,7 +12,7 @@ from slotd.core.config import parse_app
 EXAMPLES = Path(__file__).resolve().parents[2] / "docs" / "examples"
 
 
-@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.toml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(EXAMPLES.rglob("*.toml")), ids=lambda path: path.stem)
 def test_an_example_parses(path: Path) -> None:
     app = parse_app(path.stem, [(str(path), tomllib.loads(path.read_text()))])
     assert app.health

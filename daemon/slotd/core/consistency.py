@@ -106,6 +106,14 @@ def _verification(app: App, report: Report) -> None:
 
 
 def _backup(app: App, report: Report) -> None:
+    for key, other, why in (
+        ("dump", "restore", "what is dumped must come back with a rollback"),
+        ("restore", "dump", "nothing would be there to load"),
+    ):
+        if getattr(app.data, key) and not getattr(app.data, other):
+            report.add(("data", key), f"data.{key} is given without data.{other}: {why}")
+    if app.data.dump and not app.data.paths:
+        report.add(("data", "dump"), "data.dump is given: name the directory that it writes to in data.paths")
     for key in ("repository", "credential"):
         if app.backup.store != "restic" and (value := getattr(app.backup, key)):
             report.add(

@@ -70,6 +70,8 @@ class Data:
     sqlite: tuple[str, ...] = ()
     before: tuple[tuple[str, ...], ...] = ()
     after: tuple[tuple[str, ...], ...] = ()
+    dump: tuple[tuple[str, ...], ...] = ()
+    restore: tuple[tuple[str, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

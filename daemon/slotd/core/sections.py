@@ -218,6 +218,8 @@ def data(section: Section) -> Data:
         sqlite=section.texts("sqlite", forms.relative_path),
         before=section.commands("before", _command),
         after=section.commands("after", _command),
+        dump=section.commands("dump", _command),
+        restore=section.commands("restore", _command),
     )
     section.finish()
     return value

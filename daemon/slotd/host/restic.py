@@ -1,6 +1,7 @@
 """The door to the program `restic`: deduplicated, encrypted copies in a repository.
 
-The password reaches restic through a pipe: it is in no argument, no environment and no file that restic is told of.
+The password reaches restic through its standard input: it is in no argument, no environment and no file that restic
+is told of.
 Where systemd and root are at hand, what reads the data of an app is a unit that sees those data and the repository and
 nothing else: a link that the app puts into its data in that moment leads nowhere.
 """
@@ -96,7 +97,7 @@ class Restic:
         self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
         temporary = self.home / "tmp"
         temporary.mkdir(mode=0o700, exist_ok=True)
-        line = [program, "--repo", self.repository, "--password-file", "/dev/stdin"]
+        line = [program, "--repo", self.repository]
         line += ["--cache-dir", str(self.home / "cache")] if self.cache else ["--no-cache"]
         line += arguments
         own = {"PATH": _PATH, "LC_ALL": "C.UTF-8", "TMPDIR": str(temporary), "RESTIC_PROGRESS_FPS": "0.02"}

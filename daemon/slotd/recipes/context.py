@@ -103,6 +103,8 @@ class Said:
 class Plan:
     """The durable memory of one job, written into its row: what a restarted daemon needs to go on or back.
 
+    `dumped`, `loaded`: of the databases, on the way back.
+
     `wanted` is a version of somebody's own choice; `only` the one that the rules may choose, since it was authorised.
     `kept`: that version's file was verified by an earlier job, and comes from the cache; `brings`: the id of the backup
     whose data come with it, `present` the one that the data of now are set aside under. `paths`: what a restore brings
@@ -134,6 +136,8 @@ class Plan:
     disturbed: bool = False
     paths: tuple[str, ...] = ()
     resting: tuple[str, ...] = ()
+    dumped: bool = False
+    loaded: bool = False
     dependents: tuple[str, ...] = ()
     said: tuple[Said, ...] = ()
     reason: str = ""

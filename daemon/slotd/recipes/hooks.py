@@ -21,12 +21,13 @@ KEPT_CHARS = 32 * 1024  # of what one command said, from its end
 
 
 async def run_around_backup(work: Work, when: str) -> None:
-    """`before` or `after` of [data]; one that fails fails the backup (promise 5)."""
+    """The commands of [data] by this name; one that fails fails the backup (promise 5)."""
     data = work.app.data
     current = str(work.engine.root / "current")
     copy = work.host.copy_path("backups", work.app.name, work.plan.backup)
+    commands = {"before": data.before, "dump": data.dump, "after": data.after, "restore": data.restore}[when]
     await forget(work, when)
-    for number, template in enumerate(data.before if when == "before" else data.after):
+    for number, template in enumerate(commands):
         words = {"version": work.plan.old_version, "data": next(iter(data.paths), ""), "slot": current}
         argv = list(expand_command(template, words))
         done = await work.host.workers.command(
@@ -42,7 +43,7 @@ async def run_around_backup(work: Work, when: str) -> None:
         await keep(work, when, argv, done)
         if done.status != 0:
             raise Failed(
-                f"cannot back up {work.app.name}: `{shlex.join(argv)}` ended with status {done.status}."
+                f"cannot {'load the database of' if when == 'restore' else 'back up'} {work.app.name}: `{shlex.join(argv)}` ended with status {done.status}."
                 f" {last_words(done.output)}"
             )
 

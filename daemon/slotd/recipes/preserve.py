@@ -246,7 +246,8 @@ async def is_up(work: Work) -> bool:
 
 
 async def seal(work: Work, backup: Backup) -> Backup:
-    """The cold pass, the seal, the row. Gives the sealed backup."""
+    """The dumps, the cold pass, the seal, the row. Gives the sealed backup."""
+    await hooks.run_around_backup(work, "dump")
     await off_loop(work.data.cold, work.data_spec, Path(backup.path))
     await failpoint.reach("snapshot:copied")
     await hooks.run_around_backup(work, "after")

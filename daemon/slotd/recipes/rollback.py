@@ -15,7 +15,7 @@ from slotd.errors import Cancelled, Failed, NoSuchBackup, SlotdError
 from slotd.host import failpoint
 from slotd.host.offloop import off_loop
 from slotd.model import Backup, Blocked, Job, JobKind, Result, Slot, SlotState
-from slotd.recipes import space
+from slotd.recipes import dumps, space
 from slotd.recipes.context import Work
 from slotd.recipes.copies import check_copy, set_aside
 from slotd.recipes.preserve import dependents_of, is_up, new_copy_id, start_all, stop_all
@@ -93,6 +93,7 @@ async def stop_units(work: Work) -> None:
         # This is a second try, and in between the app was started: on data that may have been half there.
         await work.remember(disturbed=True)
     await stop_all(work)
+    await dumps.keep_present(work)
 
 
 async def set_data_aside(work: Work) -> None:
@@ -158,6 +159,14 @@ async def point_back(work: Work) -> None:
 
 
 async def start_units(work: Work) -> None:
+    if dumps.come_back(work) and not work.plan.dumped:
+        # `slotd boot` brought the files back without the server, and the app may run by now: once more, with the dumps.
+        await stop_all(work)
+        await dumps.keep_present(work)
+        await work.remember(quarantine=f"{work.plan.quarantine}-again")
+        await set_data_aside(work)
+        await bring_data_back(work)
+    await dumps.load(work)
     if work.plan.old_version:
         await start_all(work)
 

@@ -1,0 +1,32 @@
+"""Databases in a server of their own: what the definition's `dump` wrote is loaded again by its `restore` commands.
+
+A backup holds what `dump` wrote with the app stopped. On the way back the present content is dumped first, so that it
+goes into the quarantine with the other data (promise 3), and the old one is loaded before the app starts. Both need the
+server, so that `slotd boot` does neither: it brings the files back, and the daemon does the rest, with the app down.
+"""
+
+from __future__ import annotations
+
+from slotd.recipes import hooks
+from slotd.recipes.context import Work
+
+
+def come_back(work: Work) -> bool:
+    """Whether this way back has a database to load."""
+    return work.plan.restore and bool(work.plan.backup and work.app.data.restore)
+
+
+async def keep_present(work: Work) -> None:
+    """Dump what the failed version left, once, before any data are moved."""
+    if not come_back(work) or work.plan.dumped:
+        return
+    await hooks.run_around_backup(work, "dump")
+    await work.remember(dumped=True)
+
+
+async def load(work: Work) -> None:
+    """Load the dumps that came back, once, with the app down."""
+    if not come_back(work) or work.plan.loaded:
+        return
+    await hooks.run_around_backup(work, "restore")
+    await work.remember(loaded=True)

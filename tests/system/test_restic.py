@@ -1,0 +1,112 @@
+"""Backups in a restic repository, on a booted machine: made by the sandboxed daemon, brought back by it and at boot."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+from tests.system.container import Container
+from tests.system.image import Image
+from tests.system.notes import Notes, Publisher
+
+CREDENTIAL = "LoadCredential=restic-password:/etc/slotd/restic-password"
+UNITS = ("slotd", "slotd-boot", "slotd-recover", "slotd-prune")
+BACKUP = """
+[backup]
+store = "restic"
+repository = "/srv/backup/restic"
+credential = "restic-password"
+"""
+
+
+@pytest.fixture(scope="module")
+def notes(image: Image, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Notes]:
+    with Publisher(tmp_path_factory.mktemp("publisher")) as publisher, Container(image) as machine:
+        app = Notes(machine, publisher)
+        machine.write_file("/etc/slotd/restic-password", "correct horse\n", mode=0o600)
+        for unit in UNITS:
+            machine.write_file(f"/etc/systemd/system/{unit}.service.d/restic.conf", f"[Service]\n{CREDENTIAL}\n")
+        machine.run("systemctl daemon-reload && systemctl try-restart slotd")
+        app.set_up(trial="2s", more=BACKUP)
+        machine.run("systemctl enable --quiet notes; slotctl enable notes")
+        app.install("1.0")
+        yield app
+
+
+def snapshots(notes: Notes) -> list[set[str]]:
+    line = "restic --no-cache --repo /srv/backup/restic --password-file /etc/slotd/restic-password snapshots --json"
+    return [set(each["tags"]) for each in json.loads(notes.machine.run(line).stdout) or []]
+
+
+def test_a_release_that_loses_the_data_is_rolled_back_with_them(notes: Notes) -> None:
+    before = notes.wait_state()
+    notes.publisher.publish("1.1", "lose-data", schema=2)
+    printed = notes.slotctl("update", "notes", status=4)
+    assert notes.wait_state() == before
+    assert "1.1" in printed
+    assert {copy["kind"] for copy in notes.json("backups", "notes")} == {"backup", "quarantine"}
+
+
+def test_the_snapshots_say_whose_they_are(notes: Notes) -> None:
+    (backup,) = [copy for copy in notes.json("backups", "notes") if copy["kind"] == "backup"]
+    tags = {"slotd", f"id={backup['id']}", "app=notes", "version=1.0", "reason=update"}
+    assert snapshots(notes) == [tags | {"pass=hot"}, tags | {"pass=cold"}]
+
+
+def test_the_password_is_in_no_log_and_not_in_what_systemd_tells(notes: Notes) -> None:
+    told = notes.machine.run("journalctl -o export; systemctl show slotd.service").stdout
+    assert "restic" in told
+    assert "correct horse" not in told
+
+
+def test_what_reads_the_data_sees_nothing_else(notes: Notes) -> None:
+    """What a link that the app puts into its data in the wrong moment would lead to."""
+    program = (
+        "from pathlib import Path; from slotd.host.restic import Restic;"
+        "r = Restic('/srv/other', b'x', Path('/srv/other.home')); r.run('init');"
+        "data = Path('/var/lib/notes/data');"
+        "e = r.run('backup', '--json', str(data), '/etc/shadow', '/root', shown=[data], good=(0, 1, 3));"
+        "print(e.status, e.said); print(r.run('ls', 'latest').out)"
+    )
+    said = notes.machine.run(["/usr/bin/python3", "-c", program]).stdout
+    assert "/var/lib/notes/data/notes.db" in said
+    assert "/etc/shadow" in said.partition("snapshot")[0]
+    assert "/etc/shadow" not in said.partition("snapshot")[2]
+
+
+def test_a_backup_by_hand_comes_back(notes: Notes) -> None:
+    notes.slotctl("backup", "notes")
+    before = notes.wait_state()
+    (manual,) = [copy for copy in notes.json("backups", "notes") if copy["reason"] == "manual"]
+    notes.write("written after it")
+    notes.slotctl("restore", "notes", manual["id"])
+    assert notes.wait_state() == before
+
+
+def test_a_wrong_password_fails_the_update_and_the_app_was_never_stopped(notes: Notes) -> None:
+    began = notes.machine.show("notes.service", "ActiveEnterTimestampMonotonic")
+    notes.machine.write_file("/etc/slotd/restic-password", "wrong\n", mode=0o600)
+    notes.machine.run("systemctl restart slotd")
+    notes.publisher.publish("1.2", schema=2)
+    printed = notes.slotctl("update", "notes", status=1)
+    assert "the password is not the one" in printed
+    assert notes.machine.show("notes.service", "ActiveEnterTimestampMonotonic") == began
+    notes.machine.write_file("/etc/slotd/restic-password", "correct horse\n", mode=0o600)
+    notes.machine.run("systemctl restart slotd")
+
+
+def test_at_boot_the_data_come_back_with_the_daemon_masked(notes: Notes) -> None:
+    before = notes.wait_state()
+    notes.set_trial("1h")
+    notes.publisher.publish("2.0", schema=2)
+    notes.slotctl("--no-wait", "update", "notes")
+    notes.machine.wait_for('slotctl --json status notes | grep -q \'"state": "trial"\'', timeout_s=60)
+    notes.write("written on trial")
+    notes.machine.run("systemctl mask --quiet slotd.service slotd-recover.service")
+    for _ in range(3):
+        notes.machine.run("sync")
+        notes.machine.crash()
+        notes.machine.boot()
+        notes.machine.wait_for("systemctl is-active --quiet slotd-boot.service")
+    assert notes.wait_state() == before
