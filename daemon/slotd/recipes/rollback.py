@@ -101,9 +101,9 @@ async def set_data_aside(work: Work) -> None:
     if not work.plan.restore:
         return
     backup = await _require_whole_backup(work)  # else the app would be left without any data
+    await space.give_back(work)
     if backup is not None:
         await off_loop(work.data.ready, Path(backup.path))
-    await space.give_back(work)
     reason = "restore" if work.job.kind == "restore" else "rollback"
     await set_aside(work, work.plan.quarantine, version=work.plan.version, reason=reason)
 

@@ -80,6 +80,8 @@ def _for_the_way_back(work: Work, restore: bool) -> dict[Path, int]:
     for path in map(Path, map(os.path.realpath, work.app.data.paths if restore else ())):
         spec = DataSpec(paths=(path,), exclude=work.data_spec.exclude, sqlite=work.data_spec.sqlite)
         count = work.data.needs(spec, None)
+        if work.app.backup.store == "restic":
+            sizes[own] += count  # a snapshot is brought back beside first
         if shares_blocks(state, path.parent):
             count //= SHARED_FRACTION
         name = names.setdefault(_device(path.parent)[0], path.parent / f".slotd-reserve-{work.app.name}")
