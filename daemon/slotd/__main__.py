@@ -5,6 +5,8 @@ slotd boot                count a boot of an open trial; roll back before the ap
 slotd recover             end interrupted jobs and trials when the daemon itself does not start
 slotd failed UNIT         report that a unit gave up
 slotd prune               retention of backups and cache
+slotd push                push backups to their second places
+slotd bring APP ID        bring a pushed backup back to this host
 slotd enable|disable APP  write or remove the app's drop-ins
 """
 
@@ -32,6 +34,10 @@ def build_parser() -> argparse.ArgumentParser:
     verbs.add_parser("boot", help="count a boot during a trial; roll back when no attempts are left")
     verbs.add_parser("recover", help="end what a daemon that cannot start has left open")
     verbs.add_parser("prune", help="remove backups, quarantine and cached files that need not be kept")
+    verbs.add_parser("push", help="push sealed backups to the repositories that definitions name")
+    bring = verbs.add_parser("bring", help="bring a pushed backup back to this host")
+    bring.add_argument("app")
+    bring.add_argument("id")
     failed = verbs.add_parser("failed", help="report a unit that gave up")
     failed.add_argument("unit")
     for name, text in (("enable", "write the drop-ins of an app's units"), ("disable", "remove them")):
@@ -64,6 +70,10 @@ async def _run(args: argparse.Namespace) -> int:
     match verb:
         case "prune":
             return await boot.prune(user_mode=args.user)
+        case "push":
+            return await boot.push(user_mode=args.user)
+        case "bring":
+            return await boot.bring(args.app, args.id, user_mode=args.user)
         case "failed":
             return await boot.report_failed(args.unit, user_mode=args.user)
         case _:

@@ -18,7 +18,8 @@ from slotd import enable as enabling
 from slotd import engines
 from slotd.core.health import UnitStatus
 from slotd.core.plain import from_plain
-from slotd.errors import Busy, Failed
+from slotd.core.schema import App
+from slotd.errors import Busy, Failed, NoSuchApp
 from slotd.host import definitions, failpoint, holdback
 from slotd.host.lock import only_one_on
 from slotd.host.offloop import off_loop
@@ -26,6 +27,7 @@ from slotd.host.paths import Paths
 from slotd.host.systemd import CommandSystemd, Systemd, Told
 from slotd.model import Job, JobKind, Result, Trial
 from slotd.recipes import prune as pruning
+from slotd.recipes import push as pushing
 from slotd.recipes import recover as recovering
 from slotd.recipes import rollback
 from slotd.recipes.context import Host, Plan, Work
@@ -239,6 +241,35 @@ async def prune(*, user_mode: bool) -> int:
     return 1 if failed else 0
 
 
+async def push(*, user_mode: bool) -> int:
+    """Second copies of what was sealed since, for every app that wants them."""
+    host = await off_loop(lambda: _host(NothingRuns(), user_mode=user_mode))
+    loaded = await off_loop(definitions.load, host.paths)
+    failed = False
+    for app in loaded.apps.values():
+        if not app.backup.push:
+            continue
+        job = Job(id=0, app=app.name, kind=JobKind.BACKUP)
+        try:
+            engine = engines.create(app, host.root(app), host.settings.limits, user_mode=user_mode)
+            await pushing.push_app(Work(host, app, job, engine, host.data_store(app), lambda _job: None))
+        except Exception as error:  # the next app's backups go all the same
+            _log.error("%s: %s", app.name, error)
+            failed = True
+    return 1 if failed else 0
+
+
+async def bring(name: str, copy_id: str, *, user_mode: bool) -> int:
+    """Bring a pushed backup back; `slotctl restore` takes it from there."""
+    host = await off_loop(lambda: _host(NothingRuns(), user_mode=user_mode))
+    loaded = await off_loop(definitions.load, host.paths)
+    row = await pushing.bring_back(host, _defined(loaded, host.paths, name), copy_id)
+    sys.stdout.write(
+        f"Backup {row.id} of {name} {row.version} is back. `slotctl restore {name} {row.id}` restores it.\n"
+    )
+    return 0
+
+
 async def report_failed(unit: str, *, user_mode: bool) -> int:
     """Hand a unit's failure to the daemon; a unit that belongs to no app is not worth an error."""
     from slotd.host.bus import Bus
@@ -256,16 +287,18 @@ async def report_failed(unit: str, *, user_mode: bool) -> int:
 def enable(name: str, *, on: bool, user_mode: bool) -> int:
     """Write or remove the drop-ins of an app's units."""
     paths = Paths.from_environment(user_mode, os.environ)
-    loaded = definitions.load(paths)
+    app = _defined(definitions.load(paths), paths, name)
+    act = enabling.enable if on else enabling.disable
+    for line in act(app, user=user_mode):
+        sys.stdout.write(line + "\n")
+    return 0
+
+
+def _defined(loaded: definitions.Definitions, paths: Paths, name: str) -> App:
     if name in loaded.broken:
         raise loaded.broken[name]
     if name not in loaded.apps:
-        from slotd.errors import NoSuchApp
-
         raise NoSuchApp(
             f"cannot find a definition named {name!r}.", hint=f"Write {paths.config[-1]}/apps.d/{name}.toml."
         )
-    act = enabling.enable if on else enabling.disable
-    for line in act(loaded.apps[name], user=user_mode):
-        sys.stdout.write(line + "\n")
-    return 0
+    return loaded.apps[name]

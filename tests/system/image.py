@@ -145,7 +145,8 @@ def _add(
         script = (
             'mount -t overlay overlay -o "lowerdir=$1,upperdir=$2,workdir=$3" "$4" && '
             'if [ -n "$5" ]; then cp "$5" "$4/root/"; else cp /etc/resolv.conf "$4/etc/"; fi && '
-            'systemd-nspawn --quiet --register=no --keep-unit --as-pid2 --pipe --resolv-conf=off --directory="$4" '
+            "systemd-nspawn --quiet --register=no --keep-unit --as-pid2 --pipe --resolv-conf=off --timezone=off "
+            '--directory="$4" '
             '--setenv=DEBIAN_FRONTEND=noninteractive --setenv=PATH=/usr/sbin:/usr/bin:/sbin:/bin sh -c "$6"'
         )
         paths = [lower, str(target), str(work), str(root), str(file or ""), apt]

@@ -18,6 +18,7 @@ def check(app: App, report: Report, state: str, cache: str) -> None:
     """Add what is inconsistent in one definition. `state` and `cache` are slotd's own directories."""
     _verification(app, report)
     _backup(app, report)
+    _push(app, report)
     if app.slots.engine not in ENGINES_NOT_YET:
         _units(app, report)
         _places(app, report, state, cache)
@@ -119,6 +120,15 @@ def _backup(app: App, report: Report) -> None:
             report.add(
                 ("backup", key), f'backup.{key} is "{value}": it belongs to store = "restic", and the store is not that'
             )
+
+
+def _push(app: App, report: Report) -> None:
+    backup = app.backup
+    for key in ("push_credential", "push_environment", "push_required"):
+        if getattr(backup, key) and not backup.push:
+            report.add(("backup", key), f"backup.{key} is given without backup.push: say where to")
+    if backup.push and not backup.push_credential:
+        report.add(("backup", "push"), "backup.push is given: it needs the repository's password in push_credential")
 
 
 def _units(app: App, report: Report) -> None:

@@ -104,6 +104,19 @@ def own_path(text: str) -> str:
     return text
 
 
+def repository_address(text: str) -> str:
+    """A restic repository anywhere: a directory, or an address without a password in it."""
+    if text.startswith("/"):
+        return own_path(text)
+    kind, colon, rest = text.partition(":")
+    if not colon or kind not in ("sftp", "rest", "s3", "b2", "azure", "gs", "swift", "rclone") or not rest:
+        raise ValueError("a directory, or an address as restic has them, like sftp:backup@nas:/srv/slotd")
+    user = rest.partition("@")[0].rpartition("/")[2] if "@" in rest else ""
+    if ":" in user or any(char.isspace() or not char.isprintable() for char in text):
+        raise ValueError("no blanks, and no password: that goes into the credential of push_environment")
+    return text
+
+
 def local_repository(text: str) -> str:
     """A repository that the way back can count on: a directory of this host."""
     if not text.startswith("/") and ":" in text:

@@ -86,6 +86,10 @@ class BackupPolicy:
     store: str = "tree"
     repository: str = ""
     credential: str = ""
+    push: str = ""
+    push_credential: str = ""
+    push_environment: str = ""
+    push_required: bool = False
 
 
 @dataclass(frozen=True, slots=True)

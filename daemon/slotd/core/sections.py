@@ -235,6 +235,10 @@ def backup(section: Section, default: BackupPolicy) -> BackupPolicy:
         store=section.choice("store", default.store, STORES),
         repository=section.text("repository", default.repository, forms.local_repository),
         credential=section.text("credential", default.credential, forms.credential_name),
+        push=section.text("push", default.push, forms.repository_address),
+        push_credential=section.text("push_credential", default.push_credential, forms.credential_name),
+        push_environment=section.text("push_environment", default.push_environment, forms.credential_name),
+        push_required=section.flag("push_required", default.push_required),
     )
     section.finish()
     return value

@@ -82,16 +82,24 @@ class Keep:
 
 
 def credential(name: str, what: str) -> bytes:
-    """A systemd credential of this service. `what` names its use. Raises `Failed` if it was not given."""
+    """A systemd credential of this service, one line. `what` names its use. Raises `Failed` if it was not given."""
+    secret = credential_text(name, what).strip()
+    if b"\n" in secret:
+        raise errors.Failed(f"cannot open {what}: the credential {name!r} is not one line.")
+    return secret
+
+
+def credential_text(name: str, what: str) -> bytes:
+    """A systemd credential of this service. Raises `Failed` if it was not given, or is empty."""
     directory = os.environ.get("CREDENTIALS_DIRECTORY", "")
     try:
-        secret = files.read_bounded(Path(directory) / name, SECRET_LIMIT).strip() if directory else b""
+        secret = files.read_bounded(Path(directory) / name, SECRET_LIMIT) if directory else b""
     except FileNotFoundError:
         secret = b""
-    if not secret or b"\n" in secret:
+    if not secret.strip():
         raise errors.Failed(
-            f"cannot open {what}: this service was not given the credential {name!r}, or it is not one line.",
-            hint=f"Add LoadCredential={name}:/path to it, as the manual says under restic.",
+            f"cannot open {what}: this service was not given the credential {name!r}.",
+            hint=f"Add LoadCredential={name}:/path to its unit, as docs/backups.md says.",
         )
     return secret
 

@@ -142,6 +142,8 @@ INNER: Final[Mapping[str, str]] = {
     "data.restic.cold": "data: the cold snapshot is in it",
     "data.restic.seal": "data: about to write down that the snapshot is a backup",
     "data.restic.restored": "data: a snapshot is brought back beside, not yet a copy to restore from",
+    "data.restic.pushed": "push: the second copy is there, not yet written down",
+    "data.restic.brought": "push: a second copy is back and whole, about to put it into its place",
     "data.restic.back": "data: a snapshot is restored",
     "data.restic.forgotten": "data: the snapshots are forgotten, the backup's directory is still there",
     "data.restore.exchange": "data: about to give back a file that did not change",

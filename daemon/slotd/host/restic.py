@@ -70,6 +70,7 @@ class Restic:
     """One repository. `home` is a directory of our own for what restic must put aside; `secret` its password.
 
     `environment`: more variables for a repository at a service; `cache`: keep restic's own cache in `home`.
+    `path`: where restic, and what it starts itself, like ssh, is found.
     """
 
     repository: str
@@ -77,6 +78,7 @@ class Restic:
     home: Path = Path("/var/tmp")
     cache: bool = False
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    path: str = _PATH
 
     def run(
         self,
@@ -91,7 +93,7 @@ class Restic:
         Where a lock is in the way, those of the dead are removed first.
         Raises `Failed` with restic's own word, `NoSpace`, `Cancelled`.
         """
-        program = shutil.which("restic", path=_PATH)
+        program = shutil.which("restic", path=self.path)
         if program is None:
             raise Failed("cannot use a restic repository: restic is not installed.", hint="`apt install restic`.")
         self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -100,7 +102,7 @@ class Restic:
         line = [program, "--repo", self.repository]
         line += ["--cache-dir", str(self.home / "cache")] if self.cache else ["--no-cache"]
         line += arguments
-        own = {"PATH": _PATH, "LC_ALL": "C.UTF-8", "TMPDIR": str(temporary), "RESTIC_PROGRESS_FPS": "0.02"}
+        own = {"PATH": self.path, "LC_ALL": "C.UTF-8", "TMPDIR": str(temporary), "RESTIC_PROGRESS_FPS": "0.02"}
         unit = ""
         if shown is not None and os.geteuid() == 0 and os.path.isdir("/run/systemd/system"):
             unit = f"slotd-worker-restic-{os.getpid()}-{uuid.uuid4().hex[:12]}.service"

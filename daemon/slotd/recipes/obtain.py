@@ -26,6 +26,7 @@ from slotd.model import Blocked, Release, Result, Slot, SlotName
 from slotd.recipes.check import WORKER_GRACE_S, credential, look, shown_to_worker
 from slotd.recipes.context import Artifact, Held, Work
 from slotd.recipes.preserve import require_units
+from slotd.recipes.push import require_pushed
 
 RESERVE_BYTES = 32 * 1024**2  # of the disk that nothing of ours may take from the running apps
 PIECE_BYTES = 1024**2  # what a download may lack to its limit when it is refused for its size
@@ -44,6 +45,7 @@ def partial_path(cache: Path, url: str) -> Path:
 async def choose_release(work: Work) -> Result | None:
     """Ask the source, choose by the rules, write down where the release will go."""
     await require_units(work)
+    await require_pushed(work)
     active = await off_loop(work.engine.active)
     slots = await off_loop(work.host.store.slots, work.app.name)
     old = slots[active] if active else None
