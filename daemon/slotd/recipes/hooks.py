@@ -42,8 +42,9 @@ async def run_around_backup(work: Work, when: str) -> None:
         )
         await keep(work, when, argv, done)
         if done.status != 0:
+            what = "load the database of" if when == "restore" else "back up"
             raise Failed(
-                f"cannot {'load the database of' if when == 'restore' else 'back up'} {work.app.name}: `{shlex.join(argv)}` ended with status {done.status}."
+                f"cannot {what} {work.app.name}: `{shlex.join(argv)}` ended with status {done.status}."
                 f" {last_words(done.output)}"
             )
 
