@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-import json
 import os
 import stat
 import time
@@ -184,8 +183,8 @@ class ResticStore:
             return [f"{dest} is not a sealed backup, or its snapshot is gone"]
         note = self._kept(dest)
         try:
-            listed = json.loads(note.keep.open().run("snapshots", "--json", "--no-lock", note.cold).out or "[]")
-            tags = {tag for each in listed or [] for tag in each.get("tags") or []}
+            listed = note.keep.open().run("snapshots", "--json", "--no-lock", note.cold).rows
+            tags = {tag for each in listed for tag in each.get("tags") or []}
             if f"id={dest.name}" not in tags:
                 return [f"snapshot {note.cold[:8]} does not carry the tag id={dest.name}"]
             self._bring(note, dest, dest / "verify.part")
@@ -242,8 +241,8 @@ class ResticStore:
         note = keeping.read(dest)
         if note is not None and (note.keep.repository / "config").exists():
             restic = note.keep.open()
-            said = restic.run("snapshots", "--json", "--no-lock", "--tag", f"slotd,id={dest.name}").out
-            found = [str(each["id"]) for each in json.loads(said or "[]") or []]
+            said = restic.run("snapshots", "--json", "--no-lock", "--tag", f"slotd,id={dest.name}").rows
+            found = [str(each["id"]) for each in said]
             if found:
                 restic.run("forget", *found)
                 hit("data.restic.forgotten")

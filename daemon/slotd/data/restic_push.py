@@ -98,5 +98,4 @@ class Second:
 
     def _found(self, *labels: str) -> list[dict[str, Any]]:
         tags = ",".join(("slotd", "pass=push", *labels))
-        said = self.restic.run("snapshots", "--json", "--no-lock", "--tag", tags).out
-        return json.loads((said.splitlines() or ["[]"])[-1]) or []  # before it, that a cache was made
+        return self.restic.run("snapshots", "--json", "--no-lock", "--tag", tags).rows

@@ -8,6 +8,7 @@ nothing else: a link that the app puts into its data in that moment leads nowher
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -17,7 +18,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from slotd.errors import Cancelled, Failed, NoSpace, SlotdError
 from slotd.host import files
@@ -59,6 +60,11 @@ class Ended:
         lines = [line.strip() for line in self.said.splitlines() if line.strip()]
         told = next((line for line in lines if line.startswith(("Fatal:", "unable to"))), lines[-1] if lines else "")
         return files.shown(told.removeprefix("Fatal: "))[:SAID] or f"it ended with status {self.status}"
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """A list in JSON: the last line. Before it may be how the password came, and that a cache was made."""
+        return json.loads((self.out.splitlines() or ["[]"])[-1]) or []
 
     @property
     def is_locked(self) -> bool:

@@ -74,7 +74,6 @@ class Host:
         return self.paths.state / kind / app / copy_id
 
     def data_store(self, app: App) -> DataStore:
-        """Where the data of this app are saved."""
         return make_data_store(app.backup, self.paths.state / "restic" / app.name)
 
 
@@ -103,12 +102,10 @@ class Said:
 class Plan:
     """The durable memory of one job, written into its row: what a restarted daemon needs to go on or back.
 
-    `dumped`, `loaded`: of the databases, on the way back.
-
     `wanted` is a version of somebody's own choice; `only` the one that the rules may choose, since it was authorised.
     `kept`: that version's file was verified by an earlier job, and comes from the cache; `brings`: the id of the backup
     whose data come with it, `present` the one that the data of now are set aside under. `paths`: what a restore brings
-    back, empty for all. `resting`: units that were down before, and stay so.
+    back, empty for all. `resting`: units that were down before, and stay so. `dumped`, `loaded`: databases, going back.
     """
 
     definition: App = field(default_factory=lambda: App(name=""))
@@ -395,9 +392,10 @@ class Work:
 
     @property
     def data_spec(self) -> DataSpec:
-        reason = "manual" if self.job.kind is JobKind.BACKUP else "update"
-        labels = (f"app={self.app.name}", f"version={self.plan.old_version}", f"reason={reason}")
-        return spec_of(self.app.data, labels, self.plan.paths)
+        reason = "reason=manual" if self.job.kind is JobKind.BACKUP else "reason=update"
+        return spec_of(
+            self.app.data, (f"app={self.app.name}", f"version={self.plan.old_version}", reason), self.plan.paths
+        )
 
     def unit(self, verb: str) -> str:
         """The name of the transient unit for one piece of this job's work."""
