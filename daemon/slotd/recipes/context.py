@@ -381,8 +381,6 @@ class Work:
         """Whether the trial is over, and well: no trouble of slotd's own takes the version back now."""
         return self.job.step == "trial" and self.verdict in ("passed", "good")
 
-    # -- shorthands -------------------------------------------------------------------------------
-
     @property
     def new_slot(self) -> SlotName:
         """The slot that the new version goes to, or is in."""
@@ -392,10 +390,9 @@ class Work:
 
     @property
     def data_spec(self) -> DataSpec:
-        reason = "reason=manual" if self.job.kind is JobKind.BACKUP else "reason=update"
-        return spec_of(
-            self.app.data, (f"app={self.app.name}", f"version={self.plan.old_version}", reason), self.plan.paths
-        )
+        why = "reason=manual" if self.job.kind is JobKind.BACKUP else "reason=update"
+        labels = (f"app={self.app.name}", f"version={self.plan.old_version}", why)
+        return spec_of(self.app.data, labels, self.plan.paths)
 
     def unit(self, verb: str) -> str:
         """The name of the transient unit for one piece of this job's work."""
