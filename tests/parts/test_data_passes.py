@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.trees import call, look, mounted
+from tests.trees import DAEMON, call, look, mounted
 
 from slotd.data import DataSpec
 from slotd.data.tree import TreeStore
@@ -136,6 +136,20 @@ def test_rot_in_a_large_file_that_changed_while_the_app_was_stopped_is_found_onc
         file.write(b"rot")
     os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
     assert store.verify(shm / "backup") == ["data/0/large differs in contents"]
+
+
+def test_what_a_kill_left_of_the_digests_goes_with_their_next_writing(live: Path, shm: Path) -> None:
+    spec, store = DataSpec((live,)), TreeStore()
+    dest = sealed(store, spec, shm / "backup")
+    program = f"from slotd.data.tree import TreeStore; TreeStore().complete(__import__('pathlib').Path({str(dest)!r}))"
+    killer = ["strace", "-f", "-qq", "-o", os.devnull, "-e", "inject=rename,renameat,renameat2:signal=KILL:when=1"]
+    environment = os.environ | {"PYTHONPATH": str(DAEMON), "PYTHONDONTWRITEBYTECODE": "1"}
+    subprocess.run([*killer, sys.executable, "-c", program], env=environment, check=False)
+    assert list(dest.glob(".digests.*.new"))
+    store.complete(dest)
+    assert (dest / "digests").exists()
+    assert not list(dest.glob(".digests.*.new"))
+    assert store.verify(dest) == []
 
 
 def test_digests_that_were_left_for_later_are_taken_by_the_next_backup(live: Path, shm: Path) -> None:
