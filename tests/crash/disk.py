@@ -81,8 +81,8 @@ class Disk:
         self._in_keeper("mount", "--bind", f"{self._root}{TOP}/cache", f"{self._root}{CACHE}")
 
     def unmount(self) -> None:
-        self._in_keeper("umount", f"{self._root}{CACHE}")
-        self._in_keeper("umount", f"{self._root}{TOP}")
+        for path in (CACHE, TOP):  # a path that is not looked up: a dead xfs finds nothing any more
+            self._in_keeper("umount", "--no-canonicalize", f"{self._root}{path}")
 
     def cut(self) -> None:
         """The disk is gone: every call on it is an I/O error from now on."""
@@ -121,7 +121,7 @@ class Disk:
         return str(self.machine.offline_path("/")).partition(f"/proc/{self._keeper}/root")[2].rstrip("/")
 
     def _in_keeper(self, *argv: str) -> None:
-        _run(["nsenter", f"--target={self._keeper}", "--mount", "--", *argv])
+        _run(["nsenter", f"--target={self._keeper}", "--mount", "--pid", "--", *argv])
 
 
 def _run(argv: list[str]) -> str:

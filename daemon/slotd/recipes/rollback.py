@@ -245,7 +245,7 @@ async def report_failed_rollback(work: Work, stopped: Stopped) -> Result:
     error = Failed(
         f"cannot go back to {work.plan.old_version} after {work.plan.version} failed ({work.plan.reason}):"
         f" {stopped.step}: {stopped.error} The backup of its data: {where}.",
-        hint=_way_out(work, stopped.step),
+        hint=await _way_out(work),
     )
     await hold(work, str(error))
     await work.tell("rollback-failed", str(error))
@@ -253,10 +253,14 @@ async def report_failed_rollback(work: Work, stopped: Stopped) -> Result:
     return Result.ROLLBACK_FAILED
 
 
-def _way_out(work: Work, step: str) -> str:
+async def _way_out(work: Work) -> str:
     """What a person does next. Once the link is the old one, one more rollback would lead to the bad version."""
     name, old = work.app.name, work.plan.old_version
-    if step in ("rb-start", "rb-verify") and old:
+    try:
+        is_back = bool(old) and await off_loop(work.engine.active) == work.plan.old_slot
+    except SlotdError:  # a link that cannot be read leads nowhere
+        is_back = False
+    if is_back:
         again = f"systemctl restart {' '.join(work.app.service.units)}"
         return (
             f"{old} and its data are back in their place. Mend the cause, then `{again}` and `slotctl unhold {name}`."
