@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import struct
+import sys
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -95,8 +97,62 @@ def test_any_bytes_are_values_or_malformed(signature: str, data: bytes) -> None:
         ("a" * 255 + "y", bytes(2000)),
         ("(" * 200 + "y" + ")" * 200, bytes(2000)),
         ("a{sv}", struct.pack("<I", 100) + bytes(8)),
+        ("a()", struct.pack("<I", 8) + bytes(12)),
+        ("()", bytes(8)),
+        ("aq", struct.pack("<I", 3) + bytes(8)),
+        ("as", struct.pack("<II", 8, 10) + bytes(20)),
+        ("a{ys}", struct.pack("<II", 8, 0) + bytes(20)),
     ],
 )  # fmt: skip
 def test_what_goes_past_its_end_or_too_deep_is_malformed(signature: str, data: bytes) -> None:
     with pytest.raises(Malformed):
         decode(signature, data, "<")
+
+
+def nested(element: str, each: bytes, size: int = 16_000) -> bytes:
+    """A variant with an array of such elements, as many as fit."""
+    data = bytearray([len(element) + 1]) + b"a" + element.encode() + b"\0"
+    data += bytes(-len(data) % 4)
+    at = len(data)
+    data += bytes(4) + bytes(-(len(data) + 4) % 8)
+    began = len(data) if len(each) % 8 == 0 and element[0] in "({" else at + 4
+    data += each * ((size - len(data)) // len(each))
+    struct.pack_into("<I", data, at, len(data) - began)
+    return bytes(data)
+
+
+def steps_to_read(data: bytes) -> int:
+    """How many functions are called to read a variant, whether it is one or not."""
+    count = 0
+
+    def counted(_frame: FrameType, event: str, _arg: object) -> None:
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    sys.setprofile(counted)
+    try:
+        decode("v", data, "<")
+    except Malformed:
+        pass
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+@pytest.mark.parametrize(
+    "element",
+    [
+        "a(" + "y" * 240 + ")",
+        "a(" + "(y)" * 80 + ")",
+        "a" * 30 + "y",
+        "a{s" + "(" * 25 + "y" * 180 + ")" * 25 + "}",
+        "a{y" + "a" * 20 + "(" + "y" * 200 + ")}",
+        "(" * 30 + "y" + ")" * 30,
+        "(" * 30 + "a(" + "y" * 100 + ")" + ")" * 30,
+        "(" + "ay" * 100 + ")",
+        "(" + "a(yyyy)" * 30 + ")",
+    ],
+)
+def test_reading_costs_what_the_bytes_are_whatever_the_signature_says(element: str) -> None:
+    data = nested(element, bytes(8))
+    assert steps_to_read(data) < 8 * len(data)

@@ -13,6 +13,9 @@ from typing import Any
 
 PATH, INTERFACE, MEMBER, SENDER, SIGNATURE = 1, 2, 3, 7, 8  # header fields of the D-Bus specification
 _DEPTH = 80  # the bus lets 64 containers pass
+# Values read, containers included, are no more than the bytes and this: 32 structures around each byte, which the bus
+# lets pass, are nothing that anybody means.
+_SLACK_VALUES = 256
 _FIXED = {"y": "B", "b": "I", "n": "h", "q": "H", "i": "i", "u": "I", "x": "q", "t": "Q", "d": "d", "h": "I"}
 _ALIGNED = {"v": 1, "g": 1, "s": 4, "o": 4, "a": 4, "(": 8, "{": 8}
 _Readers = dict[str, tuple[Callable[..., tuple[Any, ...]], int]]
@@ -68,6 +71,8 @@ class _Reader:
 
     def __init__(self, data: bytes, order: str, plain: bool) -> None:
         self.at = 0
+        self._left = len(data) + _SLACK_VALUES
+        self._ends: dict[tuple[str, int], int] = {}
         self._data = data
         self._plain = plain
         self._fixed = _READERS[order]
@@ -91,6 +96,9 @@ class _Reader:
         """One value, and where its type ends in the signature."""
         if depth > _DEPTH:
             raise Malformed("containers within containers, without end")
+        self._left -= 1
+        if self._left < 0:
+            raise Malformed("more containers than there are bytes in them")
         kind = signature[at]
         if kind in self._fixed:
             return self._number(kind), at + 1
@@ -131,6 +139,8 @@ class _Reader:
 
     def _structure(self, signature: str, at: int, depth: int) -> tuple[list[Any], int]:
         self.at += -self.at & 7
+        if signature[at] == ")":
+            raise Malformed("a structure of nothing is no type")
         members = []
         while signature[at] != ")":
             value, at = self._value(signature, at, depth)
@@ -138,7 +148,7 @@ class _Reader:
         return members, at + 1
 
     def _array(self, signature: str, at: int, depth: int) -> tuple[Any, int]:
-        end = _type_end(signature, at, depth)
+        end = self._type_end(signature, at, depth)
         length, kind = self._number("u"), signature[at]
         size = self._fixed[kind][1] if kind in self._fixed else _ALIGNED[kind]
         self.at += -self.at & size - 1
@@ -149,11 +159,14 @@ class _Reader:
             self.at = until
             return self._data[until - length : until], end
         if kind == "{":
-            return self._dictionary(signature, at + 1, until, depth), end
-        items = []
-        while self.at < until:
-            items.append(self._value(signature, at, depth)[0])
-        return items, end
+            found: Any = self._dictionary(signature, at + 1, until, depth)
+        else:
+            found = []
+            while self.at < until:
+                found.append(self._value(signature, at, depth)[0])
+        if self.at != until:
+            raise Malformed("an array ends within a value")
+        return found, end
 
     def _dictionary(self, signature: str, at: int, until: int, depth: int) -> dict[Any, Any]:
         entries = {}
@@ -163,17 +176,25 @@ class _Reader:
             entries[key] = self._value(signature, after, depth)[0]
         return entries
 
+    def _type_end(self, signature: str, at: int, depth: int) -> int:
+        """Where the type that begins at `at` ends, although there may be no value of it.
 
-def _type_end(signature: str, at: int, depth: int) -> int:
-    """Where the type that begins at `at` ends, although there may be no value of it."""
-    if depth > _DEPTH:
-        raise Malformed("containers within containers, without end")
-    kind = signature[at]
-    if kind == "a":
-        return _type_end(signature, at + 1, depth + 1)
-    if kind not in "({":
+        Found once for each place: else each of thousands of empty arrays would cost a walk along all of its type.
+        """
+        end = self._ends.get((signature, at))
+        if end is None:
+            end = self._ends[signature, at] = self._find_type_end(signature, at, depth)
+        return end
+
+    def _find_type_end(self, signature: str, at: int, depth: int) -> int:
+        if depth > _DEPTH:
+            raise Malformed("containers within containers, without end")
+        kind = signature[at]
+        if kind == "a":
+            return self._type_end(signature, at + 1, depth + 1)
+        if kind not in "({":
+            return at + 1
+        at += 1
+        while signature[at] not in ")}":
+            at = self._type_end(signature, at, depth + 1)
         return at + 1
-    at += 1
-    while signature[at] not in ")}":
-        at = _type_end(signature, at, depth + 1)
-    return at + 1
