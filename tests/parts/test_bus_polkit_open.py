@@ -27,6 +27,7 @@ from tests.parts.bus_world import (
 from slotd.errors import NotAuthorized, SlotdError
 from slotd.host.bus import Call, Variant
 from slotd.model import Result
+from slotd.service.callers import Callers
 from slotd.service.polkit import MOST_ASKED, Authority, Question
 
 NOT_AUTHORIZED = "org.slotd1.Error.NotAuthorized"
@@ -226,7 +227,8 @@ async def asked_directly() -> AsyncIterator[tuple[Authority, FakePolkit, Call, W
     """An authority of its own, with little patience, and a silent polkit; the call is one of an unprivileged user."""
     async with policed("notes") as (it, polkit, nobody):
         polkit.is_silent = True
-        authority = Authority(await it.bus.connect(), user_mode=False, ask_s=0.2, person_s=0.4)
+        bus = await it.bus.connect()
+        authority = Authority(bus, Callers(bus), user_mode=False, ask_s=0.2, person_s=0.4)
         call = Call(nobody.unique_name, ROOT, MANAGER, "Unhold", "", 1, True, is_interactive=False)
         yield authority, polkit, call, it
 
@@ -243,7 +245,8 @@ async def test_a_polkit_that_never_answers_is_a_denial_in_bounded_time_and_the_q
 
 async def test_a_question_that_is_given_up_is_taken_back() -> None:
     async with asked_directly() as (_, polkit, call, it):
-        authority = Authority(await it.bus.connect(), user_mode=False)
+        bus = await it.bus.connect()
+        authority = Authority(bus, Callers(bus), user_mode=False)
         asking = asyncio.ensure_future(authority.require(call, QUESTION))
         await eventually(lambda: polkit.asked)
         asking.cancel()

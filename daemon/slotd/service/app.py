@@ -18,7 +18,7 @@ INTERFACE = Interface(
     methods=(
         *(verb.method(with_app=False) for verb in VERBS),
         INSPECT_BACKUP,
-        Method("History", (HISTORY_LIMIT, OPTIONS), (HISTORY_ROWS_OUT,)),
+        Method("History", (HISTORY_LIMIT, OPTIONS), (HISTORY_ROWS_OUT,), is_read=True),
     ),
     properties=(
         Property("Name", "s", emits="const"),

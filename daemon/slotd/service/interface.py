@@ -31,11 +31,12 @@ class Arg:
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """A method and its arguments."""
+    """A method and its arguments. `is_read`: it changes nothing, so that without a reply it need not be called."""
 
     name: str
     takes: tuple[Arg, ...] = ()
     gives: tuple[Arg, ...] = ()
+    is_read: bool = False
 
     @property
     def signature(self) -> str:

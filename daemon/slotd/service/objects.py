@@ -1,15 +1,15 @@
 """Calls that come in: found their object, checked, run, answered. The standard interfaces are answered here.
 
 One place maps errors: a `SlotdError` goes out under its own name, everything else as `org.slotd1.Error.Failed` with a
-reference into the journal. No peer can starve others: they are served in turn, and what each may have waiting, running
-and sent is bounded (`PeerLimits`).
+reference into the journal. No user can starve others: they are served in turn (`Turns`), and what each of their
+connections may have waiting, running and sent is bounded (`PeerLimits`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import inspect
-from collections import deque
+import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,7 +21,9 @@ from dbus_fast import Variant
 from slotd.errors import SlotdError
 from slotd.host.bus import LIMITS_EXCEEDED, Bus, Call, Malformed, serving
 from slotd.host.bus_credit import Account, Credit, CreditLimits, unread_bytes
+from slotd.service.callers import Callers, has_left
 from slotd.service.interface import ROOT, Arg, Interface, Method, Node, typed
+from slotd.service.turns import Peer, Turns
 
 _ERROR = "org.freedesktop.DBus.Error."
 _PROPERTIES = "org.freedesktop.DBus.Properties"
@@ -79,26 +81,25 @@ class Refused(Exception):
         self.name = name if "." in name else _ERROR + name
 
 
-@dataclass(slots=True, eq=False)
-class _Peer:
-    account: Account
-    waiting: deque[Call] = field(default_factory=deque)
-    waiting_bytes: int = 0
-    running: int = 0
-
-
 class Objects:
     """The tree of objects. `find` gives the node at a path, `nodes` all that are shown below the root."""
 
     def __init__(
-        self, bus: Bus, find: Callable[[str], Node | None], nodes: Callable[[], Iterable[Node]], limits: PeerLimits
+        self,
+        bus: Bus,
+        callers: Callers,
+        find: Callable[[str], Node | None],
+        nodes: Callable[[], Iterable[Node]],
+        limits: PeerLimits,
     ) -> None:
         self._bus = bus
+        self._callers = callers
         self._find = find
         self._nodes = nodes
         self._limits = limits
-        self._peers: dict[str, _Peer] = {}
-        self._ready: deque[_Peer] = deque()  # those with calls waiting, in the order of their turns
+        self._peers: dict[str, Peer] = {}
+        self._turns = Turns()
+        self._learning: dict[Peer, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._settled = asyncio.Event()
         self._settled.set()
@@ -111,7 +112,7 @@ class Objects:
     @property
     def in_flight(self) -> int:
         """Calls that are not answered yet."""
-        return len(self._tasks) + sum(len(peer.waiting) for peer in self._ready)
+        return len(self._tasks) + self._turns.waiting
 
     async def drain(self, timeout_s: float) -> None:
         """Wait until all calls are answered; those that take longer than `timeout_s` are cancelled."""
@@ -119,7 +120,7 @@ class Objects:
             async with asyncio.timeout(timeout_s):
                 await self._settled.wait()
         except TimeoutError:
-            left = list(self._tasks)
+            left = [*self._tasks, *self._learning.values()]
             for task in left:
                 task.cancel()
             await asyncio.gather(*left, return_exceptions=True)
@@ -128,56 +129,62 @@ class Objects:
         """Put a call where its turn will come."""
         self.last_call = self._loop.time()
         peer = self._peer(call.sender)
-        if call.fds and "h" in call.signature:
-            # Descriptors do not wait: a queue of them would be the end of those that we have.
-            self._answer(call, peer)
-        elif (
+        if (
             len(peer.waiting) >= self._limits.waiting
             or peer.waiting_bytes + call.held_bytes > self._limits.waiting_bytes
         ):
             self._refuse(
                 call, peer, Refused(LIMITS_EXCEEDED, "cannot take more calls: too many of yours wait already.")
             )
+            return
+        if self._turns.waiting:
+            self._learn(peer)
         else:
-            if not self._ready:
-                self._take_turns_soon()
-            self._settled.clear()
-            if not peer.waiting:
-                self._ready.append(peer)
-            peer.waiting.append(call)
-            peer.waiting_bytes += call.held_bytes
+            self._take_turns_soon()
+        self._settled.clear()
+        self._turns.put(peer, call)
+
+    def _learn(self, peer: Peer) -> None:
+        """Find out whose it is, now that turns have to be taken."""
+        if peer.uid is None and peer not in self._learning:
+            self._learning[peer] = task = asyncio.ensure_future(self._find_user(peer))
+            task.add_done_callback(lambda _: self._learning.pop(peer))
+
+    async def _find_user(self, peer: Peer) -> None:
+        try:
+            self._turns.know(peer, await self._callers.user(peer.account.name))
+        except SlotdError as error:
+            if has_left(error):
+                self._turns.drop(peer)
+                self._settle()
 
     def _take_turns(self) -> None:
-        """One call of each peer at a time, for a short while; then the rest of the daemon has its turn.
+        """One call after another, for a short while; then the rest of the daemon has its turn.
 
         Nothing is worked on while the bus does not take the answers: what one peer asked for would wait before others'.
         """
-        until, passed_over = self._loop.time() + TURN_S, 0
-        while self._ready:
+        until = self._loop.time() + TURN_S
+        while self._turns.waiting:
             if self._bus.backlog_bytes > BACKLOG_BYTES:
                 self._bus.when_taken(BACKLOG_BYTES, self._take_turns_soon)
                 return
-            peer = self._ready[0]
-            if self._credit.is_being_asked(peer.account):
-                self._ready.rotate(-1)
-                passed_over += 1
-                if passed_over >= len(self._ready):
-                    return  # it goes on when that is known
-                continue
-            passed_over = 0
-            call = peer.waiting.popleft()
-            peer.waiting_bytes -= call.held_bytes
-            self._ready.rotate(-1)
-            if not peer.waiting:
-                self._ready.pop()
+            chosen = self._turns.next(self._is_being_asked_about)
+            if chosen is None:
+                return  # it goes on when that is known
+            peer, call = chosen
+            began = time.thread_time()
             self._answer(call, peer)
-            if self._ready and self._loop.time() > until:
+            self._turns.charge(peer, time.thread_time() - began)
+            if self._turns.waiting and self._loop.time() > until:
                 self._take_turns_soon()
                 return
         self._settle()
 
+    def _is_being_asked_about(self, peer: Peer) -> bool:
+        return self._credit.is_being_asked(peer.account)
+
     def _go_on(self) -> None:
-        if self._ready:
+        if self._turns.waiting:
             self._take_turns_soon()
 
     def _take_turns_soon(self) -> None:
@@ -186,10 +193,10 @@ class Objects:
     def _settle(self, task: asyncio.Task[None] | None = None) -> None:
         if task is not None:
             self._tasks.discard(task)
-        if not self._ready and not self._tasks:
+        if not self._turns.waiting and not self._tasks:
             self._settled.set()
 
-    def _answer(self, call: Call, peer: _Peer) -> None:
+    def _answer(self, call: Call, peer: Peer) -> None:
         """Answer a call, at once or later."""
         try:
             if call.refused_bytes:
@@ -211,7 +218,7 @@ class Objects:
         except Exception as error:
             self._credit.sent(peer.account, self._bus.fault(call, error))
 
-    async def _later(self, call: Call, peer: _Peer, signature: str, answer: Awaitable[Sequence[Any]]) -> None:
+    async def _later(self, call: Call, peer: Peer, signature: str, answer: Awaitable[Sequence[Any]]) -> None:
         try:
             self._credit.sent(peer.account, self._bus.reply(call, signature, await answer))
         except (Refused, SlotdError) as error:
@@ -221,7 +228,7 @@ class Objects:
         finally:
             peer.running -= 1
 
-    def _refuse(self, call: Call, peer: _Peer, error: Refused | SlotdError) -> None:
+    def _refuse(self, call: Call, peer: Peer, error: Refused | SlotdError) -> None:
         if not self._credit.may_refuse(peer.account):
             return  # it reads nothing, so it is told nothing; the bus lets it have no more than a few such calls open
         if isinstance(error, Refused):
@@ -231,7 +238,7 @@ class Objects:
         text = " ".join(error.message.splitlines()) + (f"\n{error.hint}" if error.hint else "")
         self._credit.sent(peer.account, self._bus.refuse(call, error.bus_name, text))
 
-    def _peer(self, name: str) -> _Peer:
+    def _peer(self, name: str) -> Peer:
         peer = self._peers.get(name)
         if peer is None:
             if len(self._peers) >= self._forget_at:
@@ -239,7 +246,7 @@ class Objects:
                 if len(self._peers) >= PEERS // 2 and (self._settling is None or self._settling.done()):
                     self._settling = asyncio.ensure_future(self._credit.settle())
                 self._forget_at = max(PEERS, 2 * len(self._peers))
-            peer = self._peers[name] = _Peer(Account(name))
+            peer = self._peers[name] = Peer(Account(name), self._callers.known(name))
         return peer
 
     def _forget_quiet(self) -> None:
@@ -248,7 +255,7 @@ class Objects:
         for name in quiet:
             del self._peers[name]
 
-    def _run(self, call: Call, peer: _Peer) -> tuple[str, Sequence[Any] | Awaitable[Sequence[Any]]]:
+    def _run(self, call: Call, peer: Peer) -> tuple[str, Sequence[Any] | Awaitable[Sequence[Any]]]:
         """Find the method and run it; gives the reply's signature and its values, or what will give them."""
         node = self._find(call.path)
         if node is None and not self._is_above(call.path):
@@ -260,6 +267,9 @@ class Objects:
                 "InvalidArgs",
                 f'{interface.name}.{method.name} takes {wanted}, not "{call.signature[:_SHOWN_CHARS]}".',
             )
+        is_own = node is not None and interface is node.interface
+        if not call.wants_reply and (method.is_read or not is_own):
+            return "", []  # what it says would reach nobody
         try:
             call.load()
         except Malformed as error:
@@ -268,8 +278,6 @@ class Objects:
             if peer.running >= self._limits.running:
                 raise Refused(LIMITS_EXCEEDED, f"cannot take more calls: {peer.running} of yours are being worked on.")
             return method.reply_signature, node.call(method, call)
-        if not call.wants_reply:
-            return "", []  # a read whose answer nobody wants
         return method.reply_signature, self._standard(call, node, method)
 
     def _method(self, call: Call, node: Node | None) -> tuple[Interface, Method]:

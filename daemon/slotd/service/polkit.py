@@ -19,6 +19,7 @@ from typing import Any
 
 from slotd.errors import NotAuthorized, SlotdError
 from slotd.host.bus import Bus, Call, Variant
+from slotd.service.callers import Callers
 
 ACTION = "org.slotd1."
 GETTEXT_DOMAIN = "slotd"
@@ -80,8 +81,11 @@ class Authority:
     polkit has `ask_s` for an answer, and a person `person_s`.
     """
 
-    def __init__(self, bus: Bus, *, user_mode: bool, ask_s: float = ASK_S, person_s: float = PERSON_S) -> None:
+    def __init__(
+        self, bus: Bus, callers: Callers, *, user_mode: bool, ask_s: float = ASK_S, person_s: float = PERSON_S
+    ) -> None:
         self._bus = bus
+        self._callers = callers
         self._user_mode = user_mode
         self._ask_s = ask_s
         self._person_s = person_s
@@ -131,18 +135,10 @@ class Authority:
 
     async def _uid(self, sender: str) -> int:
         """The caller's user id, from the bus itself."""
-        if not sender.startswith(":"):
-            raise NotAuthorized(_UNKNOWN)
         try:
-            [said] = await self._bus.call(
-                _DBUS, _DBUS_PATH, _DBUS, "GetConnectionCredentials", "s", [sender], timeout_s=self._ask_s
-            )
-            uid = said["UnixUserID"]
-        except (SlotdError, KeyError, TypeError, ValueError) as error:
+            return await self._callers.user(sender)
+        except SlotdError as error:
             raise NotAuthorized(_UNKNOWN) from error
-        if type(uid) is not int:
-            raise NotAuthorized(_UNKNOWN)
-        return uid
 
     async def _ask(self, call: Call, question: Question) -> None:
         """Return if polkit says yes to this very question."""

@@ -14,6 +14,7 @@ from slotd.host.bus import Bus
 from slotd.model import AppView, Job
 from slotd.service.api import Core
 from slotd.service.app import AppNode
+from slotd.service.callers import Callers
 from slotd.service.interface import ROOT, Node, Signal, app_path, job_path, typed, variant
 from slotd.service.job import JobNode
 from slotd.service.manager import JOB_NEW, JOB_REMOVED, ManagerNode
@@ -235,8 +236,9 @@ def serve(
     limits: PeerLimits | None = None,
 ) -> Service:
     """Put the core on the bus. The name is to be requested after this, so that who finds it finds everything."""
-    publisher = Publisher(bus, core, Authority(bus, user_mode=user_mode), now)
+    callers = Callers(bus)
+    publisher = Publisher(bus, core, Authority(bus, callers, user_mode=user_mode), now)
     publisher.start()
-    objects = Objects(bus, publisher.find, publisher.nodes, limits or PeerLimits())
+    objects = Objects(bus, callers, publisher.find, publisher.nodes, limits or PeerLimits())
     bus.serve(objects.on_call)
     return Service(bus, objects, publisher)
