@@ -292,6 +292,8 @@ class FakePolkit:
         self.answer: list[Any] | None = None
         self.signature = "(bba{ss})"
         self.is_silent = False
+        self.is_dead = False  # so silent that even what is taken back gets no answer
+        self.is_late = False  # the password is given just when a question is taken back
         self.keeps = False
         self.kept = ""
         self.prompts = 0
@@ -303,12 +305,23 @@ class FakePolkit:
     def _on_call(self, call: Call) -> None:
         if call.member == "CancelCheckAuthorization":
             self.cancelled.append(call.body[0])
+            for asked in self.calls:
+                if asked.body[4] == call.body[0] and not self.is_dead:
+                    self._end(asked)
             self.bus.reply(call)
             return
         self.asked.append(call.body)
         self.calls.append(call)
         if not self.is_silent:
             self.bus.reply(call, self.signature, self.answer or [self._judge(*call.body)])
+
+    def _end(self, asked: Call) -> None:
+        """A question that is taken back is an error, unless the password was there first."""
+        if self.is_late:
+            self.kept = "tmpauthz1"
+            self.bus.reply(asked, self.signature, [[True, False, {"polkit.temporary_authorization_id": self.kept}]])
+        else:
+            self.bus.refuse(asked, "org.freedesktop.PolicyKit1.Error.Cancelled", "The question was taken back.")
 
     def _judge(self, _subject: Any, action: str, _details: Any, flags: int, _cancellation: str) -> list[Any]:
         if self.kept:

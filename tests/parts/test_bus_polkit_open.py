@@ -168,8 +168,8 @@ async def test_only_the_job_that_was_named_is_cancelled() -> None:
 
 
 KEPT_FOR_ANOTHER = (
-    "cannot do that: polkit keeps a password that you gave for something else, and asks for none now.\n"
-    "Ask on a connection of its own, as slotctl does."
+    "cannot do that: polkit keeps a password that was given in this process for something else, and asks for"
+    " none now.\nWait some minutes until polkit has forgotten it, or use slotctl."
 )
 
 
@@ -194,6 +194,32 @@ async def test_what_polkit_kept_for_somebody_elses_question_is_worth_nothing() -
         polkit.kept = "tmpauthz0"
         refused = await it.error("Unhold", "sa{sv}", "notes", {}, by=nobody, interactive=True)
         assert (refused, it.core.done) == ((NOT_AUTHORIZED, KEPT_FOR_ANOTHER), [])
+
+
+async def test_a_password_given_to_one_who_has_left_is_not_taken_for_that_of_the_next_question() -> None:
+    """Two connections of one process, each with a question open; the password is for the first, which leaves."""
+    async with policed("notes") as (it, polkit, nobody):
+        second = await connect_as_nobody(it)
+        polkit.is_silent = polkit.is_late = True
+        asking = [
+            asyncio.ensure_future(by.call(NAME, ROOT, MANAGER, member, signature, args, interactive=True))
+            for by, member, signature, args in (
+                (nobody, "Hold", "ssa{sv}", ["notes", "why", {}]),
+                (second, "Unhold", "sa{sv}", ["notes", {}]),
+            )
+        ]
+        await eventually(lambda: len(polkit.calls) == 2)
+        for call in polkit.calls[:2]:
+            polkit.bus.reply(call, "(bba{ss})", [[False, True, {}]])
+        await eventually(lambda: len(polkit.calls) == 4)
+        [of_second] = [call for call in polkit.calls[2:] if call.body[0][1]["name"].value == second.unique_name]
+        await nobody.close()
+        await eventually(lambda: polkit.kept)
+        polkit.bus.reply(of_second, "(bba{ss})", [[True, False, {"polkit.temporary_authorization_id": polkit.kept}]])
+        with pytest.raises(NotAuthorized, match="given in this process for something else"):
+            await asyncio.wait_for(asking[1], 5)
+        assert it.core.done == []
+        await asyncio.gather(*asking, return_exceptions=True)
 
 
 async def test_a_polkit_that_started_anew_counts_anew() -> None:
@@ -238,6 +264,7 @@ QUESTION = Question("hold", {"app": "notes", "version": "1.0"}, "Authentication 
 
 async def test_a_polkit_that_never_answers_is_a_denial_in_bounded_time_and_the_question_is_taken_back() -> None:
     async with asked_directly() as (authority, polkit, call, _):
+        polkit.is_dead = True
         with pytest.raises(NotAuthorized, match="polkit gave no answer"):
             await asyncio.wait_for(authority.require(call, QUESTION), 10)
         assert polkit.cancelled == [polkit.asked[0][4]]

@@ -160,6 +160,38 @@ def odd_signatures(until: float) -> Sent:
     return 20_000, "20,000 signatures"
 
 
+def amplified_signatures(until: float) -> Sent:
+    """Calls as large as the daemon reads, whose eight bytes each stand for a type of 240 parts."""
+    hose = Hose(20)
+    body = bytearray(wire_value("s", "notes"))
+    body += wire_value("s", "why", len(body))
+    body += bytes(-len(body) % 4 + 4)
+    options = len(body)
+    body += bytes(-len(body) % 8)
+    began = len(body)
+    body += wire_value("s", "x", len(body)) + wire_value("g", f"aa({'y' * 240})")
+    body += bytes(-len(body) % 4 + 4)
+    inner = len(body)
+    body += bytes(-len(body) % 8 + (15_000 - len(body)) // 8 * 8)
+    struct.pack_into("<I", body, inner - 4, len(body) - inner)
+    struct.pack_into("<I", body, options - 4, len(body) - began)
+    for number in range(1000):
+        hose.load(number % 20, member="Hold", interface=MANAGER, signature="ssa{sv}", body=bytes(body))
+    hose.run(until)
+    return 1000, f"{1000 * len(body) >> 20} MiB"
+
+
+def histories(until: float) -> Sent:
+    """The dearest read, on 100 connections."""
+    body = wire_value("s", "notes") + bytes(14)
+    return _calls(until, 4000, 100, member="History", interface=MANAGER, signature="sua{sv}", body=body)
+
+
+def histories_without_reply(until: float) -> Sent:
+    body = wire_value("s", "notes") + bytes(14)
+    return _calls(until, CALLS, 4, member="History", interface=MANAGER, signature="sua{sv}", body=body, flags=NO_REPLY)
+
+
 def odd_signals(until: float) -> Sent:
     """Signals straight to the daemon, a megabyte each, full of variants whose types it has never seen."""
     owner = RawPeer(SOCKET)
@@ -271,7 +303,8 @@ def nothing(until: float) -> Sent:
 ATTACKS: dict[str, Callable[[float], Sent]] = {
     attack.__name__.replace("_", " "): attack
     for attack in (
-        calls_without_reply, calls_with_reply, introspections, unread_answers, descriptors, odd_signatures, odd_signals,
+        calls_without_reply, calls_with_reply, introspections, unread_answers, descriptors, odd_signatures,
+        amplified_signatures, histories, histories_without_reply, odd_signals,
         no_interface_wrong_paths, huge_arguments, deep_variants, match_rules, changes_without_leave, callers_who_vanish,
         subscribers_who_never_read, many_connections,
     )

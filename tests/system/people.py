@@ -30,7 +30,7 @@ from slotd.errors import SlotdError
 from slotd.host.bus import Bus, Variant
 
 async def main():
-    calls = json.loads(sys.argv[1])
+    calls, is_apart = json.loads(sys.argv[1])
     agent = PasswordAgent()
     bus = await Bus.connect("system")
     await agent.start()
@@ -38,6 +38,9 @@ async def main():
         body = [*body, {k: Variant("b" if isinstance(v, bool) else "s", v) for k, v in options.items()}]
         body = body if signature.endswith("a{sv}") else body[:-1]
         fds = [0] if "h" in signature else []
+        if is_apart:
+            await bus.close()
+            bus = await Bus.connect("system")
         try:
             reply = await bus.call("org.slotd1", path, interface, member, signature, body,
                                    timeout_s=100, interactive=is_interactive, fds=fds)
@@ -83,9 +86,10 @@ def set_rules(machine: Container, *names: str) -> None:
 Call = tuple[str, str, str, str, list[Any], dict[str, Any]]  # interface, path, member, signature, arguments, options
 
 
-def argv_of(calls: Sequence[Call], *, interactive: bool = False) -> list[str]:
-    """The command that makes these calls on one connection."""
-    return ["/usr/bin/python3", "-I", "-c", _CALLER, json.dumps([[*call, interactive] for call in calls])]
+def argv_of(calls: Sequence[Call], *, interactive: bool = False, apart: bool = False) -> list[str]:
+    """The command that makes these calls on one connection; `apart`: each on another, all of one process."""
+    told = [[[*call, interactive] for call in calls], apart]
+    return ["/usr/bin/python3", "-I", "-c", _CALLER, json.dumps(told)]
 
 
 def answers_in(output: str) -> list[dict[str, Any]]:

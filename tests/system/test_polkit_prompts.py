@@ -109,11 +109,24 @@ def test_a_password_is_kept_for_the_same_question_and_no_other(notes: Notes) -> 
     first, second, other = answers_in(said)
     assert (status, "Password" in said) == (0, False)
     assert (first["error"], second["error"], other["error"]) == ("", "", NOT_AUTHORIZED)
-    assert "polkit keeps a password that you gave for something else" in other["text"]
+    assert "polkit keeps a password that was given in this process for something else" in other["text"]
     assert notes.json("status", "notes")["held"] is True
 
 
-def test_a_kept_password_is_worth_nothing_on_another_connection(notes: Notes) -> None:
+def test_a_password_is_kept_for_a_process_on_whichever_of_its_connections_it_asks(notes: Notes) -> None:
+    hold, unhold = of_app("Hold", "notes", "x"), of_app("Unhold", "notes")
+    command = argv_of([hold, hold, unhold], interactive=True, apart=True)
+    with Terminal(notes.machine, "alice", command) as alice:
+        alice.see("Password: ")
+        alice.type("open sesame\n")
+        status, said = alice.end()
+    first, second, other = answers_in(said)
+    assert (status, "Password" in said) == (0, False)
+    assert (first["error"], second["error"], other["error"]) == ("", "", NOT_AUTHORIZED)
+    assert "Wait some minutes until polkit has forgotten it, or use slotctl." in other["text"]
+
+
+def test_a_kept_password_is_worth_nothing_in_another_process(notes: Notes) -> None:
     hold = of_app("Hold", "notes", "x")
     with Terminal(notes.machine, "alice", argv_of([hold], interactive=True)) as alice:
         alice.see("Password: ")

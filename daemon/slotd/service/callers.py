@@ -8,7 +8,7 @@ from slotd.errors import Failed, SlotdError
 from slotd.host.bus import Bus
 
 MOST_KNOWN = 2048  # connections whose user is remembered
-_ASKING = 16  # questions to the bus at a time: a flood of callers must not be one of ours to the bus
+_ASKING = 64  # questions to the bus at a time: a flood of callers must not be one of ours to the bus
 _DBUS = "org.freedesktop.DBus"
 _DBUS_PATH = "/org/freedesktop/DBus"
 

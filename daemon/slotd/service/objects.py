@@ -99,6 +99,8 @@ class Objects:
         self._limits = limits
         self._peers: dict[str, Peer] = {}
         self._turns = Turns()
+        self._are_piled_up = False
+        self._is_to_take_turns = False
         self._learning: dict[Peer, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._settled = asyncio.Event()
@@ -137,18 +139,16 @@ class Objects:
                 call, peer, Refused(LIMITS_EXCEEDED, "cannot take more calls: too many of yours wait already.")
             )
             return
-        if self._turns.waiting:
-            self._learn(peer)
-        else:
-            self._take_turns_soon()
+        self._take_turns_soon()
+        self._learn(peer)
         self._settled.clear()
         self._turns.put(peer, call)
 
     def _learn(self, peer: Peer) -> None:
-        """Find out whose it is, now that turns have to be taken."""
+        """Find out whose it is."""
         if peer.uid is None and peer not in self._learning:
             self._learning[peer] = task = asyncio.ensure_future(self._find_user(peer))
-            task.add_done_callback(lambda _: self._learning.pop(peer))
+            task.add_done_callback(lambda _: self._on_learned(peer))
 
     async def _find_user(self, peer: Peer) -> None:
         try:
@@ -158,17 +158,22 @@ class Objects:
                 self._turns.drop(peer)
                 self._settle()
 
+    def _on_learned(self, peer: Peer) -> None:
+        del self._learning[peer]
+        self._go_on()
+
     def _take_turns(self) -> None:
         """One call after another, for a short while; then the rest of the daemon has its turn.
 
         Nothing is worked on while the bus does not take the answers: what one peer asked for would wait before others'.
         """
+        self._is_to_take_turns = False
         until = self._loop.time() + TURN_S
         while self._turns.waiting:
             if self._bus.backlog_bytes > BACKLOG_BYTES:
                 self._bus.when_taken(BACKLOG_BYTES, self._take_turns_soon)
                 return
-            chosen = self._turns.next(self._is_being_asked_about)
+            chosen = self._turns.next(self._must_wait)
             if chosen is None:
                 return  # it goes on when that is known
             peer, call = chosen
@@ -176,11 +181,16 @@ class Objects:
             self._answer(call, peer)
             self._turns.charge(peer, time.thread_time() - began)
             if self._turns.waiting and self._loop.time() > until:
+                self._are_piled_up = True
                 self._take_turns_soon()
                 return
+        self._are_piled_up = False
         self._settle()
 
-    def _is_being_asked_about(self, peer: Peer) -> bool:
+    def _must_wait(self, peer: Peer) -> bool:
+        """Whether the bus is being asked about it: what it has read and, once calls pile up, whose it is."""
+        if self._are_piled_up and peer in self._learning:
+            return True
         return self._credit.is_being_asked(peer.account)
 
     def _go_on(self) -> None:
@@ -188,7 +198,10 @@ class Objects:
             self._take_turns_soon()
 
     def _take_turns_soon(self) -> None:
-        self._loop.call_soon(self._take_turns)
+        """Once, whoever asks for it: what else there is to do has its time in between."""
+        if not self._is_to_take_turns:
+            self._is_to_take_turns = True
+            self._loop.call_soon(self._take_turns)
 
     def _settle(self, task: asyncio.Task[None] | None = None) -> None:
         if task is not None:

@@ -3,9 +3,10 @@
 Whatever cannot be found out is a denial. The subject is the caller's unique bus name, which is never given to another
 connection: a caller who leaves while we ask is nobody, not somebody else (CVE-2021-3560).
 
-polkit keeps a password's worth for a while (`auth_admin_keep`) for the action and the connection, and asks its rules no
-more, whatever the details are then. Here it counts for the question that it was given for, and for no other. Nobody but
-its owner can take it back, so other questions of that action are refused on that connection as long as it lasts.
+polkit keeps a password's worth for a while (`auth_admin_keep`) for the action and the caller's process, whatever
+connections that has, and asks its rules no more, whatever the details are then: a rule that denies one app would not
+hold after a password for another. So it counts for the question that it was given for, and for no other. Nobody but
+its owner can take it back, so other questions of that action are refused to that process as long as it lasts.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import asyncio
 import os
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from slotd.errors import NotAuthorized, SlotdError
@@ -68,11 +69,12 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """polkit's `(bba{ss})`."""
+    """polkit's `(bba{ss})`; and whether a password that it keeps, if it does, was given for this question."""
 
     is_authorized: bool = False
     is_challenge: bool = False
     details: Mapping[str, str] = field(default_factory=dict)
+    is_for_this: bool = True
 
 
 class Authority:
@@ -146,17 +148,15 @@ class Authority:
         try:
             lost = await self._bus.name_owner_lost(call.sender)
             answer = await self._check(call, question, 0, lost)
-            is_new = answer.is_challenge and call.is_interactive
-            if is_new:
+            if answer.is_challenge and call.is_interactive:
                 answer = await self._check(call, question, _ALLOW_USER_INTERACTION, lost)
             if not answer.is_authorized:
                 raise _denied(question.action, answer, is_interactive=call.is_interactive)
-            if _KEPT in answer.details and not await self._was_given_for(
-                answer.details[_KEPT], question, is_new=is_new
-            ):
+            if not answer.is_for_this:
                 raise NotAuthorized(
-                    "cannot do that: polkit keeps a password that you gave for something else, and asks for none now.",
-                    hint="Ask on a connection of its own, as slotctl does.",
+                    "cannot do that: polkit keeps a password that was given in this process for something else, and"
+                    " asks for none now.",
+                    hint="Wait some minutes until polkit has forgotten it, or use slotctl.",
                 )
         except NotAuthorized:
             raise
@@ -179,31 +179,47 @@ class Authority:
     async def _check(self, call: Call, question: Question, flags: int, lost: asyncio.Future[None]) -> _Answer:
         """One question to polkit. However it ends without an answer, the dialogue goes from the screen."""
         cancellation = f"slotd-{secrets.token_hex(8)}"
-        subject = ["system-bus-name", {"name": Variant("s", call.sender)}]
-        shown = {"polkit.message": question.message, "polkit.gettext_domain": GETTEXT_DOMAIN}
-        asking = asyncio.ensure_future(
-            self._bus.call(
-                _POLKIT,
-                _PATH,
-                _AUTHORITY,
-                "CheckAuthorization",
-                "(sa{sv})sa{ss}us",
-                [subject, ACTION + question.action, {**question.details, **shown}, flags, cancellation],
-                timeout_s=self._person_s if flags else self._ask_s,
-            )
-        )
+        patience_s = self._person_s if flags else self._ask_s
+        asking = asyncio.ensure_future(self._put(call, question, flags, cancellation, 2 * self._ask_s + patience_s))
         either: set[asyncio.Future[Any]] = {lost, asking}
-        is_open = True
         try:
-            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-            is_open = not asking.done() or _is_silent(asking.exception())
+            await asyncio.wait(either, timeout=patience_s, return_when=asyncio.FIRST_COMPLETED)
+            is_in_time = asking.done()
+            if not is_in_time:
+                # The password may be given at this very moment. What it was given for has to be known then too, so the
+                # answer is waited for, which is that there is none.
+                await self._take_back(cancellation)
+                await asyncio.wait({asking}, timeout=self._ask_s)
             if lost.done():
                 raise NotAuthorized("cannot authorise you: you have left the bus.")
-            return _read(asking.result())
+            if not is_in_time:
+                raise _silence()
+            return asking.result()
+        except asyncio.CancelledError:
+            await self._take_back(cancellation)
+            raise
         finally:
             asking.cancel()
-            if is_open:
-                await self._take_back(cancellation)
+            asking.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+    async def _put(self, call: Call, question: Question, flags: int, cancellation: str, timeout_s: float) -> _Answer:
+        """Ask, and take note of what polkit kept: at once, so that no other question that is open can be first."""
+        subject = ["system-bus-name", {"name": Variant("s", call.sender)}]
+        shown = {"polkit.message": question.message, "polkit.gettext_domain": GETTEXT_DOMAIN}
+        said = await self._bus.call(
+            _POLKIT,
+            _PATH,
+            _AUTHORITY,
+            "CheckAuthorization",
+            "(sa{sv})sa{ss}us",
+            [subject, ACTION + question.action, {**question.details, **shown}, flags, cancellation],
+            timeout_s=timeout_s,
+        )
+        answer = _read(said)
+        if not answer.is_authorized or _KEPT not in answer.details:
+            return answer
+        is_for_this = await self._was_given_for(answer.details[_KEPT], question, is_new=bool(flags))
+        return replace(answer, is_for_this=is_for_this)
 
     async def _take_back(self, cancellation: str) -> None:
         try:
@@ -239,6 +255,13 @@ def _denied(action: str, answer: _Answer, *, is_interactive: bool) -> NotAuthori
     return NotAuthorized(f"cannot do that: you are not authorised for {ACTION}{action}.", hint=_AS_ROOT)
 
 
+def _silence() -> NotAuthorized:
+    return NotAuthorized(
+        "cannot authorise you: polkit gave no answer.",
+        hint="Try again; `systemctl status polkit.service` says how it is.",
+    )
+
+
 def _is_silent(error: BaseException | None) -> bool:
     return str(getattr(error, "remote_name", "")).endswith(_SILENT)
 
@@ -250,8 +273,5 @@ def _unanswered(error: SlotdError) -> NotAuthorized:
             hint=_AS_ROOT,
         )
     if _is_silent(error):
-        return NotAuthorized(
-            "cannot authorise you: polkit gave no answer.",
-            hint="Try again; `systemctl status polkit.service` says how it is.",
-        )
+        return _silence()
     return NotAuthorized(f"cannot authorise you: polkit says: {error.message}", hint=_AS_ROOT)
