@@ -16,7 +16,7 @@ from slotd.service.verbs import OPTIONS, ask_inspect, options_of, text_of
 
 INSPECT_OPTIONS = {"diff": "b", "offset": "t"}
 INSPECT_BACKUP = Method(
-    "InspectBackup", (Arg("backup", "s"), OPTIONS), (Arg("about", "a{sv}"), Arg("entries", "aa{sv}"))
+    "InspectBackup", (Arg("backup", "s"), OPTIONS), (Arg("about", "a{sv}"), Arg("entries", "aa{sv}")), is_read=True
 )
 
 

@@ -36,7 +36,7 @@ INTERFACE = Interface(
         Method("ListApps", (), (Arg("apps", "a(ssssso)"),), is_read=True),
         Method("GetApp", (Arg("app", "s"),), (Arg("path", "o"),), is_read=True),
         *(verb.method(with_app=True) for verb in VERBS),
-        Method(INSPECT_BACKUP.name, (Arg("app", "s"), *INSPECT_BACKUP.takes), INSPECT_BACKUP.gives),
+        Method(INSPECT_BACKUP.name, (Arg("app", "s"), *INSPECT_BACKUP.takes), INSPECT_BACKUP.gives, is_read=True),
         Method("CheckAll", (OPTIONS,), (_JOBS,)),
         Method("ApplyAll", (OPTIONS,), (_JOBS,)),
         Method("Import", (Arg("bundle", "h"), OPTIONS), (JOB,)),
