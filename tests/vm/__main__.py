@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.system.image import REPOSITORY, slotd_image
-from tests.vm.cases import CASES
+from tests.vm.cases import CASES, run_case
 from tests.vm.cuts import KINDS, Cut, Ended, boot_and_judge, cut_during_update
 from tests.vm.disk import make_disk
 from tests.vm.report import write_report
@@ -112,7 +112,7 @@ def _cut(world: World, run: Run, cut: Cut) -> None:
 def _case(world: World, run: Run, name: str) -> None:
     begun = time.monotonic()
     try:
-        wrong = CASES[name](world, random.Random(f"{run.seed} {name}"))
+        wrong = run_case(world, name, random.Random(f"{run.seed} {name}"))
     except Exception as error:  # the other cases are to be seen, too
         wrong = [f"{type(error).__name__}: {error}"]
     run.cases.append((name, wrong, time.monotonic() - begun))

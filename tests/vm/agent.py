@@ -7,6 +7,7 @@ Requests run side by side; an answer carries its request's id.
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import subprocess
 import sys
@@ -34,7 +35,8 @@ def answer(port: object, request: dict[str, object]) -> None:
         said = {"status": 127, "out": "", "err": str(error)}
     line = json.dumps({"id": request["id"], **said}).encode() + b"\n"
     with LOCK:
-        port.write(line)  # type: ignore[attr-defined]
+        while line:  # the port takes no more than 32 kB at once
+            line = line[port.write(line) :]  # type: ignore[attr-defined]
 
 
 def main() -> None:
@@ -48,7 +50,8 @@ def main() -> None:
                 continue
             *lines, rest = (rest + part).split(b"\n")
             for line in lines:
-                threading.Thread(target=answer, args=(port, json.loads(line)), daemon=True).start()
+                with contextlib.suppress(ValueError):  # the rest of a request that a reset of the machine cut
+                    threading.Thread(target=answer, args=(port, json.loads(line)), daemon=True).start()
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from tests.vm.world import GuestNotes, World, begin_update
 KINDS = {"well": True, "damage-data": False, "crash-after 3": False}
 GAP_S = (1.0, 14.0)  # between two cuts of one update
 AGAIN = 0.4  # the share of machines that are cut once more while they come up
-AGAIN_S = (4.0, 60.0)
+AGAIN_AT = (0.1, 1.5)  # of the time that such a machine needs to come up
 UPDATE_S = 1500.0
 
 
@@ -56,14 +56,14 @@ def cut_during_update(world: World, kind: str, seed: int, first: int) -> list[Cu
     with world.guest(f"update-{seed}", world.publisher(kind), base=world.installed) as notes:
         notes.machine.boot()
         notes.wait_state(timeout_s=300)
-        begun = time.monotonic()
+        begun = notes.machine.had_s()
         begin_update(notes)
-        while time.monotonic() - begun < UPDATE_S:
-            time.sleep(chance.uniform(*GAP_S))
+        while notes.machine.had_s() - begun < UPDATE_S:
+            notes.machine.sleep(chance.uniform(*GAP_S))
             image = world.directory / f"cut-{seed}-{len(found)}.qcow2"
             with notes.machine.frozen():
                 shutil.copyfile(notes.machine.layer, image)
-            found.append(Cut(first + len(found), kind, chance.randrange(1 << 30), time.monotonic() - begun, image))
+            found.append(Cut(first + len(found), kind, chance.randrange(1 << 30), notes.machine.had_s() - begun, image))
             if notes.now_at().endswith(("|done", "|failed")):
                 return found
     raise GuestError(f"the update to 2.0 ({kind}) did not end within {UPDATE_S:g} s")
@@ -76,7 +76,7 @@ def boot_and_judge(world: World, cut: Cut) -> Ended:
     with world.guest(f"cut-{cut.number}", world.publisher(cut.kind), base=cut.image) as notes:
         if chance.random() < AGAIN:
             notes.machine.power_on()
-            time.sleep(chance.uniform(*AGAIN_S))
+            notes.machine.sleep(chance.uniform(*AGAIN_AT) * world.boot_s)
             notes.machine.cut()
             cuts += 1
         try:
@@ -84,7 +84,7 @@ def boot_and_judge(world: World, cut: Cut) -> Ended:
         except (GuestError, AssertionError, OSError) as error:
             version, step, wrong = "", "", [f"{type(error).__name__}: {error}"]
         if wrong:
-            _keep(world, notes, cut)
+            world.keep(notes, f"cut-{cut.number}")
     return Ended(cut, cuts, step, version, tuple(wrong), time.monotonic() - begun)
 
 
@@ -98,17 +98,3 @@ def _settle(notes: GuestNotes, world: World, good: bool) -> tuple[str, str, list
     notes.wait_settled()
     version, wrong = judge(notes, world.before, good=good, was_signed=was_signed)
     return version, step, wrong
-
-
-def _keep(world: World, notes: GuestNotes, cut: Cut) -> None:
-    """What is needed to understand a machine that ended wrong, where it outlives the run."""
-    kept = world.kept / f"cut-{cut.number}"
-    kept.mkdir(parents=True, exist_ok=True)
-    if notes.machine.is_on():
-        try:
-            journal = notes.machine.run("journalctl --no-pager -o short-iso", check=False, timeout_s=60).stdout
-            (kept / "journal").write_text(journal)
-        except GuestError as error:
-            (kept / "journal").write_text(str(error))
-    notes.machine.cut()
-    shutil.copyfile(notes.machine.console, kept / "console")

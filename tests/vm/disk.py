@@ -30,11 +30,8 @@ FILES: Mapping[str, str] = {
     "etc/machine-id": "0123456789abcdef0123456789abcdef\n",
     "etc/resolv.conf": "",
     "etc/hosts": "127.0.0.1 localhost testhost\n",
-    "etc/systemd/system.conf.d/slow.conf": "[Manager]\nRuntimeWatchdogSec=20s\nDefaultTimeoutStartSec=5min\n",
-    # An emulated processor is twenty times slower than the one for which these were chosen.
-    "etc/systemd/system/slotd.service.d/slow.conf": "[Service]\nTimeoutStartSec=5min\nWatchdogSec=3min\n",
     "etc/systemd/journald.conf.d/small.conf": "[Journal]\nStorage=persistent\nSystemMaxUse=64M\nSyncIntervalSec=1s\n",
-    "etc/systemd/system/agent.service": """\
+    "usr/lib/systemd/system/agent.service": """\
 [Unit]
 Description=What the host asks for
 DefaultDependencies=no
@@ -49,7 +46,7 @@ StandardOutput=null
 [Install]
 WantedBy=sysinit.target
 """,
-    "etc/systemd/system/net.service": """\
+    "usr/lib/systemd/system/net.service": """\
 [Unit]
 Description=The network of the guest
 [Service]
@@ -60,27 +57,32 @@ ExecStart=ip link set eth0 up
 [Install]
 WantedBy=multi-user.target
 """,
-    "etc/systemd/system/releases.socket": f"""\
+    "usr/lib/systemd/system/releases.socket": f"""\
 [Socket]
 ListenStream=127.0.0.1:{RELEASES_PORT}
 [Install]
 WantedBy=sockets.target
 """,
-    "etc/systemd/system/releases.service": f"""\
+    "usr/lib/systemd/system/releases.service": f"""\
 [Service]
 ExecStart=/bin/sh -c 'exec {PROXY} 10.0.2.2:$(sed "s/.*releases=//" /proc/cmdline)'
 """,
-    "etc/systemd/system/outside.socket": f"""\
+    "usr/lib/systemd/system/outside.socket": f"""\
 [Socket]
 ListenStream=10.0.2.15:{APP_PORT}
 FreeBind=yes
 [Install]
 WantedBy=sockets.target
 """,
-    "etc/systemd/system/outside.service": f"[Service]\nExecStart={PROXY} 127.0.0.1:{APP_PORT}\n",
+    "usr/lib/systemd/system/outside.service": f"[Service]\nExecStart={PROXY} 127.0.0.1:{APP_PORT}\n",
     # The app is nobody; what it does to the machine, the machine does for it.
-    "etc/systemd/system/trap.path": "[Path]\nPathExists=/var/lib/notes/trap\n[Install]\nWantedBy=multi-user.target\n",
-    "etc/systemd/system/trap.service": """\
+    "usr/lib/systemd/system/trap.path": """\
+[Path]
+PathExists=/var/lib/notes/trap
+[Install]
+WantedBy=multi-user.target
+""",
+    "usr/lib/systemd/system/trap.service": """\
 [Service]
 Type=oneshot
 ExecStart=/bin/sh -c 'how=$(cat /var/lib/notes/trap); rm /var/lib/notes/trap; sync; exec /usr/local/lib/trap "$how"'
@@ -181,9 +183,18 @@ def _in_order(names: tuple[str, ...], modules: Mapping[str, Path]) -> list[str]:
     return found
 
 
+def _unsigned(module: bytes) -> bytes:
+    """A kernel module without the signature at its end, whose check takes an emulated processor two seconds."""
+    mark = b"~Module signature appended~\n"
+    if not module.endswith(mark):
+        return module
+    size = int.from_bytes(module[-len(mark) - 4 : -len(mark)], "big")
+    return module[: -len(mark) - 12 - size]
+
+
 def _make_initrd(target: Path, modules: Mapping[str, Path], busybox: Path) -> None:
     wanted = _in_order(NEEDED, modules)
-    files = {f"{name}.ko": modules[name].read_bytes() for name in wanted}
+    files = {f"{name}.ko": _unsigned(modules[name].read_bytes()) for name in wanted}
     files |= {"init": INIT.format(modules=" ".join(wanted)).encode(), "bin/busybox": busybox.read_bytes()}
     entries = [(name, stat.S_IFDIR | 0o755, b"") for name in ("bin", "dev", "proc", "root")]
     entries += [(name, stat.S_IFREG | 0o755, content) for name, content in files.items()]

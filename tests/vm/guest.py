@@ -2,6 +2,9 @@
 
 The disk is a layer over another one, opened without a cache on this side: what the guest had not flushed when the power
 went is gone. Nobody ever writes to what lies below.
+
+Its clock counts instructions, not the host's seconds: a busy host makes it slow, and no deadline inside it shorter. The
+deadlines on this side count the seconds in which the machine could run.
 """
 
 from __future__ import annotations
@@ -25,6 +28,9 @@ from tests.vm.disk import APP_PORT, Disk
 
 MEMORY = "640M"
 BOOT_S = 600.0
+# One instruction is 4 ns to the machine, which is about what an emulator on an idle host reaches.
+CLOCK = "shift=2,sleep=on,align=off"
+WATCHDOG_S = 30
 
 
 class GuestError(ContainerError):
@@ -44,6 +50,7 @@ class Guest:
         self._came = threading.Condition()
         self._qemu: subprocess.Popen[bytes] | None = None
         self._port: socket.socket | None = None
+        self._waited_s = 0.0  # by processes of it that are gone
         directory.mkdir(parents=True, exist_ok=True)
         self.layer = directory / "disk.qcow2"
         below, form = (base, "qcow2") if base else (disk.raw, "raw")
@@ -67,7 +74,11 @@ class Guest:
         argv = [
             "qemu-system-x86_64",
             "-accel",
-            "tcg,tb-size=256",
+            "tcg,thread=single,tb-size=256",
+            "-icount",
+            CLOCK,
+            "-name",
+            "guest,debug-threads=on",
             "-machine",
             "pc",
             "-cpu",
@@ -80,7 +91,8 @@ class Guest:
         argv += ["-nodefaults", "-serial", f"file:{self.directory}/serial.log", "-rtc", f"base={self.rtc}"]
         argv += ["-kernel", str(self.disk.kernel), "-initrd", str(self.disk.initrd)]
         line = "console=ttyS0 quiet net.ifnames=0 panic=0 loglevel=4 systemd.show_status=0"
-        line += f" mitigations=off apparmor=0 audit=0 random.trust_cpu=on releases={self.releases_port}"
+        line += f" mitigations=off apparmor=0 audit=0 random.trust_cpu=on systemd.watchdog_sec={WATCHDOG_S}"
+        line += f" releases={self.releases_port}"
         argv += ["-append", line, "-drive", f"file={self.layer},if=none,id=disk,format=qcow2,cache=none"]
         argv += ["-device", "virtio-blk-pci,drive=disk", "-device", "virtio-net-pci,netdev=net,romfile="]
         argv += ["-netdev", f"user,id=net,hostfwd=tcp:127.0.0.1:{self.app_port}-10.0.2.15:{APP_PORT}"]
@@ -107,6 +119,7 @@ class Guest:
         """The power goes."""
         if self._qemu is None:
             return
+        self._waited_s += self._starved_s()
         self._qemu.send_signal(signal.SIGKILL)
         self._qemu.wait()
         if self._port is not None:
@@ -117,6 +130,26 @@ class Guest:
         if serial.exists():
             with self.console.open("ab") as console:
                 console.write(serial.read_bytes())
+
+    def had_s(self) -> float:
+        """A clock that stands still while the host gives the machine's processor to others. Seconds, from anywhere."""
+        return time.monotonic() - self._waited_s - self._starved_s()
+
+    def _starved_s(self) -> float:
+        """How long the thread of the emulated processor wanted to run and was not let; see proc(5), schedstat."""
+        if self._qemu is None:
+            return 0.0
+        with contextlib.suppress(OSError, ValueError):
+            for task in Path(f"/proc/{self._qemu.pid}/task").iterdir():
+                if "TCG" in (task / "comm").read_text():
+                    return int((task / "schedstat").read_text().split()[1]) / 1e9
+        return 0.0
+
+    def sleep(self, seconds: float) -> None:
+        """Until the machine has had so many seconds."""
+        until = self.had_s() + seconds
+        while (left := until - self.had_s()) > 0:
+            time.sleep(left)
 
     @contextlib.contextmanager
     def frozen(self) -> Iterator[None]:
@@ -134,7 +167,10 @@ class Guest:
         self.wait_until_up(timeout_s=timeout_s)
 
     def wait_until_up(self, *, timeout_s: float = BOOT_S) -> None:
-        self.wait_for("systemctl is-system-running | grep -qE 'running|degraded'", timeout_s=timeout_s)
+        # One question that waits in there: asking again and again costs an emulated processor much of its time.
+        self.wait_for(
+            "systemctl is-system-running --wait | grep -qE 'running|degraded'", timeout_s=timeout_s, each_s=120
+        )
 
     def power_off(self) -> None:
         """Shuts down in order."""
@@ -166,20 +202,20 @@ class Guest:
         script = 'mkdir -p "$(dirname "$1")" && cat >"$1" && chmod "$2" "$1" && chown "$3:" "$1"'
         self.run(["sh", "-c", script, "sh", path, f"{mode:o}", owner], input=content)
 
-    def wait_for(self, cmd: str, *, timeout_s: float = 60.0) -> str:
-        """Runs a shell line again and again until it succeeds; gives its output."""
-        deadline = time.monotonic() + timeout_s
+    def wait_for(self, cmd: str, *, timeout_s: float = 60.0, each_s: float = 20.0) -> str:
+        """Runs a shell line again and again until it succeeds; gives its output. An attempt gets `each_s`."""
+        deadline = self.had_s() + timeout_s
         while True:
             try:
-                done = self.run(cmd, check=False, timeout_s=min(20.0, timeout_s))
+                done = self.run(cmd, check=False, timeout_s=min(each_s, timeout_s))
                 if done.returncode == 0:
                     return done.stdout
                 last = done.stdout + done.stderr
             except GuestError as error:
                 last = str(error)
-            if time.monotonic() > deadline:
+            if self.had_s() > deadline:
                 raise GuestError(f"`{cmd}` did not succeed within {timeout_s:g} s:\n{last}")
-            time.sleep(0.3)
+            time.sleep(1)
 
     def is_on(self) -> bool:
         return self._qemu is not None and self._qemu.poll() is None
@@ -192,9 +228,11 @@ class Guest:
             self._port.sendall(json.dumps(request).encode() + b"\n")
         except OSError as error:
             raise GuestError(f"cannot ask the guest for {argv}: {error}") from error
+        deadline = self.had_s() + timeout_s
         with self._came:
-            if not self._came.wait_for(lambda: number in self._answers, timeout_s):
-                raise GuestError(f"{argv} in the guest gave no answer within {timeout_s:g} s")
+            while not self._came.wait_for(lambda: number in self._answers, 1.0):
+                if self.had_s() > deadline or not self.is_on():
+                    raise GuestError(f"{argv} in the guest gave no answer within {timeout_s:g} s")
             return self._answers.pop(number)
 
     def _listen(self, port: socket.socket) -> None:

@@ -44,7 +44,9 @@ def main() -> None:
     current = STATE / "apps/notes/current"
     said: dict[str, Any] = {"current": os.readlink(current), "data": contents(DATA)}
     said["slot"] = json.loads((current / ".slotd/slot.json").read_text())
-    said["jobs"] = rows(db, "SELECT id, kind, state, step, result, error_message FROM jobs ORDER BY id")
+    said["jobs"] = rows(
+        db, "SELECT id, kind, state, step, result, error_message FROM jobs WHERE kind != 'check' ORDER BY id"
+    )
     said["trials"] = rows(db, "SELECT version, attempts_left, boots FROM trials")
     said["events"] = rows(db, "SELECT kind, message FROM events ORDER BY id")
     said["copies"] = rows(db, "SELECT id, kind, version, path, sealed FROM backups")

@@ -7,6 +7,7 @@ import json
 import shutil
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,11 @@ from tests.vm.guest import Guest, GuestError
 HERE = Path(__file__).parent
 LOOK = "/usr/local/lib/look.py"
 SETTLE_S = 1500.0  # an update from its beginning, on a machine that others use, too
+LEFT = {
+    "journal": "journalctl --no-pager -o short-iso",
+    "events": "sqlite3 -readonly /var/lib/slotd/state.db 'SELECT * FROM events'",
+    "jobs": "sqlite3 -readonly -line /var/lib/slotd/state.db 'SELECT * FROM jobs'; slotctl status notes",
+}
 # Times that suit a machine which is twenty times slower than the one that the tests of the containers run on.
 SLOW = """
 sed -i 's/^start_timeout.*/start_timeout = "90s"/; s/^timeout.*/timeout = "20s"/; s/^grace.*/grace = "60s"/;
@@ -63,6 +69,21 @@ class GuestNotes(Notes):
         """What lies on the guest's disk, see `look.py`."""
         return dict(json.loads(self.machine.run(["python3", "-I", LOOK]).stdout))
 
+    def state(self) -> dict[str, Any]:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/", timeout=60) as answer:
+            return dict(json.load(answer))
+
+    def wait_state(self, *, timeout_s: float = 300.0) -> dict[str, Any]:
+        """As the app says it, when it does; the time is the machine's."""
+        deadline = self.machine.had_s() + timeout_s
+        while True:
+            try:
+                return self.state()
+            except (OSError, ValueError) as error:
+                if self.machine.had_s() > deadline:
+                    raise GuestError(f"the app does not answer within {timeout_s:g} s: {error}") from None
+                time.sleep(1)
+
     def wait_settled(self, *, timeout_s: float = SETTLE_S) -> None:
         """Waits until no job is unfinished and no trial open."""
         unfinished = (
@@ -87,6 +108,7 @@ class World:
     deb: Path
     kept: Path = Path()  # what a machine that ended wrong leaves to look at
     installed: Path = Path()
+    boot_s: float = 30.0  # what such a machine needs to come up
     before: dict[str, Any] = field(default_factory=dict)  # what lies on the installed disk
     _publishers: dict[str, GuestPublisher] = field(default_factory=dict)
     _exit: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
@@ -103,7 +125,9 @@ class World:
 
     def _install(self) -> None:
         with self.guest("installing", self.publisher(""), base=None) as notes:
+            begun = notes.machine.had_s()
             notes.machine.boot()
+            self.boot_s = notes.machine.had_s() - begun
             notes.set_up(trial="4s")
             notes.install("1.0")
             self.before = notes.look()
@@ -139,16 +163,29 @@ class World:
                 notes.port = guest.app_port
             yield notes
 
+    def keep(self, notes: GuestNotes, name: str) -> None:
+        """What is needed to understand a machine that ended wrong, where it outlives the run; it is off then."""
+        kept = self.kept / name
+        kept.mkdir(parents=True, exist_ok=True)
+        if notes.machine.is_on():
+            for file, command in LEFT.items():
+                try:
+                    (kept / file).write_text(notes.machine.run(command, check=False, timeout_s=60).stdout)
+                except GuestError as error:  # one that hangs says so in its console
+                    (kept / file).write_text(str(error))
+        notes.machine.cut()
+        shutil.copyfile(notes.machine.console, kept / "console")
+
 
 def begin_update(notes: GuestNotes) -> None:
     """Starts the update to 2.0 and returns."""
-    notes.slotctl("--no-wait", "update", "notes", timeout_s=180)
+    notes.slotctl("--no-wait", "update", "notes", timeout_s=300)
 
 
 def wait_trial(notes: GuestNotes, *, timeout_s: float = SETTLE_S) -> None:
     """Waits until 2.0 is on trial, or the job has ended."""
-    deadline = time.monotonic() + timeout_s
+    deadline = notes.machine.had_s() + timeout_s
     while not notes.now_at().startswith("trial|"):
-        if time.monotonic() > deadline or notes.now_at().endswith(("|done", "|failed")):
+        if notes.machine.had_s() > deadline or notes.now_at().endswith(("|done", "|failed")):
             raise GuestError(f"2.0 did not come on trial: the job is at {notes.now_at()}")
-        time.sleep(0.5)
+        time.sleep(1)
