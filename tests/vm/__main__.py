@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import random
 import sys
@@ -32,6 +33,8 @@ class Run:
     cuts: list[Ended] = field(default_factory=list)
     cases: list[tuple[str, list[str], float]] = field(default_factory=list)
     seconds: float = 0.0
+    until: float = math.inf  # by the host's monotonic clock: what has not begun by then is not run
+    not_run: list[str] = field(default_factory=list)
 
     @property
     def is_right(self) -> bool:
@@ -45,6 +48,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--guests", type=int, default=os.cpu_count() or 1, help="how many machines at a time")
     parser.add_argument("--only", action="append", help=f"cuts, or one of: {', '.join(CASES)}")
     parser.add_argument("--number", type=int, help="boot only the cut of this number again")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="after these, no further machine is begun")
     parser.add_argument("--report", type=Path, help="write the figures of a whole run to this page")
     return parser.parse_args(argv)
 
@@ -55,6 +59,7 @@ def main(argv: list[str]) -> int:
     print(f"seed {run.seed}", flush=True)
     (deb,) = (REPOSITORY / "dist").glob("slotd_*_all.deb")
     begun = time.monotonic()
+    run.until = begun + args.minutes * 60
     kept = REPOSITORY / "build" / "vm" / f"seed-{run.seed}"
     with World(make_disk(slotd_image(deb)), REPOSITORY / "build" / "vm" / f"run-{os.getpid()}", deb, kept) as world:
         print(f"a machine with notes 1.0 is ready after {time.monotonic() - begun:.0f} s", flush=True)
@@ -69,8 +74,10 @@ def main(argv: list[str]) -> int:
     right = sum(not ended.wrong for ended in run.cuts)
     print(f"{right} of {len(run.cuts)} power cuts ended right; {run.seconds:.0f} s, seed {run.seed}")
     print(f"{sum(not wrong for _, wrong, _ in run.cases)} of {len(run.cases)} other cases ended right")
+    if run.not_run:
+        print(f"not run, for want of time: {', '.join(run.not_run)}")
     if args.report and args.only is None:  # a part of it is no result
-        write_report(args.report, run.seed, run.cuts, run.cases, run.seconds)
+        write_report(args.report, run.seed, run.cuts, run.cases, run.seconds, run.not_run)
     return 0 if run.is_right else 1
 
 
@@ -78,7 +85,7 @@ def _power_cuts(world: World, run: Run, wanted: int, number: int | None, pool: T
     """Updates one after another give disks; as many of them as are wanted are booted meanwhile."""
     chance = random.Random(run.seed)
     futures, made = [], 0
-    while made < wanted:
+    while made < wanted and time.monotonic() < run.until:
         kind = list(KINDS)[(made // MOST_OF_ONE_UPDATE) % len(KINDS)]
         cuts = cut_during_update(world, kind, chance.randrange(1, 1 << 30), made)
         chosen = sorted(
@@ -93,9 +100,14 @@ def _power_cuts(world: World, run: Run, wanted: int, number: int | None, pool: T
         made += len(chosen)
     for future in futures:
         future.result()
+    if (missing := wanted - len(run.cuts)) and number is None:
+        run.not_run.append(f"{missing} of {wanted} power cuts")
 
 
 def _cut(world: World, run: Run, cut: Cut) -> None:
+    if time.monotonic() > run.until:
+        cut.image.unlink()
+        return
     ended = boot_and_judge(world, cut)
     cut.image.unlink()
     run.cuts.append(ended)
@@ -111,6 +123,9 @@ def _cut(world: World, run: Run, cut: Cut) -> None:
 
 def _case(world: World, run: Run, name: str) -> None:
     begun = time.monotonic()
+    if begun > run.until:
+        run.not_run.append(name)
+        return
     try:
         wrong = run_case(world, name, random.Random(f"{run.seed} {name}"))
     except Exception as error:  # the other cases are to be seen, too

@@ -19,11 +19,19 @@ moment of an update. That disk is booted; four in ten machines are killed again 
 if one version answers over HTTP, the active slot and slotd name the same one, the data are to the byte those that this
 version had or made, no job and no trial is left open, the history tells the end, every copy is whole and known, and
 what the newer version had written is in quarantine when the older one is back.
+
+The clock of a machine counts the instructions that it has run, and the deadlines of the tests count only the seconds in
+which the host let it run: how busy the host is changes how long a run takes, and not how it ends.
 """
 
 
 def write_report(
-    path: Path, seed: int, cuts: Sequence[Ended], cases: Sequence[tuple[str, list[str], float]], seconds: float
+    path: Path,
+    seed: int,
+    cuts: Sequence[Ended],
+    cases: Sequence[tuple[str, list[str], float]],
+    seconds: float,
+    not_run: Sequence[str],
 ) -> None:
     right = sum(not ended.wrong for ended in cuts)
     power = sum(ended.cuts for ended in cuts)
@@ -36,4 +44,6 @@ def write_report(
     lines += [f"| `{step}` | {count} |" for step, count in sorted(steps.items())]
     lines += ["", "| case | ended | seconds |", "|---|---|---|"]
     lines += [f"| {name} | {'right' if not wrong else 'WRONG'} | {took:.0f} |" for name, wrong, took in sorted(cases)]
+    if not_run:
+        lines += ["", f"Not run, for want of time: {', '.join(not_run)}."]
     path.write_text("\n".join(lines) + "\n")

@@ -19,6 +19,8 @@ def test_a_machine_whose_power_went_comes_up_with_its_boot_check_done(tmp_path: 
     with Guest(make_disk(slotd_image(deb)), tmp_path / "guest", releases_port=1) as guest:
         guest.power_on()
         guest.wait_for("systemctl is-active --quiet slotd.service", timeout_s=180)
+        # A journal is larger than what the port takes at once.
+        assert len(guest.run("head -c 200000 /dev/zero | tr '\\0' x").stdout) == 200_000
         guest.run("systemctl enable --quiet slotd-boot.service; touch /var/lib/slotd/kept; sync")
         guest.cut()
         guest.power_on()
