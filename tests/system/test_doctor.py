@@ -200,17 +200,27 @@ def test_a_key_that_ends_is_told_before_releases_are_refused(
 def test_a_key_that_is_none_is_an_error(notes: Notes) -> None:
     good = notes.publisher.key.public()
     notes.machine.write_file("/etc/slotd/keys.d/publisher.gpg", "no key at all")
-    assert {check for check, _ in checks(notes)} & {"keys", "definitions"}
+    assert checks(notes) == {("keys", "error")}
+    printed = notes.slotctl("doctor", status=1)
+    assert "cannot use the key file publisher.gpg" in printed
+    assert "slotctl verify notes" in printed
     notes.machine.write_file("/etc/slotd/keys.d/publisher.gpg", good)
     assert checks(notes) == set()
 
 
 def test_who_is_not_root_is_told_what_could_not_be_seen(notes: Notes) -> None:
     notes.machine.run("useradd --create-home nobodys", check=False)
+    notes.machine.run("chmod 0700 /var/lib/notes")
     done = notes.machine.run("slotctl doctor", user="nobodys", check=False)
+    notes.machine.run("chmod 0755 /var/lib/notes")
     assert "Traceback" not in done.stderr
-    assert "note: " in done.stdout
-    assert "run it as root" in done.stdout
+    assert "note: The room for notes: /var/lib/notes/data: Permission denied; run it as root." in done.stdout
+
+
+def test_who_is_not_root_and_may_see_all_is_told_as_root_is(notes: Notes) -> None:
+    notes.machine.run("useradd --create-home nobodys", check=False)
+    done = notes.machine.run("slotctl doctor", user="nobodys", check=False)
+    assert done.stdout == notes.slotctl("doctor", status=None)
 
 
 def test_an_app_that_is_not_there_is_told(notes: Notes) -> None:

@@ -23,8 +23,9 @@ from slotd.host import definitions, files
 from slotd.host.paths import Paths
 from slotd.recipes.obtain import RESERVE_BYTES
 from slotd.recipes.space import OWN_BYTES
-from slotd.verify import KeyFile, openpgp, packets
+from slotd.verify import KeyFile, openpgp
 from slotd.verify.expiry import expiries
+from slotd.verify.work import describe_keys
 
 T = TypeVar("T")
 
@@ -47,10 +48,17 @@ class Look:
     def try_to(self, what: str, look: Callable[[], T]) -> T | None:
         try:
             return look()
-        except PermissionError as error:
-            self.unseen.append(f"{what}: {error.strerror}; run it as root.")
         except (OSError, ValueError, SlotdError, subprocess.SubprocessError) as error:
-            self.unseen.append(f"{what}: {error}")
+            denied = next((each for each in (error, error.__cause__) if isinstance(each, PermissionError)), None)
+            if denied is None:
+                self.unseen.append(f"{what}: {error}")
+            else:
+                said = (
+                    error.message.rstrip(".")
+                    if isinstance(error, SlotdError)
+                    else f"{denied.filename}: {denied.strerror}"
+                )
+                self.unseen.append(f"{what}: {said}; run it as root.")
         return None
 
     def show(self, *words: str) -> dict[str, str]:
@@ -134,10 +142,12 @@ class Look:
 
     def key(self, name: str, problems: list[str]) -> list[tuple[str, float]]:
         try:
-            content = definitions.read_keys(self.paths, [name])[name]
-            if not packets.is_armoured_or_packets(content):
-                return []  # minisign's never end
-            return [(name, ends) for _, ends in expiries(openpgp.public_keys(KeyFile(name, content)))]
+            key = KeyFile(name, definitions.read_keys(self.paths, [name])[name])
+            kinds = {kind for _, kind, _, _ in describe_keys([key])}
+            if not kinds:
+                problems.append(f"cannot use the key file {name}: there is no public key in it.")
+            if openpgp.KIND in kinds:  # minisign's never end
+                return [(name, ends) for _, ends in expiries(openpgp.public_keys(key))]
         except SlotdError as error:
             problems.append(error.message)
         except (ValueError, IndexError) as error:
@@ -149,7 +159,7 @@ class Look:
         active = engines.create(app, root, settings.limits, user_mode=self.user).active()
         slot = files.tree_size(root / active) if active else 0
         spec = DataSpec(paths=tuple(Path(p) for p in app.data.paths), exclude=app.data.exclude, sqlite=app.data.sqlite)
-        backup = app.backup.enabled and any(os.path.lexists(path) for path in app.data.paths)
+        backup = app.backup.enabled and any(_is_there(path) for path in app.data.paths)
         data = make_data_store().needs(spec, None) if backup else 0
         state = self.paths.state
         wanted = [
@@ -169,6 +179,15 @@ def _device(path: Path) -> int:
     while not path.exists() and path != path.parent:
         path = path.parent
     return path.stat().st_dev
+
+
+def _is_there(path: str) -> bool:
+    """Raises `PermissionError` where it cannot be known, which `os.path.lexists` takes for no."""
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def _run(line: list[str]) -> str:
@@ -191,7 +210,10 @@ def _clock() -> dict[str, str]:
 def _journal_kept() -> bool:
     """Whether the journal of this machine is written below /var/log."""
     machine = Path("/etc/machine-id").read_text().strip()
-    return any(Path("/var/log/journal", machine).glob("*.journal"))
+    try:
+        return any(name.endswith(".journal") for name in os.listdir(f"/var/log/journal/{machine}"))
+    except FileNotFoundError:
+        return False
 
 
 def seconds(text: str) -> float:
