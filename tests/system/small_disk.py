@@ -40,8 +40,12 @@ class SmallDisk:
     def mount(self) -> None:
         self.machine.run(f"mount -t ext4 {self._loop} {self.at}")
 
-    def fill(self) -> None:
-        """To the last byte."""
+    def fill(self, *, leave_mib: int = 0) -> None:
+        """To the last byte, or until so much is left."""
+        if leave_mib:
+            free = int(self.machine.run(f"df --output=avail -B1 {self.at} | tail -1").stdout)
+            self.machine.run(f"fallocate -l {free - (leave_mib << 20)} {self.at}/filler")
+            return
         self.machine.run(f"dd if=/dev/zero of={self.at}/filler bs=64k 2>/dev/null; sync", check=False)
         self.machine.run(f"dd if=/dev/zero of={self.at}/filler.2 bs=512 2>/dev/null; sync", check=False)
 

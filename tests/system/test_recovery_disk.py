@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -95,11 +96,11 @@ def test_an_update_that_could_not_go_back_for_want_of_room_is_refused_with_numbe
     notes: Notes, all_on_disk: SmallDisk
 ) -> None:
     before = notes.wait_state()
-    at = all_on_disk.at
-    free = int(notes.machine.run(f"df --output=avail -B1 {at} | tail -1").stdout)
-    notes.machine.run(f"fallocate -l {free - (33 << 20)} {at}/filler")
-    notes.publisher.publish(f"2.{next(_versions)}", schema=2)
+    at, version = all_on_disk.at, f"2.{next(_versions)}"
+    all_on_disk.fill(leave_mib=33)
+    notes.publisher.publish(version, schema=2)
     printed = notes.slotctl("update", "notes", status=1)
+    notes.publisher.withdraw(version)  # it was never tried: later it would be the next best
     assert f"file system of {at}" in printed or "file system of /var/lib/slotd" in printed
     assert "MiB for the way back" in printed
     assert "32 MiB must stay free" in printed
@@ -115,11 +116,22 @@ def test_a_restore_that_has_no_room_is_refused_before_the_app_is_stopped(notes: 
     backup = next(copy["id"] for copy in notes.json("backups", "notes") if copy["kind"] == "backup")
     invocation = notes.machine.show("notes.service", "InvocationID")
     assert invocation != started
-    all_on_disk.fill()
+    before = notes.wait_state()
+
+    all_on_disk.fill(leave_mib=8)
     printed = notes.slotctl("restore", "notes", backup, status=1)
     all_on_disk.empty()
-    assert "MiB are free" in printed
+    assert f"cannot restore notes from {backup}: that may take 1 MiB of /var/lib/notes/data" in printed
+    assert re.search(r"32 MiB must stay free, and [78] MiB are\.", printed)  # the job's own row may take of the 8
+
+    all_on_disk.fill()  # not even the job can be written down
+    printed = notes.slotctl("restore", "notes", backup, status=1)
+    all_on_disk.empty()
+    assert "cannot use the state in /var/lib/slotd/state.db: database or disk is full" in printed
+    assert "Free some space" in printed
+
     assert notes.machine.show("notes.service", "InvocationID") == invocation
+    assert notes.wait_state() == before
 
 
 @pytest.fixture

@@ -68,7 +68,7 @@ def require_room(what: str, wanted: int, where: Path, free: int) -> None:
     """Raises `NoSpace` unless what is `wanted` leaves the reserve free."""
     if free < wanted + RESERVE_BYTES:
         raise NoSpace(
-            f"cannot {what}: that may take {wanted >> 20} MiB of {where}, {RESERVE_BYTES >> 20} MiB must stay free,"
+            f"cannot {what}: that may take {-(-wanted >> 20)} MiB of {where}, {RESERVE_BYTES >> 20} MiB must stay free,"
             f" and {free >> 20} MiB are.",
             hint="Free some space, then try again; nothing was changed.",
         )
@@ -84,7 +84,8 @@ def _room_for_restore(work: Work, backup: Backup) -> None:
     for top in tops:
         near, kept = _nearest(top), _nearest(aside)
         device, away = os.stat(near).st_dev, os.stat(kept).st_dev
-        where[device], where[away] = near, kept
+        where[device] = near
+        where.setdefault(away, kept)
         present = files.tree_size(top) if away != device else 0  # a rename does not reach: it is copied, and goes
         if not space.shares_blocks(Path(backup.path), near):
             size = sum(entry.bytes for entry in entries if _is_at_or_below(entry, str(top)))
