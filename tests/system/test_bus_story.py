@@ -84,7 +84,7 @@ def test_an_unprivileged_user_may_look_but_not_touch(
 ) -> None:
     before = notes.json("status", "notes")
     refused = call(notes, member, *words, user="alice", check=False)
-    assert f"org.slotd1.{action} needs a password" in refused
+    assert f"not authorised for org.slotd1.{action}: it needs a password" in refused
     assert "notes" in call(notes, "ListApps", user="alice")
     assert notes.json("status", "notes") == before
 
