@@ -114,7 +114,7 @@ def test_where_no_time_is_left_for_another_try_the_fault_is_said(server: Release
     url = server.file("app.tar", CONTENT)
     server.misbehave("status", status=500)
     patient = Pace(tries=5, backoff_s=10)
-    with pytest.raises(SourceFailed, match=r"the server has a fault \(500\) Try"):
+    with pytest.raises(SourceFailed, match=r"the server has a fault \(500\)\. Try"):
         target.get(order(url), deadline_s=2, pace=patient)
 
 
