@@ -58,7 +58,9 @@ def script(root: Command) -> str:
     for each in commands:
         for option in each.options:
             names = " ".join(f"-l {name[2:]}" if name.startswith("--") else f"-s {name[1:]}" for name in option.names)
-            value = f" -x{_offer(option.value)}" if option.value else ""
+            # fish takes "a value, no files" (-x) and "files" (-F) as contradictions.
+            needs = "-r" if option.value and option.value.files else "-x"
+            value = f" {needs}{_offer(option.value)}" if option.value else ""
             lines.append(_line(each, "", f"{names}{value} -d {_quoted(option.text)}"))
         for below in each.below:
             lines.append(_line(each, "0", f"-a {_quoted(below.path[-1])} -d {_quoted(below.text)}"))

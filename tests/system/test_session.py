@@ -19,7 +19,7 @@ from tests.system.terminal import CTRL_C, Seen, Terminal
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "session.md"
 MENDED = "mode = "
 MISTAKE = "mod = "
-WATCHING = r"leaves it on trial\.\n.* left"
+WATCHING = r"leaves it so\.\n.* left"
 DEFINITION = "/etc/slotd/apps.d/notes.toml"
 
 # What differs from one recording to the next: times, sizes, shares, names made from a time, ports, keys, process ids.
@@ -121,8 +121,8 @@ def record(session: Session, notes: Notes) -> None:
     session.type("slotctl update notes", status=3)
 
     session.say("## Going back by hand")
-    session.type("slotctl rollback notes", status=2)
-    session.type("slotctl rollback notes --data=restore")
+    # Without a terminal, this is the question and exit status 2.
+    session.type("slotctl rollback notes", until="leaves all as it is:", press=b"restore\n")
     session.type("slotctl backups notes")
     session.type("slotctl status notes")
 

@@ -96,7 +96,7 @@ def trial_note(job: Job, trial: Trial | None, now: float) -> str:
     how_long = f" for {duration(ceil(left))}" if left > 0 else ""
     return (
         f"{escape(job.app)}: {escape(job.version)} was started, on trial{how_long}; "
-        "it goes back by itself if it fails. Ctrl-C leaves it on trial."
+        "it goes back by itself if it fails. Ctrl-C leaves it so."
     )
 
 

@@ -30,7 +30,7 @@ async def test_an_update_prints_a_line_per_step_and_a_summary(slotd: Slotd, addr
         "notes: updated 1.0 → 1.1 in 2 s",
     ]
     assert "1.1 was started, on trial for 10 min;" in run.steps[4]
-    assert "Ctrl-C leaves it on trial" in run.steps[4]
+    assert "Ctrl-C leaves it so" in run.steps[4]
 
 
 async def test_an_update_passes_its_options_on(slotd: Slotd, address: str) -> None:

@@ -91,7 +91,7 @@ async def test_an_automatic_update_waits_for_a_veto_and_can_be_cancelled(
     running = notes.run_id()
     [job] = await desk.call("ApplyAll", "a{sv}")
     await desk.step_of(job, "delay")
-    assert "slotctl cancel" in world.slotctl("history", "notes")
+    assert "slotctl --user cancel" in world.slotctl("history", "notes")
     world.slotctl("cancel", job.rpartition("/")[2])
     assert (await desk.end_of(job))["result"] == "cancelled"
     assert (await desk.job(job))["State"] == "cancelled"
