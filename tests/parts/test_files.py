@@ -264,6 +264,29 @@ asyncio.run(main())
     assert done.returncode == 0, done.stderr
 
 
+def test_a_failpoint_that_stalls_holds_up_the_event_loop_until_it_goes_on(tmp_path: Path) -> None:
+    program = f"""
+import asyncio, pathlib, threading, time
+from slotd.host.failpoint import reach
+fired = pathlib.Path({str(tmp_path / "trial:begin")!r})
+def let_go():
+    while not fired.exists():
+        time.sleep(0.01)
+    fired.write_text("go")
+async def main():
+    others = []
+    asyncio.get_running_loop().call_soon(others.append, "ran")
+    threading.Thread(target=let_go).start()
+    await reach("trial:begin")
+    print(others)
+    await asyncio.sleep(0)
+    print(others)
+asyncio.run(main())
+"""
+    done = _run(program, "trial:begin=stall", tmp_path)
+    assert done.stdout.splitlines() == ["[]", "['ran']"], done.stderr
+
+
 def test_a_failpoint_can_be_a_full_disk() -> None:
     done = _run("hit('x')", "x=enospc")
     assert "No space left on device" in done.stderr

@@ -2,8 +2,8 @@
 
 `$SLOTD_FAILPOINTS` is `name=action[,name=action…]`, read once at import; `points` names them all. `name=kill*3` acts
 at the third hit in a process only, `name=kill*3+5` at the third and the four after it. With `$SLOTD_FAILPOINTS_DIR` a
-file there is made for each time one fires, and so many times are counted across restarts; a `hang` ends when its file
-holds a word: whoever waits for the file does what it has to do meanwhile, and lets go.
+file there is made for each time one fires, and so many times are counted across restarts; a `hang` or a
+`stall` ends when its file holds a word: whoever waits for the file does what it has to do meanwhile, and lets go.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Final, NoReturn
 from slotd.core import machine
 from slotd.host.offloop import off_loop
 
-ACTIONS: Final = ("kill", "eio", "enospc", "hang", "cut")
+ACTIONS: Final = ("kill", "eio", "enospc", "hang", "stall", "cut")
 SHUTDOWN: Final = 0x8004587D  # EXT4_IOC_SHUTDOWN and XFS_IOC_GOINGDOWN, linux/fs.h
 NO_FLUSH: Final = 2  # what the journal has not written yet is lost, as with the power
 LOOK_S: Final = 0.01  # how often one that hangs looks whether it may go on
@@ -218,7 +218,7 @@ def hit(name: str) -> None:
     if name not in _ARMED:
         return
     action, mark = _due(name)
-    if action == "hang":
+    if action in ("hang", "stall"):
         while not (mark and os.stat(mark).st_size):
             time.sleep(LOOK_S)
     elif action:
@@ -226,8 +226,10 @@ def hit(name: str) -> None:
 
 
 async def reach(name: str) -> None:
-    """`hit` beside the event loop: while a step hangs, the daemon still answers."""
-    if name in _ARMED:
+    """`hit` beside the event loop: while a step hangs, the daemon still answers. Only a `stall` is in the loop."""
+    if name in _ARMED and _ARMED[name].action == "stall":
+        hit(name)
+    elif name in _ARMED:
         await off_loop(hit, name)
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from tests.parts.daemon.desk import Desk
 from tests.parts.daemon.notes import Notes
-from tests.parts.daemon.world import World
+from tests.parts.daemon.world import World, wait_for
 
 WATCHDOG = "2s"
 
@@ -28,6 +29,11 @@ def _installed(world: World, notes: Notes) -> None:
 
 def pid(world: World) -> str:
     return world.unit("slotd.service", "MainPID")["MainPID"]
+
+
+def workers(world: World) -> str:
+    """The units that do a job's work beside the daemon."""
+    return world.systemctl("list-units", "--plain", "--no-legend", "slotd-worker-*").strip()
 
 
 async def test_it_leaves_when_idle_and_the_next_call_brings_it_back(world: World, notes: Notes, desk: Desk) -> None:
@@ -56,21 +62,36 @@ async def test_it_does_not_leave_as_idle_during_a_trial(world: World, notes: Not
 async def test_told_to_stop_in_the_middle_of_a_job_it_goes_on_with_it_when_it_is_back(
     world: World, notes: Notes, desk: Desk, step: str
 ) -> None:
-    notes.define(trial="600ms")
+    """Each step has something in it that does not end by itself, so that it is this step that is interrupted."""
+    go = notes.data.with_name("go")
+    go.unlink(missing_ok=True)
+    notes.define(trial="1h" if step == "trial" else "600ms")
+    if step == "preserve":
+        waits = f'before = [["sh", "-c", "until test -e {go}; do sleep 0.1; done"]]'
+        world.write(notes.definition, notes.definition.read_text().replace("[data]", f"[data]\n{waits}"))
     version = {"fetch": "1.2", "stage": "1.3", "preserve": "1.4", "trial": "1.5"}[step]
     before = notes.says()
     notes.publish(version)
-    world.start()
+    if step in (hanging := {"fetch": "worker-fetch:begin", "stage": "worker-unpack:begin"}):
+        world.fail_at(hanging[step], "hang")
+    else:
+        world.start()
     job = await desk.start("Update", "notes")
     await desk.step_of(job, step)
+    if step != "trial":
+        await asyncio.to_thread(wait_for, lambda: workers(world))
     world.systemctl("stop", "slotd.service")
     assert world.unit("slotd.service", "Result")["Result"] == "success"
-    assert not world.systemctl("list-units", "--plain", "--no-legend", "slotd-worker-*").strip()
+    assert not workers(world)
+    world.write(go, "")
     desk.removed.clear()
     world.systemctl("start", "slotd.service")
+    if step == "trial":
+        await desk.call("MarkGood", "sa{sv}", "notes")
     if job not in desk.removed and (await desk.job(job))["State"] == "running":
         await desk.end_of(job)
     assert (await desk.job(job))["Result"] == "updated"
+    assert f"interrupted in step {step}" in world.slotctl("history", "notes")
     assert notes.says() == before | {"version": version}
 
 
@@ -82,7 +103,7 @@ async def test_a_loop_that_stalls_is_ended_by_the_watchdog_and_the_next_daemon_s
     before = notes.says()
     version, result = {"stage": ("2.0", "updated"), "stop": ("2.1", "failed"), "trial": ("2.1", "updated")}[step]
     notes.publish(version)
-    world.fail_at(f"{step}:begin", "hang")
+    world.fail_at(f"{step}:begin", "stall")
     first = pid(world)
     job = await desk.start("Update", "notes")
     # No answer while it stalls; systemd kills it for want of a sign of life, and starts the next.

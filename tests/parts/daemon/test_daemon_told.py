@@ -69,9 +69,12 @@ def test_a_release_that_cannot_be_used_is_told_once_and_not_each_day(world: Worl
 
 def test_a_mistake_in_the_definition_does_not_hide_what_runs(world: World, notes: Notes) -> None:
     text = notes.definition.read_text()
+    before = world.json("status", "notes")
+    assert before["state"] != "misconfigured"
+    assert before["version"] == notes.version
     world.write(notes.definition, f"nonsense = true\n{text}")
     world.systemctl("reload", "slotd.service", status=None)
     world.start()
     app = world.json("status", "notes")
-    assert (app["state"], app["version"], app["slot"]) == ("misconfigured", "1.0", "a")
+    assert (app["state"], app["version"], app["slot"]) == ("misconfigured", before["version"], before["slot"])
     world.write(notes.definition, text)

@@ -5,13 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
-import time
-from collections.abc import Callable
 
 import pytest
 from tests.parts.daemon.desk import Desk
 from tests.parts.daemon.notes import Notes
-from tests.parts.daemon.world import World
+from tests.parts.daemon.world import World, wait_for
 
 from slotd.errors import SlotdError
 
@@ -110,14 +108,6 @@ async def test_a_release_that_crashes_over_and_over_uses_up_its_attempts(notes: 
 def plan_of_last_job(world: World) -> str:
     with contextlib.closing(sqlite3.connect(f"file:{world.state}/state.db?mode=ro", uri=True)) as db:
         return str(db.execute("SELECT plan FROM jobs ORDER BY id DESC LIMIT 1").fetchone()[0])
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    """For what nobody signals."""
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 async def on_trial(notes: Notes, desk: Desk, version: str, trial: str) -> str:

@@ -13,7 +13,8 @@ import shutil
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -70,6 +71,14 @@ SERVICES = {
     "org.slotd1": "[D-BUS Service]\nName=org.slotd1\nExec=/bin/false\nSystemdService=slotd.service\n",
     "org.freedesktop.systemd1": "[D-BUS Service]\nName=org.freedesktop.systemd1\nExec=/bin/false\n",
 }
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    """For what nobody signals."""
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 class Ended(AssertionError):
