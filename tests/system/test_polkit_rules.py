@@ -31,17 +31,22 @@ RELOAD: Call = (MANAGER, "/org/slotd1", "Reload", "", [], {})
 IMPORT: Call = (MANAGER, "/org/slotd1", "Import", "ha{sv}", [0], {})
 CANCEL: Call = (JOB, "/org/slotd1/job/1", "Cancel", "", [], {})
 REPORT = of_app("ReportFailure", "notes.service")
-CHANGES = [
+# All that changes something, and looking into a backup, which shows names of files: the one read that is not for all.
+GUARDED = [
     *(
         of_app(member, "notes", *args, by_manager=by_manager)
         for by_manager in (True, False)
         for member, *args in (
             ("Hold", "why"), ("Unhold",), ("SetMode", "manual"), ("Approve", "1.0"), ("MarkGood",), ("MarkBad",),
-            ("Rollback",), ("Check",), ("Backup",), ("Update",), ("Restore", "none"),
+            ("Rollback",), ("Check",), ("Backup",), ("Update",), ("Restore", "none"), ("VerifyBackup", "none"),
+            ("VerifyBackup", ""), ("InspectBackup", "none"), ("Adopt",), ("Release",),
         )
     ),
     CANCEL, RELOAD, IMPORT, CHECK_ALL, APPLY_ALL,
 ]  # fmt: skip
+# There is no such backup, which is said before anybody is asked.
+IN_VAIN = [call for call in GUARDED if "none" in call[4]]
+ASKED = [call for call in GUARDED if call not in IN_VAIN]
 
 
 @pytest.fixture(scope="module")
@@ -76,35 +81,33 @@ def status(notes: Notes) -> dict[str, object]:
     }
 
 
-def test_the_table_of_changes_holds_every_method_that_the_daemon_has(notes: Notes) -> None:
+def test_the_table_of_what_is_guarded_holds_every_method_that_is_not_open_to_all(notes: Notes) -> None:
     offered = set()
     for path in ("", "/app/notes", "/job/1"):
         xml = notes.machine.run(["busctl", "introspect", "--xml-interface", "org.slotd1", f"/org/slotd1{path}"]).stdout
         for interface in ElementTree.fromstring(xml).iter("interface"):
             if interface.attrib["name"].startswith("org.slotd1."):
                 offered |= {(interface.attrib["name"], each.attrib["name"]) for each in interface.iter("method")}
-    tested = {(call[0], call[2]) for call in [*CHANGES, REPORT]}
+    tested = {(call[0], call[2]) for call in [*GUARDED, REPORT]}
     assert {(interface, member) for interface, member in offered if member not in READS} == tested
 
 
 def test_nobody_changes_anything_without_a_rule(notes: Notes) -> None:
     set_rules(notes.machine)
     before = status(notes)
-    for call, said in zip(CHANGES, ask(notes.machine, "alice", *CHANGES), strict=True):
-        if call[2] == "Restore":
-            assert said["error"] == "org.slotd1.Error.NoSuchBackup"  # refused before anybody is asked
-        else:
-            assert said["error"] == INTERACTIVE, (call, said)
-    for call, said in zip(CHANGES, ask(notes.machine, "alice", *CHANGES, interactive=True), strict=True):
-        assert said["error"] == NOT_AUTHORIZED or call[2] == "Restore", (call, said)
+    for error, is_interactive in ((INTERACTIVE, False), (NOT_AUTHORIZED, True)):
+        for call, said in zip(ASKED, ask(notes.machine, "alice", *ASKED, interactive=is_interactive), strict=True):
+            assert said["error"] == error, (call, said)
+        in_vain = ask(notes.machine, "alice", *IN_VAIN, interactive=is_interactive)
+        assert {said["error"] for said in in_vain} == {"org.slotd1.Error.NoSuchBackup"}
     assert ask(notes.machine, "alice", REPORT)[0]["error"] == ACCESS_DENIED
     assert status(notes) == before
 
 
 def test_a_rule_lets_a_user_use_every_verb_but_those_that_it_keeps_from_him(notes: Notes) -> None:
     set_rules(notes.machine, "50-slotd-robot")
-    for call, said in zip(CHANGES, ask(notes.machine, "robot", *CHANGES), strict=True):
-        assert said["error"] not in DENIALS, (call, said)
+    for call, said in zip(GUARDED, ask(notes.machine, "robot", *GUARDED), strict=True):
+        assert (said["error"] in DENIALS) == (call[2] in ("Adopt", "Release")), (call, said)
     assert ask(notes.machine, "robot", REPORT)[0]["error"] == ACCESS_DENIED
     shown = notes.json("status", "notes")
     assert (shown["mode"], shown["held"]) == ("manual", False)
@@ -112,11 +115,21 @@ def test_a_rule_lets_a_user_use_every_verb_but_those_that_it_keeps_from_him(note
     assert "back" in notes.slotctl("backups", "notes")
     forced = [of_app("Update", "notes", **{key: value}) for key, value in (("version", "1.0"), ("force", True))]
     backup = notes.json("status", "notes")["backups"][0]["id"]
+    look, verify = of_app("InspectBackup", "notes", backup), of_app("VerifyBackup", "notes", backup)
+    looked, verified = ask(notes.machine, "robot", look, verify)
+    assert (looked["error"], verified["error"]) == ("", "")
+    assert any("notes.db" in str(entry) for entry in looked["reply"][1])
+    notes.machine.wait_for('test "$(slotctl --json jobs)" = "[]"', timeout_s=60)
     before = status(notes)
     for by_manager in (True, False):
-        restore = of_app("Restore", "notes", backup, by_manager=by_manager)
-        assert ask(notes.machine, "alice", restore)[0]["error"] == INTERACTIVE
-    for said in ask(notes.machine, "robot", *forced, of_app("Restore", "notes", backup), interactive=True):
+        of_backup = [
+            of_app(member, "notes", backup, by_manager=by_manager)
+            for member in ("Restore", "VerifyBackup", "InspectBackup")
+        ]
+        assert [said["error"] for said in ask(notes.machine, "alice", *of_backup)] == [INTERACTIVE] * 3
+    adopt = of_app("Adopt", "notes", **{"from": "/home/robot", "version": "9.9"})
+    kept_from_him = [*forced, of_app("Restore", "notes", backup), adopt, of_app("Release", "notes")]
+    for said in ask(notes.machine, "robot", *kept_from_him, interactive=True):
         assert (said["error"], "not authorised for org.slotd1." in said["text"]) == (NOT_AUTHORIZED, True)
     assert status(notes) == before
 
@@ -125,7 +138,7 @@ def test_one_user_may_check_everything_and_nothing_else(notes: Notes) -> None:
     set_rules(notes.machine, "50-slotd-watcher")
     for said in ask(notes.machine, "carol", of_app("Check", "notes"), of_app("Check", "wiki"), CHECK_ALL):
         assert said["error"] == ""
-    others = [call for call in CHANGES if call[2] not in ("Check", "CheckAll", "Restore")]
+    others = [call for call in ASKED if call[2] not in ("Check", "CheckAll")]
     assert {said["error"] for said in ask(notes.machine, "carol", *others)} == {INTERACTIVE}
     assert {said["error"] for said in ask(notes.machine, "alice", of_app("Check", "notes"))} == {INTERACTIVE}
 
@@ -176,7 +189,8 @@ def test_deputies_do_the_quiet_things_with_their_app_at_once(notes: Notes) -> No
 
 def test_root_alone_when_that_is_the_rule(notes: Notes) -> None:
     set_rules(notes.machine, "10-slotd-root-only", "50-slotd-robot")
-    calls = [call for call in CHANGES if call[2] != "Restore"]
+    backup = notes.json("status", "notes")["backups"][0]["id"]
+    calls = [*ASKED, *(of_app(member, "notes", backup) for member in ("VerifyBackup", "InspectBackup"))]
     assert {said["error"] for said in ask(notes.machine, "robot", *calls, interactive=True)} == {NOT_AUTHORIZED}
     assert ask(notes.machine, None, of_app("Hold", "notes", "x"), of_app("Unhold", "notes"))[1]["error"] == ""
 

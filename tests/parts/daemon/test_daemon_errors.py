@@ -26,6 +26,10 @@ METHODS = {name: [m for m in one.members if m.kind == "method"] for name, one in
 VERBS = [method.name for method in METHODS[APP]]
 # A guard against a trial that nobody watches; the daemon closes such ones when it starts.
 UNREACHABLE = {("Update", "NothingToDo")}
+# What a verb takes before its options, where it takes something.
+WORDS = {"Approve": ["1.0"], "Hold": ["why"], "SetMode": ["auto"]}
+WORDS |= {verb: ["b1"] for verb in ("VerifyBackup", "InspectBackup", "Restore")}
+LIES = {"from": "/opt/notes", "version": "1.0"}
 SLOW = '[slots]\nprepare = [["sleep", "60"]]\n'
 
 met: set[tuple[str, str]] = set()
@@ -84,8 +88,7 @@ async def test_every_method_says_that_there_is_no_such_app(desk: Desk) -> None:
     for verb in VERBS:
         if verb == "History":
             continue
-        words = {"Approve": ["1.0"], "Hold": ["why"], "SetMode": ["auto"], "Restore": ["b1"]}.get(verb, [])
-        await refused(desk, "NoSuchApp", verb, *words, app="nowhere")
+        await refused(desk, "NoSuchApp", verb, *WORDS.get(verb, []), app="nowhere")
     others = {"GetApp": ("s", ["nowhere"]), "History": ("sua{sv}", ["nowhere", 1, {}])}
     others["ReportFailure"] = ("sa{sv}", ["nowhere.service", {}])
     for member, (signature, body) in others.items():
@@ -101,12 +104,16 @@ async def test_values_that_make_no_sense_are_refused_by_every_verb_that_takes_th
     await refused(desk, "BadOption", "SetMode", "always")
     for words in ("\x1b[2J", "x" * 2000):
         await refused(desk, "BadOption", "Hold", words)
+    for key in LIES:
+        await refused(desk, "BadOption", "Adopt", **(LIES | {key: ""}))
+    await refused(desk, "BadOption", "Adopt", **(LIES | {"version": "latest"}))
 
 
 async def test_what_is_not_installed_cannot_be_rolled_back_or_judged(notes: Notes, desk: Desk) -> None:
     await refused(desk, "NoRollback", "Rollback", data="keep")
     await refused(desk, "NothingToDo", "MarkGood")
     await refused(desk, "NothingToDo", "MarkBad")
+    await refused(desk, "NothingToDo", "Release")
     await refused(desk, "NoSuchVersion", "Approve", "9.9")
 
 
@@ -120,13 +127,24 @@ async def test_a_rollback_must_say_what_becomes_of_the_data_and_needs_a_backup_t
         assert (await desk.do("Update", "notes"))["result"] == "updated"
     await refused(desk, "DataChoiceRequired", "Rollback")
     await refused(desk, "NoSuchBackup", "Rollback", data="restore")
-    await refused(desk, "NoRollback", "Rollback", data="keep", to="0.1")
-    await refused(desk, "NoSuchBackup", "Restore", "b0")
+    await refused(desk, "NoSuchVersion", "Rollback", data="keep", to="0.1")
+    await refused(desk, "NothingToDo", "Rollback", data="keep", to="1.1")
+    for verb in ("VerifyBackup", "InspectBackup", "Restore"):
+        await refused(desk, "NoSuchBackup", verb, "b0")
+
+
+async def test_what_is_installed_cannot_be_adopted_and_what_was_not_adopted_cannot_be_given_back(
+    notes: Notes, desk: Desk
+) -> None:
+    await refused(desk, "NothingToDo", "Adopt", **LIES)
+    await refused(desk, "NothingToDo", "Release")
+    await refused(desk, "NothingToDo", "Release", present=True)
 
 
 async def test_an_app_that_is_held_is_not_updated(notes: Notes, desk: Desk) -> None:
     await desk.call("Hold", "ssa{sv}", "notes", "holidays")
     await refused(desk, "Held", "Update")
+    await refused(desk, "Held", "Rollback", data="keep", to="0.1")
     await desk.call("Unhold", "sa{sv}", "notes")
 
 
@@ -144,6 +162,9 @@ async def test_a_second_job_is_refused_at_once_and_the_first_can_be_cancelled_on
     await refused(desk, "Busy", "Rollback", data="keep")
     await refused(desk, "Busy", "Backup")
     await refused(desk, "Busy", "Restore", saved)
+    await refused(desk, "Busy", "VerifyBackup", saved)
+    await refused(desk, "Busy", "Adopt", **LIES)
+    await refused(desk, "Busy", "Release")
     await desk.call("Cancel", path=first, interface=JOB)
     assert (await desk.end_of(first))["result"] == "cancelled"
     assert await error_of(desk, "", [], "Cancel", first, JOB) == f"{OURS}TooLate"
@@ -157,7 +178,10 @@ async def test_nothing_is_done_with_a_definition_that_cannot_be_used(notes: Note
     for verb, words in (("Check", []), ("Update", []), ("Backup", []), ("Approve", ["1.2"]), ("SetMode", ["auto"])):
         await refused(desk, "Misconfigured", verb, *words)
     await refused(desk, "Misconfigured", "Rollback", data="keep")
-    await refused(desk, "Misconfigured", "Restore", saved)
+    for verb in ("VerifyBackup", "InspectBackup", "Restore"):
+        await refused(desk, "Misconfigured", verb, saved)
+    await refused(desk, "Misconfigured", "Adopt", **LIES)
+    await refused(desk, "Misconfigured", "Release")
 
 
 async def test_a_bundle_is_refused_with_the_documented_error(world: World, desk: Desk) -> None:
