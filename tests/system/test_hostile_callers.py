@@ -176,7 +176,7 @@ def test_a_second_caller_is_told_so_at_once_and_the_first_goes_on(notes: Notes, 
             began = time.monotonic()
             printed = notes.slotctl(*command, status=6)
             assert time.monotonic() - began < 5
-            assert_says(printed, f"update (job {job}, step fetch) is running", "slotctl status notes")
+            assert_says(printed, f"update (job {job}, step fetch) is running", "slotctl follow notes")
         status = notes.json("status", "notes")
         assert (status["state"], status["version"]) == ("updating", "1.0")
         assert_says(notes.slotctl("jobs"), str(job), "fetch")
