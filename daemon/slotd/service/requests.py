@@ -85,20 +85,6 @@ def close_stale_trials(store: Store) -> None:
                 store.forget(trial)
 
 
-def may_apply_by_itself(view: AppView) -> bool:
-    """Whether an update needs no more word of a person: mode auto, or approve and approved. An absent app never."""
-    if view.held or view.state in (AppState.MISCONFIGURED, AppState.ABSENT):
-        return False
-    if view.mode is Mode.APPROVE:
-        return bool(view.approved) and view.approved != view.version
-    return view.mode is Mode.AUTO and bool(view.available)
-
-
-def version_to_apply(view: AppView) -> str:
-    """What was approved is applied, and nothing newer; in mode auto the rules choose."""
-    return view.approved if view.mode is Mode.APPROVE else ""
-
-
 def reconcile(store: Store, engine: Engine, host: Host) -> None:
     """Learn from the disk what the store does not know: slots by their own records, backups by their headers.
 
