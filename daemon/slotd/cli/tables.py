@@ -191,10 +191,6 @@ class Look:
         return "…" if self.unicode else "..."
 
     @property
-    def arrow(self) -> str:
-        return "→" if self.unicode else "->"
-
-    @property
     def bullet(self) -> str:
         return "●" if self.unicode else "*"
 
