@@ -79,8 +79,8 @@ def set_rules(machine: Container, *names: str) -> None:
     for name in names:
         path, text = rules[name]
         machine.write_file(path, text)
-    # polkit looks at the directory by itself, but not at once.
-    machine.run("systemctl restart polkit.service")
+    # polkit looks at the directory by itself, but not at once. Fast tests would restart it beyond its start limit.
+    machine.run("systemctl reset-failed polkit.service; systemctl restart polkit.service")
 
 
 Call = tuple[str, str, str, str, list[Any], dict[str, Any]]  # interface, path, member, signature, arguments, options

@@ -10,7 +10,10 @@ from tests.system.container import Container
 from tests.system.image import Image
 
 TIMERS = ("slotd-apply.timer", "slotd-check.timer", "slotd-prune.timer")
-ACTIONS = "approve backup cancel check hold import mark-good reload restore rollback set-mode update update-to-version"
+ACTIONS = (
+    "adopt approve backup cancel check hold import inspect-backup mark-good reload restore rollback set-mode update "
+    "update-to-version"
+)
 APT = "DEBIAN_FRONTEND=noninteractive apt-get --yes --no-install-recommends"
 OFFLINE = "-o Acquire::http::Proxy=http://127.0.0.1:9 -o Acquire::https::Proxy=http://127.0.0.1:9"
 
