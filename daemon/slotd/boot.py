@@ -202,8 +202,8 @@ async def recover(*, user_mode: bool) -> int:
     host = await off_loop(lambda: _host(CommandSystemd(user_manager=user_mode), user_mode=user_mode))
     failed = False
     for job in await off_loop(host.store.unfinished_jobs):
-        work = _work(host, job)
         try:
+            work = _work(host, job)
             if job.step == "trial" and not work.marked_bad and await _runs(work):
                 continue  # it is up: nothing healthy is rolled back because of slotd's own trouble
             await failpoint.reach("recover:begin")

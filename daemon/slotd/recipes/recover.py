@@ -39,9 +39,7 @@ async def resume(work: Work) -> Result:
         )
         if action is OnCrash.UNDO and work.plan.stopped_at:
             await preserve.start_again(work)  # whatever else is wrong, the old version and its data are whole
-        await rollback.hold(work, str(error))
-        await work.finish(Result.FAILED, error)
-        return Result.FAILED
+        return await _leave_to_a_person(work, error)
     await work.tell("job-resumed", f"the {work.job.kind} was interrupted in step {step or 'nothing'}: {_says(action)}")
     if again := await rollback.begun(work):
         await work.remember(reason=work.plan.reason or f"{work.plan.version} failed, and slotd was interrupted")
@@ -67,6 +65,23 @@ async def resume(work: Work) -> Result:
             return await rollback.roll_back(work, f"slotd was interrupted in step {step}")
         case _:
             return await update(work, first=step)
+
+
+async def abandon(work: Work, why: SlotdError) -> Result:
+    """For a job whose plan cannot be read: nobody knows how far it came. Its app is held, and a person is asked."""
+    error = Failed(
+        f"the plan of job {work.job.id} cannot be read, and step {work.job.step or 'nothing'} was left as it was: "
+        f"{why.message}",
+        hint=f"See that {work.app.name} and its data are whole, then `slotctl unhold {work.app.name}`.",
+    )
+    return await _leave_to_a_person(work, error)
+
+
+async def _leave_to_a_person(work: Work, error: SlotdError) -> Result:
+    await rollback.hold(work, str(error))
+    await work.tell("held", str(error))
+    await work.finish(Result.FAILED, error)
+    return Result.FAILED
 
 
 async def settle(work: Work) -> Result:

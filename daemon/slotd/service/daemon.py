@@ -6,24 +6,27 @@ It implements `slotd.service.api.Core`.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 from collections.abc import Awaitable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from slotd import __version__
 from slotd.core import policy
 from slotd.core.events import BY_NAME
+from slotd.core.plain import to_plain
 from slotd.core.schema import App
 from slotd.errors import NoSuchApp, NoSuchVersion, NothingToDo, SlotdError
 from slotd.host import definitions, journal
 from slotd.host.offloop import off_loop
 from slotd.model import AppView, Event, Job, JobKind, Mode
 from slotd.recipes import recover
-from slotd.recipes.context import Host, Work
+from slotd.recipes.context import Host, Plan, Work
 from slotd.service import requests, views
 from slotd.service.api import Listener
 from slotd.service.board import Board
-from slotd.service.jobs import Jobs
+from slotd.service.jobs import Jobs, Recipe
 from slotd.service.starting import Starter
 
 _log = logging.getLogger(__name__)
@@ -62,14 +65,20 @@ class Daemon(Starter):
     async def _resume(self, job: Job) -> None:
         if job.kind is not JobKind.CHECK:
             self.jobs_.reserve(job.app)
+        recipe: Recipe = recover.resume
         try:
             work = await off_loop(self._work, job)
+        except SlotdError as error:
+            # Not left open: it would stand in the way of this app's jobs for ever, and nobody would know.
+            known = self._definitions.apps.get(job.app, App(name=job.app))
+            work = self._work(dataclasses.replace(job, plan=to_plain(Plan(definition=known))))
+            recipe = partial(recover.abandon, why=error)
         except BaseException:
             self.jobs_.unreserve(job.app, job.kind)
             raise
         if not work.app.name:
             work.app = self._definitions.apps.get(job.app, App(name=job.app))
-        self.jobs_.start(work, recover.resume)
+        self.jobs_.start(work, recipe)
         await self._board.refresh(job.app)
 
     async def end(self) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -116,6 +118,32 @@ async def test_a_loop_that_stalls_is_ended_by_the_watchdog_and_the_next_daemon_s
     assert after["digest"] == before["digest"]
     assert after["version"] == (version if result == "updated" else before["version"])
     assert f"interrupted in step {step}" in world.slotctl("history", "notes")
+
+
+async def test_a_job_whose_plan_nobody_can_read_ends_held_and_told_and_stands_in_nobodys_way(
+    world: World, notes: Notes, desk: Desk
+) -> None:
+    notes.define(trial="1h")
+    notes.publish("2.2")
+    world.start()
+    job = await desk.start("Update", "notes")
+    await desk.step_of(job, "trial")
+    world.systemctl("stop", "slotd.service")
+    with contextlib.closing(sqlite3.connect(world.state / "state.db")) as db, db:
+        db.execute("UPDATE jobs SET plan = '{\"artifacts\": 7}' WHERE state = 'running'")
+    before = notes.says()
+    world.systemctl("start", "slotd.service")
+    await asyncio.to_thread(wait_for, lambda: '"held": true' in world.slotctl("--json", "status", "notes"))
+    assert (await desk.job(job))["Result"] == "failed"
+    assert "cannot be read, and step trial was left as it was" in world.slotctl("status", "notes")
+    assert "cannot be read" in world.slotctl("history", "notes")
+    assert notes.says() == before
+    notes.define(trial="300ms")
+    await desk.call("Reload")
+    world.slotctl("unhold", "notes")
+    notes.publish("2.3")
+    assert (await desk.do("Update", "notes"))["result"] == "updated"
+    assert notes.says() == before | {"version": "2.3"}
 
 
 async def test_a_bus_call_in_vain_does_not_keep_it(world: World, desk: Desk) -> None:
