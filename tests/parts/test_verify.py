@@ -16,6 +16,7 @@ from tests import keys
 from tests.keys import MinisignKey, OpenPGPKey
 
 from slotd.core import trust, verifyplan
+from slotd.core.evidence import Evidence
 from slotd.core.schema import Verify
 from slotd.errors import Misconfigured, SlotdError, VerificationFailed
 from slotd.model import Asset, Release
@@ -73,7 +74,7 @@ def check(tmp_path: Path) -> Check:
         finally:
             os.close(fd)
         measured = {name: hashlib.new(name, artifact).hexdigest() for name in ("sha256", "sha512")}
-        return trust.decide(verify, ASSET, trust.Evidence.from_claims(measured, digest, claims))
+        return trust.decide(verify, ASSET, Evidence.from_claims(measured, digest, claims))
 
     return run
 

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from slotd.core import verifyplan
+from slotd.core.evidence import Evidence, Signed, Status
 from slotd.core.schema import Verify
-from slotd.core.trust import Evidence, Signed, Status, decide, require_digests
+from slotd.core.trust import decide, require_digests
 from slotd.errors import VerificationFailed
 from slotd.model import Asset, Release
 

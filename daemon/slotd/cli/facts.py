@@ -24,7 +24,7 @@ from slotd.host.paths import Paths
 from slotd.recipes.obtain import RESERVE_BYTES
 from slotd.recipes.space import OWN_BYTES
 from slotd.verify import KeyFile, openpgp
-from slotd.verify.expiry import expiries
+from slotd.verify.expiry import standings
 from slotd.verify.work import describe_keys
 
 T = TypeVar("T")
@@ -147,7 +147,9 @@ class Look:
             if not kinds:
                 problems.append(f"cannot use the key file {name}: there is no public key in it.")
             if openpgp.KIND in kinds:  # minisign's never end
-                return [(name, ends) for _, ends in expiries(openpgp.public_keys(key))]
+                found = standings(openpgp.public_keys(key))
+                problems += [f"keys.d/{name}: {each.problem(0.0)}" for each in found if each.is_revoked]
+                return [(name, each.ends) for each in found if not each.is_revoked]
         except SlotdError as error:
             problems.append(error.message)
         except (ValueError, IndexError) as error:

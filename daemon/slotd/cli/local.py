@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from slotd.core.schema import App
     from slotd.host.definitions import Definitions
     from slotd.host.paths import Paths
+    from slotd.verify import KeyFile
 
 
 _UNITS = tuple(
@@ -147,10 +148,12 @@ def _finding(app: App, paths: Paths, *, user: bool) -> dict[str, Any]:
 
     keys: list[dict[str, str]] = []
     problems: list[str] = []
+    spent: list[str] = []
     for name in app.verify.keys:
         try:
             content = read_keys(paths, [name])[name]
             described = describe_keys([KeyFile(name, content)])
+            spent += _spent(KeyFile(name, content))
         except Misconfigured as error:
             problems += error.problems
             continue
@@ -161,7 +164,27 @@ def _finding(app: App, paths: Paths, *, user: bool) -> dict[str, Any]:
         if not described:
             problems.append(f"cannot use the key file {name}: there is no public key in it.")
     warnings = _missing(app, user=user)
+    if spent and len(spent) == len(keys) and not problems:
+        problems += [f"{each} Nothing that it signs is installed; get the publisher's new key." for each in spent]
+    else:
+        warnings += [f"{each} What it signs is not installed." for each in spent]
     return {"app": app.name, "files": list(app.files), "keys": keys, "problems": problems, "warnings": warnings}
+
+
+def _spent(key: KeyFile) -> list[str]:
+    """A sentence for each OpenPGP key in the file that has expired or was revoked."""
+    from time import time
+
+    from slotd.verify import openpgp, packets
+    from slotd.verify.expiry import standings
+
+    if not packets.is_armoured_or_packets(key.data):
+        return []  # minisign's never end
+    try:
+        found = standings(openpgp.public_keys(key))
+    except (ValueError, IndexError):  # its form is `describe_keys`' to tell
+        return []
+    return [f"the key file {key.name}: {problem}" for each in found if (problem := each.problem(time()))]
 
 
 def _missing(app: App, *, user: bool) -> list[str]:

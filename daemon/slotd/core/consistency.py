@@ -100,6 +100,16 @@ def _verification(app: App, report: Report) -> None:
             ("verify", "fingerprints"),
             'verify.fingerprints is given: it is used by "openpgp" only, which is not in verify.require',
         )
+    if verify.signers > 1 and "openpgp" not in verify.require:
+        report.add(
+            ("verify", "signers"),
+            f'verify.signers is {verify.signers}: it is used by "openpgp" only, which is not in verify.require',
+        )
+    if 0 < len(verify.fingerprints) < verify.signers:
+        report.add(
+            ("verify", "signers"),
+            f"verify.signers is {verify.signers}: verify.fingerprints lets only {len(verify.fingerprints)} sign",
+        )
     if "checksums" in words_in(verify.signature) and not verify.checksums:
         report.add(
             ("verify", "signature"), f'verify.signature is "{verify.signature}": {{checksums}} needs verify.checksums'

@@ -44,6 +44,7 @@ class Verify:
     signature: str = "{asset}.asc"
     keys: tuple[str, ...] = ()
     fingerprints: tuple[str, ...] = ()
+    signers: int = 1  # how many of the OpenPGP keys must have signed
 
 
 @dataclass(frozen=True, slots=True)

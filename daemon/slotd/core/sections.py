@@ -157,6 +157,7 @@ def verify(section: Section) -> Verify:
         ),
         keys=section.texts("keys", forms.key_file),
         fingerprints=section.texts("fingerprints", forms.fingerprint),
+        signers=section.whole("signers", default.signers, 1, 16),
     )
     if section.lacks("require"):
         section.missing("require", 'nothing is installed unverified; name at least one check, like ["sha256"]')

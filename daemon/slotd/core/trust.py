@@ -1,92 +1,26 @@
-"""May this file be trusted? The one place that decides it (promise 2).
+"""May this file be trusted? The one place that decides it (promise 2), and it reads nothing but values.
 
 What is decided on is evidence: digests that the daemon measured itself on the descriptor it holds, what the source
 said, and what the verify worker claims. All that the definition requires must pass, and it must require something;
-whatever else speaks against the file counts too.
+whatever else speaks against the file counts too. In which order the evidence came, and in which order the definition
+names its checks, changes nothing of the verdict.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 
 from slotd.core import gpgstatus
+from slotd.core.evidence import HEX, Evidence, Signed
 from slotd.core.schema import Verify
 from slotd.core.verifyplan import ARTIFACT, DIGESTS, SUMS
 from slotd.errors import VerificationFailed
 
-_HEX = {"sha256": re.compile(r"[0-9a-f]{64}"), "sha512": re.compile(r"[0-9a-f]{128}")}
-_KIND = re.compile(r"[a-z][a-z0-9]{0,31}")
-_MAX_LINES = 2000
-_MAX_TEXT = 4096
-_MAX_SIGNATURES = 64
-
-
-@dataclass(frozen=True, slots=True)
-class Status:
-    """gpgv's status lines about one signature file. `covers`: `artifact` or `sums`."""
-
-    covers: str
-    lines: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Signed:
-    """What any other verifier says of one signature file. `key` names the signer, `reason` why it is not good:
-    `bad` (a pinned key, other bytes), `unknown-key`, or words for a person."""
-
-    covers: str
-    good: bool
-    key: str
-    comment: str = ""
-    reason: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """What is known about one artifact. Digests are lower-case hex by algorithm; `source_digest` is `algorithm:hex`.
-
-    `measured` is the daemon's own; `sums` is what the sums file lists for this artifact.
-    """
-
-    measured: Mapping[str, str]
-    source_digest: str = ""
-    has_sums: bool = False
-    sums: Mapping[str, str] = field(default_factory=dict)
-    openpgp: tuple[Status, ...] = ()
-    signed: Mapping[str, tuple[Signed, ...]] = field(default_factory=dict)
-
-    @classmethod
-    def from_claims(cls, measured: Mapping[str, str], source_digest: str, claims: Mapping[str, Any]) -> Evidence:
-        """Evidence from the verify worker's reply, which is JSON from a process that read hostile bytes.
-
-        Raises `VerificationFailed` for anything that is not of the agreed shape: what cannot be read proves nothing.
-        """
-        try:
-            sums = _digests(claims.get("sums", {}))
-            other = _digests(claims.get("digests", {}))
-            signed = {
-                _kind(kind): tuple(_signed(each) for each in _items(listed))
-                for kind, listed in claims.items()
-                if kind not in ("sums", "digests", "openpgp", "has_sums")
-            }
-            statuses = tuple(_status(each) for each in _items(claims.get("openpgp", [])))
-            has_sums = _typed(claims.get("has_sums", bool(sums)), bool)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise VerificationFailed(
-                f"cannot use what the verify worker says: {error}", hint="Its part of the journal tells more."
-            ) from None
-        for algorithm, digest in other.items():
-            if measured.get(algorithm, digest) != digest:
-                raise VerificationFailed(f"cannot use what the verify worker says: its {algorithm} is of other bytes")
-        return cls(dict(measured), source_digest, has_sums or bool(sums), sums, statuses, signed)
-
 
 @dataclass(frozen=True, slots=True)
 class Signer:
-    """Who signed. `kind`: the verifier; `key`: fingerprint or key id; `name`: user id or trusted comment, if any."""
+    """Who signed. `kind`: the verifier; `key`: fingerprint, key id or identity; `name`: user id or comment, if any."""
 
     kind: str
     key: str
@@ -103,55 +37,28 @@ class Trusted:
 
 
 def decide(requirement: Verify, asset: str, evidence: Evidence) -> Trusted:
-    """Trust `asset`, or raise `VerificationFailed`: `forged` if it shows that its bytes are not the publisher's."""
+    """Trust `asset`, or raise `VerificationFailed`: `forged` if it shows that its bytes are not the publisher's.
+
+    Every check is made before anything is said, so that a forgery is told as one whatever else is wrong.
+    """
     if not requirement.require:
         raise _refusal(asset, "nothing is required of it", "Set `require` under [verify].")
-    checks = _compare_digests(requirement, asset, evidence)
+    refusals = list(_against_digests(requirement, asset, evidence))
+    checks = list(_passed_digests(evidence))
     signers: list[Signer] = []
-    for kind in requirement.require:
+    for kind in dict.fromkeys(requirement.require):
         if kind in DIGESTS:
             continue
-        found = (
-            _openpgp(requirement, asset, evidence) if kind == "openpgp" else _other(requirement, kind, asset, evidence)
-        )
-        if all(signer.covers == SUMS for signer in found):
-            _require_chain(asset, evidence)
+        try:
+            found = _signers(requirement, kind, asset, evidence)
+        except VerificationFailed as refusal:
+            refusals.append(refusal)
+            continue
         signers += found
         checks += [f"{each.kind} signature over the {_WHAT[each.covers]} by {each.name or each.key}" for each in found]
+    if refusals:
+        raise min(refusals, key=lambda each: (not each.forged, str(each)))
     return Trusted(tuple(checks), tuple(signers))
-
-
-_WHAT = {ARTIFACT: "file", SUMS: "checksums"}
-
-
-def _compare_digests(requirement: Verify, asset: str, evidence: Evidence) -> list[str]:
-    """Every digest that anyone gave must be the measured one; each one required must have been given by someone."""
-    if requirement.checksums and not evidence.has_sums:
-        raise _refusal(asset, "its checksums are missing", "Check `checksums` under [verify].")
-    if requirement.checksums and not evidence.sums:
-        raise _refusal(asset, "the checksums do not list it", "Check `checksums` and `asset` in the definition.")
-    checks: list[str] = []
-    given = [("checksums", "say", algorithm, digest) for algorithm, digest in evidence.sums.items()]
-    if evidence.source_digest:
-        algorithm, _, digest = evidence.source_digest.partition(":")
-        given.append(("source", "says", algorithm.lower(), digest.lower()))
-    for who, says, algorithm, digest in given:
-        if algorithm not in DIGESTS:
-            continue  # a weak or unknown one neither proves nor disproves
-        if not _HEX[algorithm].fullmatch(digest):
-            raise _refusal(asset, f"the {who} {says} {digest[:80]!r}, which is no {algorithm}")
-        if algorithm not in evidence.measured:
-            raise _refusal(asset, f"its {algorithm} was not measured")
-        if evidence.measured[algorithm] != digest:
-            raise _refusal(
-                asset,
-                f"its {algorithm} is {evidence.measured[algorithm]}, the {who} {says} {digest}",
-                "Someone changed the file, or the publisher replaced it half-way. Do not install it by other means.",
-                forged=True,
-            )
-        checks.append(f"{algorithm} as the {who} {says}")
-    _require_given(requirement, asset, {algorithm for _, _, algorithm, _ in given})
-    return checks
 
 
 def require_digests(requirement: Verify, asset: str, source_digest: str) -> None:
@@ -160,74 +67,14 @@ def require_digests(requirement: Verify, asset: str, source_digest: str) -> None
     Raises `VerificationFailed`. What a sums file lists is known only when it was fetched: `decide` judges that.
     """
     if not requirement.checksums:
-        _require_given(requirement, asset, {source_digest.partition(":")[0].lower()})
+        for refusal in _against_missing(requirement, asset, {source_digest.partition(":")[0].lower()}):
+            raise refusal
 
 
-def _require_given(requirement: Verify, asset: str, given: Collection[str]) -> None:
-    for algorithm in DIGESTS:
-        if algorithm in requirement.require and algorithm not in given:
-            raise _refusal(
-                asset,
-                f"nobody gives its {algorithm}",
-                "Set `checksums` under [verify] to the name of the publisher's sums file, or require another check;"
-                f' an index of one\'s own (type = "http") may also give the file a `digest`, "{algorithm}:…".',
-            )
-
-
-def _openpgp(requirement: Verify, asset: str, evidence: Evidence) -> list[Signer]:
-    """One good signature by a pinned key suffices; none at all is a failure."""
-    pinned = {_plain(each) for each in requirement.fingerprints}
-    signers: list[Signer] = []
-    problems: list[str] = []
-    bad = False
-    for status in evidence.openpgp:
-        try:
-            found = gpgstatus.signatures(status.lines, detached=status.covers == ARTIFACT)
-        except ValueError as error:
-            raise _refusal(asset, f"its OpenPGP signature cannot be used: {error}") from None
-        for each in found:
-            bad = bad or each.is_bad
-            if each.problem:
-                problems.append(f"{each.problem} (key {each.fingerprint})" if each.fingerprint else each.problem)
-            elif pinned and not pinned & {each.fingerprint, each.primary}:
-                problems.append(f"the signer {each.primary} is not one of `fingerprints`")
-            else:
-                signers.append(Signer("openpgp", each.primary, each.signer, status.covers))
-    if signers:
-        return signers
-    if not problems:
-        raise _refusal(asset, "it has no OpenPGP signature", "Check `signature` and `keys` under [verify].")
-    hint = _HINT_FORGED if bad else _HINT_KEYS
-    raise _refusal(asset, f"its OpenPGP signature is not good: {'; '.join(problems)}", hint, forged=bad)
-
-
+_WHAT = {ARTIFACT: "file", SUMS: "checksums"}
+_NAMES = {"openpgp": "OpenPGP"}
 _HINT_KEYS = "If the publisher has changed keys, get the new one from a place you trust and put it into keys.d."
 _HINT_FORGED = "Someone changed the file or its signature. Do not install it by other means; ask the publisher."
-
-
-def _other(requirement: Verify, kind: str, asset: str, evidence: Evidence) -> list[Signer]:
-    # Key ids are shorter than OpenPGP fingerprints: an entry of this length can only mean such a key.
-    pinned = {each for each in map(_plain, requirement.fingerprints) if len(each) not in (40, 64)}
-    is_pinned = bool(pinned) or (bool(requirement.fingerprints) and "openpgp" not in requirement.require)
-    signers: list[Signer] = []
-    problems: list[str] = []
-    bad = False
-    for each in evidence.signed.get(kind, ()):
-        if not each.good:
-            bad = bad or each.reason == "bad"
-            problems.append(f"{_REASONS.get(each.reason, each.reason)} (key {each.key})")
-        elif is_pinned and _plain(each.key) not in pinned:
-            problems.append(f"the signer {each.key} is not one of `fingerprints`")
-        else:
-            signers.append(Signer(kind, each.key, each.comment, each.covers))
-    if signers:
-        return signers
-    if not problems:
-        raise _refusal(asset, f"it has no {kind} signature", "Check `signature` and `keys` under [verify].")
-    hint = _HINT_FORGED if bad else _HINT_KEYS
-    raise _refusal(asset, f"its {kind} signature is not good: {'; '.join(problems)}", hint, forged=bad)
-
-
 _REASONS = {
     "bad": "it does not fit the file",
     "unknown-key": "it was made by a key that is not among the app's keys",
@@ -235,73 +82,142 @@ _REASONS = {
 }
 
 
-def _require_chain(asset: str, evidence: Evidence) -> None:
-    """A signature over the checksums reaches the file only through a digest in them, already compared above."""
-    if not any(algorithm in evidence.sums for algorithm in DIGESTS):
+# ── digests ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _given(evidence: Evidence) -> Iterator[tuple[str, str, str]]:
+    """(who says it, algorithm, digest): every digest that anyone gave. Weak ones neither prove nor disprove."""
+    yield from (("checksums say", algorithm, digest) for algorithm, digest in sorted(evidence.sums.items()))
+    algorithm, _, digest = evidence.source_digest.lower().partition(":")
+    if algorithm in DIGESTS:
+        yield "source says", algorithm, digest
+
+
+def _passed_digests(evidence: Evidence) -> Iterator[str]:
+    return (f"{algorithm} as the {who}" for who, algorithm, _ in _given(evidence) if algorithm in DIGESTS)
+
+
+def _against_digests(requirement: Verify, asset: str, evidence: Evidence) -> Iterator[VerificationFailed]:
+    """Every digest that anyone gave must be the measured one; each one required must have been given by someone."""
+    if requirement.checksums and not evidence.has_sums:
+        yield _refusal(asset, "its checksums are missing", "Check `checksums` under [verify].")
+    elif requirement.checksums and not evidence.sums:
+        yield _refusal(asset, "the checksums do not list it", "Check `checksums` and `asset` in the definition.")
+    for who, algorithm, digest in _given(evidence):
+        refusal = _against_digest(asset, evidence, who, algorithm, digest)
+        if refusal is not None:
+            yield refusal
+    yield from _against_missing(requirement, asset, {algorithm for _, algorithm, _ in _given(evidence)})
+
+
+def _against_digest(asset: str, evidence: Evidence, who: str, algorithm: str, digest: str) -> VerificationFailed | None:
+    if not HEX[algorithm].fullmatch(digest):
+        return _refusal(asset, f"the {who} {digest[:80]!r}, which is no {algorithm}")
+    measured = evidence.measured.get(algorithm)
+    if measured is None:
+        return _refusal(asset, f"its {algorithm} was not measured")
+    if measured != digest:
+        return _refusal(
+            asset,
+            f"its {algorithm} is {measured}, the {who} {digest}",
+            "Someone changed the file, or the publisher replaced it half-way. Do not install it by other means.",
+            forged=True,
+        )
+    return None
+
+
+def _against_missing(requirement: Verify, asset: str, given: Collection[str]) -> Iterator[VerificationFailed]:
+    for algorithm in DIGESTS:
+        if algorithm in requirement.require and algorithm not in given:
+            yield _refusal(
+                asset,
+                f"nobody gives its {algorithm}",
+                "Set `checksums` under [verify] to the name of the publisher's sums file, or require another check;"
+                f' an index of one\'s own (type = "http") may also give the file a `digest`, "{algorithm}:…".',
+            )
+
+
+# ── signatures ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class _Word:
+    """One signature, judged: `signer` if it counts, else why not."""
+
+    signer: Signer | None = None
+    problem: str = ""
+    is_bad: bool = False
+
+
+def _signers(requirement: Verify, kind: str, asset: str, evidence: Evidence) -> list[Signer]:
+    """Who signed in this way, each once; at least as many as the definition wants. Raises `VerificationFailed`."""
+    name = _NAMES.get(kind, kind)
+    words = list(_openpgp(requirement, asset, evidence) if kind == "openpgp" else _other(requirement, kind, evidence))
+    counted = sorted({(w.signer.key, w.signer.name, w.signer.covers): w.signer for w in words if w.signer}.items())
+    signers = [signer for _, signer in counted]
+    needed = requirement.signers if kind == "openpgp" else 1
+    if len({signer.key for signer in signers}) < needed:
+        raise _too_few(asset, name, words, signers, needed)
+    if all(signer.covers == SUMS for signer in signers) and not any(each in evidence.sums for each in DIGESTS):
+        # A signature over the checksums reaches the file only through a digest in them, compared on its own.
         raise _refusal(asset, "the signed checksums do not list it", "Check `checksums` under [verify].")
+    return signers
 
 
-def _refusal(asset: str, why: str, hint: str = "", *, forged: bool = False) -> VerificationFailed:
-    return VerificationFailed(f"cannot trust {asset}: {why}", hint=hint, forged=forged)
+def _too_few(asset: str, name: str, words: list[_Word], signers: list[Signer], needed: int) -> VerificationFailed:
+    if not words:
+        return _refusal(asset, f"it has no {name} signature", "Check `signature` and `keys` under [verify].")
+    problems = sorted({word.problem for word in words if word.problem})
+    is_bad = any(word.is_bad for word in words)
+    hint = _HINT_FORGED if is_bad else _HINT_KEYS
+    if not signers:
+        return _refusal(asset, f"its {name} signature is not good: {'; '.join(problems)}", hint, forged=is_bad)
+    why = f"{len({signer.key for signer in signers})} of the {needed} keys that must sign it did"
+    return _refusal(asset, "; ".join([why, *problems]), hint, forged=is_bad)
+
+
+def _openpgp(requirement: Verify, asset: str, evidence: Evidence) -> Iterator[_Word]:
+    pinned = {_plain(each) for each in requirement.fingerprints}
+    for status in evidence.openpgp:
+        try:
+            found = gpgstatus.signatures(status.lines, detached=status.covers == ARTIFACT)
+        except ValueError as error:
+            raise _refusal(asset, f"its OpenPGP signature cannot be used: {error}") from None
+        for each in found:
+            if each.problem:
+                who = f" (key {each.fingerprint})" if each.fingerprint else ""
+                yield _Word(problem=f"{each.problem}{who}", is_bad=each.is_bad)
+            elif pinned and not pinned & {each.fingerprint, each.primary}:
+                yield _Word(problem=f"the signer {each.primary} is not one of `fingerprints`")
+            else:
+                yield _Word(Signer("openpgp", each.primary, each.signer, status.covers))
+
+
+def _other(requirement: Verify, kind: str, evidence: Evidence) -> Iterator[_Word]:
+    # Key ids are shorter than OpenPGP fingerprints: an entry of this length can only mean such a key.
+    pinned = {each for each in map(_plain, requirement.fingerprints) if len(each) not in (40, 64)}
+    is_pinned = bool(pinned) or (bool(requirement.fingerprints) and "openpgp" not in requirement.require)
+    for each in evidence.signed.get(kind, ()):
+        if not each.good:
+            who = f" (key {each.key})" if each.key else ""
+            yield _Word(problem=f"{_REASONS.get(each.reason, each.reason)}{who}", is_bad=each.reason == "bad")
+        elif is_pinned and kind == "minisign" and _plain(each.key) not in pinned:
+            yield _Word(problem=f"the signer {each.key} is not one of `fingerprints`")
+        else:
+            yield _named(requirement, kind, each, evidence)
+
+
+def _named(requirement: Verify, kind: str, each: Signed, evidence: Evidence) -> _Word:
+    """A good signature that names what it is over, and by whom, in its own words."""
+    algorithm, _, digest = each.digest.partition(":")
+    if each.digest and evidence.measured.get(algorithm) != digest:
+        return _Word(problem=f"it is over another file, whose {algorithm} is {digest}", is_bad=kind == "tuf")
+    return _Word(Signer(kind, each.key, each.comment, each.covers))
 
 
 def _plain(fingerprint: str) -> str:
     return fingerprint.replace(" ", "").removeprefix("0x").upper()
 
 
-def _digests(value: Any) -> dict[str, str]:
-    digests = dict(_typed(value, dict))
-    for algorithm, digest in digests.items():
-        if algorithm not in _HEX or not _HEX[algorithm].fullmatch(_typed(digest, str)):
-            raise ValueError("a digest that is none")
-    return digests
-
-
-def _status(value: Any) -> Status:
-    claim = _typed(value, dict)
-    lines = tuple(_text(line) for line in _items(claim["status"], _MAX_LINES))
-    return Status(_covers(claim["covers"]), lines)
-
-
-def _signed(value: Any) -> Signed:
-    claim = _typed(value, dict)
-    return Signed(
-        covers=_covers(claim["covers"]),
-        good=_typed(claim["good"], bool),
-        key=_text(claim["key"]),
-        comment=_text(claim.get("comment", "")),
-        reason=_text(claim.get("reason", "")),
-    )
-
-
-def _covers(value: Any) -> str:
-    if value not in (ARTIFACT, SUMS):
-        raise ValueError("a signature over an unknown thing")
-    return str(value)
-
-
-def _kind(value: str) -> str:
-    if not _KIND.fullmatch(value):
-        raise ValueError("an unknown kind of signature")
-    return value
-
-
-def _text(value: Any) -> str:
-    """One line for logs and terminals, with nothing in it that moves a cursor."""
-    text = str(_typed(value, str))
-    if len(text) > _MAX_TEXT:
-        raise ValueError("a text that is too long")
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
-
-
-def _items(value: Any, limit: int = _MAX_SIGNATURES) -> Sequence[Any]:
-    items = _typed(value, list)
-    if len(items) > limit:
-        raise ValueError("too many entries")
-    return list(items)
-
-
-def _typed(value: Any, wanted: type) -> Any:
-    if type(value) is not wanted:
-        raise ValueError(f"{wanted.__name__} expected, {type(value).__name__} found")
-    return value
+def _refusal(asset: str, why: str, hint: str = "", *, forged: bool = False) -> VerificationFailed:
+    return VerificationFailed(f"cannot trust {asset}: {why}", hint=hint, forged=forged)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from slotd.core import policy, trust, verifyplan
+from slotd.core.evidence import Evidence
 from slotd.core.plain import to_plain
 from slotd.core.words import duration
 from slotd.errors import NoSpace, NoSuchVersion, SlotdError, SourceFailed, VerificationFailed
@@ -346,7 +347,7 @@ async def _verify_one(work: Work, artifact: Artifact) -> trust.Trusted:
             verify, artifact.source_digest, listed if isinstance(listed, Mapping) else ()
         )
     }
-    evidence = trust.Evidence.from_claims(measured, artifact.source_digest, claims)
+    evidence = Evidence.from_claims(measured, artifact.source_digest, claims)
     return trust.decide(verify, artifact.name, evidence)
 
 

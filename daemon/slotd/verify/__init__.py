@@ -55,7 +55,7 @@ class Verifier(Protocol):
     def examine(self, material: Material) -> dict[str, Any]:
         """Claims, merged into the worker's reply: lists and mappings by name. Raises `VerificationFailed`.
 
-        A verifier of signatures gives `{KIND: [{covers, good, key, comment, reason}]}` (`slotd.core.trust.Signed`).
+        A verifier of signatures gives `{KIND: [{covers, good, key, comment, reason}]}` (`slotd.core.evidence.Signed`).
         """
         ...
 

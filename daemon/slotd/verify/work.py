@@ -19,7 +19,7 @@ _PROGRESS_EVERY_S = 0.5
 def verify(
     request: Mapping[str, Any], fds: Sequence[int], progress: Callable[[dict[str, Any]], None]
 ) -> dict[str, Any]:
-    """Claims about the artifact `fds[0]` (open for reading), as `slotd.core.trust.Evidence.from_claims` takes them.
+    """Claims about the artifact `fds[0]` (open for reading), as `slotd.core.evidence.Evidence.from_claims` takes them.
 
     Request, as `slotd.core.verifyplan.request` makes it: asset, sums (base64 or None), sums_name, signatures
     [{kind, name, data, covers}], keys [{name, data}], want [algorithm]. Reply: `{has_sums, sums: {algorithm: hex},

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import subprocess
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests import keys
 
 from slotd.cli.main import main
 
@@ -61,6 +64,33 @@ def test_every_problem_of_a_definition_is_told_at_once(etc: Path, capsys: pytest
     assert "service.unit is not a known key" in out
     assert "policy.trial" in out
     assert "notes: good" in out
+
+
+@pytest.fixture
+def homes() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="k", dir="/tmp") as path:
+        yield Path(path)
+        keys.stop_agents([home for home in Path(path).iterdir() if home.is_dir()])
+
+
+@pytest.mark.parametrize("fault", ["expired", "revoked"])
+def test_a_key_that_is_no_longer_good_is_not_called_good(
+    etc: Path, homes: Path, capsys: pytest.CaptureFixture[str], fault: str
+) -> None:
+    key = keys.openpgp_key(homes / "a", expired=fault == "expired")
+    if fault == "revoked":
+        key.revoke()
+    old, good = key.public(), (etc / "keys.d/publisher.gpg").read_bytes()
+    (etc / "keys.d/publisher.gpg").write_bytes(old)
+    assert main(["verify", "notes"]) == 1
+    said = capsys.readouterr().out
+    why = "expired on 2020-12-31" if fault == "expired" else "has been revoked"
+    assert f"the key file publisher.gpg: its key {key.fingerprint} {why}. Nothing that it signs is installed" in said
+    # Beside a good one it is what a publisher leaves behind when keys are changed.
+    (etc / "keys.d/publisher.gpg").write_bytes(old + good)
+    assert main(["verify", "notes"]) == 0
+    said = capsys.readouterr().out
+    assert f"warning: the key file publisher.gpg: its key {key.fingerprint} {why}. What it signs is not" in said
 
 
 def test_what_is_not_there_yet_is_a_warning(etc: Path, capsys: pytest.CaptureFixture[str]) -> None:
