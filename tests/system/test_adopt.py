@@ -60,6 +60,13 @@ def test_what_is_not_said_is_asked_for(notes: Notes, args: tuple[str, ...]) -> N
     assert "--from /opt/notes --version 1.2" in notes.slotctl("adopt", "notes", *args, status=2)
 
 
+@pytest.mark.parametrize("version", ["latest", "../1.0", "1.0 (new)", "stable"])
+def test_what_is_no_version_is_not_adopted_as_one(notes: Notes, version: str) -> None:
+    printed = notes.slotctl("adopt", "notes", "--from", "/opt/notes", "--version", version, status=2)
+    assert "not a version" in printed
+    assert not notes.machine.exists(ROOT + "/a")
+
+
 @pytest.mark.parametrize(
     ("source", "says"),
     [

@@ -51,7 +51,7 @@ CALLS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "an unknown option to the app": (APP, "Update a{sv} 1 nah b true", ('no option "nah"', "version s")),
     "no options": (MANAGER, "Update s notes", ('Update takes "sa{sv}", not "s"',)),
     "a number for a name": (MANAGER, "Update ia{sv} 3 0", ('Update takes "sa{sv}", not "ia{sv}"',)),
-    "latest for a version": (MANAGER, "Update sa{sv} notes 1 version s latest", ("not a version", "Leave the version")),
+    "latest for a version": (MANAGER, "Update sa{sv} notes 1 version s latest", ("not a version", "Name one")),
     "an app that is not there": (MANAGER, "Update sa{sv} nots 0", ("an app named 'nots'", "slotctl list")),
     "a path for a name": (MANAGER, "Check sa{sv} ../../etc 0", ("an app named '../../etc'", "slotctl list")),
     "no name": (MANAGER, "Check sa{sv} '' 0", ("an app named ''", "slotctl list")),
@@ -93,7 +93,7 @@ WORDS: dict[str, tuple[tuple[str, ...], int, tuple[str, ...]]] = {
     "latest for a version": (
         ("update", "notes", "--version=latest"),
         2,
-        ("that is not a version", "Leave the version"),
+        ("that is not a version", "Name one"),
     ),
     "a version that is not there": (("update", "notes", "--version=9.9"), 1, ("its source does not offer it", "1.0")),
     "a mode that is none": (("mode", "notes", "yolo"), 2, ("unknown mode 'yolo'", "manual", "approve", "auto")),

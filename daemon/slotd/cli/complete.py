@@ -79,7 +79,10 @@ async def _asked(kind: str, app: str, *, user: bool) -> list[Offer]:
         case "versions":
             return [(found["AvailableVersion"], "available"), (found["ApprovedVersion"], "approved")]
         case "kept":
-            return [(found["PreviousVersion"], f"in slot {found['PreviousSlot']}")]
+            backups = [each for each in found["Backups"] if each["kind"] == "backup"]
+            saved = {each["version"]: "its data are in a backup" for each in backups}
+            saved[found["PreviousVersion"]] = f"in slot {found['PreviousSlot']}"
+            return [(version, why) for version, why in saved.items() if version != found["Version"]]
         case "backups":
             return [_backup(each) for each in found["Backups"]]
         case _:

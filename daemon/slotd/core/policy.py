@@ -229,8 +229,8 @@ def require_version(app: str, wanted: str) -> None:
     """Refuse what can be no version before a job is made of it. Raises `BadOption`."""
     if wanted.strip().lower() == "latest":
         raise BadOption(
-            f'cannot update {app} to "{wanted}": that is not a version.',
-            hint="Leave the version out to follow source.versions and source.channel.",
+            f'cannot use "{wanted}" for {app}: that is not a version.',
+            hint="Name one; an update without a version follows source.versions and source.channel.",
         )
 
 

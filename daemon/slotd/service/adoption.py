@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from slotd.core.policy import require_version
 from slotd.core.schema import App
+from slotd.core.version import parse
 from slotd.engines import Engine
 from slotd.errors import BadOption, Failed, NothingToDo
 from slotd.model import Release, SlotName
@@ -21,7 +21,11 @@ def adopt_plan(host: Host, app: App, engine: Engine, *, source: str, version: st
             f"cannot adopt {app.name}: it must be said {'where it lies' if not source else 'which version it is'}.",
             hint=f"Give --{missing}, as in `slotctl adopt {app.name} --from /opt/{app.name} --version 1.2`.",
         )
-    require_version(app.name, version)
+    if parse(app.source.scheme, version) is None:
+        raise BadOption(
+            f"cannot adopt {app.name}: {version!r} is not a version of the scheme {app.source.scheme}.",
+            hint="Give it as the source names its releases: they are compared with it.",
+        )
     if engine.active() is not None or any(engine.path(slot).exists() for slot in SlotName):
         raise NothingToDo(
             f"cannot adopt {app.name}: its slots are not empty.", hint=f"See `slotctl status {app.name}`."

@@ -38,7 +38,7 @@ async def slotd(address: str) -> AsyncIterator[Slotd]:
         available="1.1",
         last_check=now - 190,
         backups=(
-            saved("old", now - 90000),
+            saved("old", now - 90000, version="0.8"),
             saved("new", now - 300),
             saved("aside", now - 100, kind="quarantine"),
         ),
@@ -47,5 +47,5 @@ async def slotd(address: str) -> AsyncIterator[Slotd]:
     await service.leave()
 
 
-def saved(name: str, created: float, kind: str = "backup") -> Backup:
-    return Backup(name, "notes", kind, "0.9", "update to 1.0", created, f"/b/{name}", bytes=12 * 1024**2, sealed=True)
+def saved(name: str, created: float, kind: str = "backup", version: str = "0.9") -> Backup:
+    return Backup(name, "notes", kind, version, "update to 1.0", created, f"/b/{name}", bytes=12 * 1024**2, sealed=True)
