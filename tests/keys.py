@@ -58,6 +58,23 @@ class OpenPGPKey:
         path = self.home / "openpgp-revocs.d" / f"{self.fingerprint}.rev"
         self._gpg("--import", input=path.read_bytes().replace(b":-----BEGIN", b"-----BEGIN"))
 
+    def sign_with_notation(self, data: bytes, value: str) -> bytes:
+        """A detached signature with a text of the signer's own in it, which gpg and gpgv show."""
+        return self._gpg("--armor", "--set-notation", f"forged@example.org={value}", "--local-user", self.fingerprint,
+                         "--detach-sign", input=data)  # fmt: skip
+
+    def sign_and_lose_the_right(self, data: bytes) -> bytes:
+        """A signature by a subkey that may only authenticate, as its primary key says later. Needs a key of 2020."""
+        self._gpg(
+            "--faked-system-time", f"{_PAST_LATER}!", "--quick-add-key", self.fingerprint, "ed25519", "sign", "never"
+        )
+        signature = self.sign(data)
+        answers = b"key 1\nchange-usage\nS\nA\nQ\nsave\n"
+        command = ["gpg", "--homedir", str(self.home), "--no-tty", "--yes", "--expert", "--pinentry-mode", "loopback"]
+        command += ["--passphrase", "", "--command-fd", "0", "--edit-key", self.fingerprint]
+        subprocess.run(command, input=answers, capture_output=True, check=True, env=_environment())
+        return signature
+
     def add_signing_subkey(self) -> None:
         self._gpg("--quick-add-key", self.fingerprint, "ed25519", "sign", "never")
 

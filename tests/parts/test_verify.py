@@ -102,16 +102,19 @@ def refused(check: Check, signature: bytes, keyring: dict[str, bytes], **more: A
     return caught.value
 
 
+@pytest.mark.attack
 def test_a_signature_over_other_bytes_means_forged(check: Check, publisher: OpenPGPKey) -> None:
     error = refused(check, publisher.sign(ARTIFACT), {"k": publisher.public()}, artifact=TAMPERED)
     assert error.forged
     assert "does not fit the file" in error.message
 
 
+@pytest.mark.attack
 def test_one_byte_more_at_the_end_is_noticed(check: Check, publisher: OpenPGPKey) -> None:
     assert refused(check, publisher.sign(ARTIFACT), {"k": publisher.public()}, artifact=ARTIFACT + b"\n").forged
 
 
+@pytest.mark.attack
 def test_a_signature_by_another_key_is_refused_and_named(
     check: Check, publisher: OpenPGPKey, stranger: OpenPGPKey
 ) -> None:
@@ -121,17 +124,20 @@ def test_a_signature_by_another_key_is_refused_and_named(
     assert "keys.d" in error.hint
 
 
+@pytest.mark.attack
 def test_an_expired_key_is_refused(check: Check, home: Path) -> None:
     key = keys.openpgp_key(home / "e", expired=True)
     assert "the key has expired" in refused(check, key.sign(ARTIFACT, at=IN_2020), {"k": key.public()}).message
 
 
+@pytest.mark.attack
 def test_an_expired_signature_is_refused(check: Check, home: Path) -> None:
     key = keys.openpgp_key(home / "s", since_2020=True)
     signature = key.sign_until_yesterday(ARTIFACT)
     assert "the signature has expired" in refused(check, signature, {"k": key.public()}).message
 
 
+@pytest.mark.attack
 def test_a_revoked_key_is_refused(check: Check, home: Path) -> None:
     key = keys.openpgp_key(home / "r")
     signature = key.sign(ARTIFACT)
@@ -140,6 +146,7 @@ def test_a_revoked_key_is_refused(check: Check, home: Path) -> None:
     assert "revoked" in refused(check, signature, {"k": key.public()}).message
 
 
+@pytest.mark.attack
 def test_a_signature_made_with_sha1_is_refused(check: Check, home: Path) -> None:
     key = keys.openpgp_key(home / "1", algorithm="rsa2048")
     assert check(OPENPGP, {f"{ASSET}.asc": key.sign(ARTIFACT)}, {"k": key.public()})
@@ -155,6 +162,7 @@ def test_of_two_signatures_in_a_file_one_good_one_suffices(
         assert [signer.key for signer in trusted.signers] == [publisher.fingerprint]
 
 
+@pytest.mark.attack
 def test_a_good_signature_over_another_file_does_not_help_a_strangers(
     check: Check, publisher: OpenPGPKey, stranger: OpenPGPKey
 ) -> None:
@@ -170,6 +178,7 @@ def test_a_subkey_signs_for_its_primary_key(check: Check, home: Path) -> None:
     assert trusted.signers[0].key == key.fingerprint
 
 
+@pytest.mark.attack
 def test_only_pinned_keys_of_a_keyring_may_sign(check: Check, publisher: OpenPGPKey, stranger: OpenPGPKey) -> None:
     keyring = {"both.asc": publisher.public(armour=True) + stranger.public(armour=True)}
     pinned = Verify(require=("openpgp",), keys=("both.asc",), fingerprints=(publisher.fingerprint,))
@@ -177,6 +186,7 @@ def test_only_pinned_keys_of_a_keyring_may_sign(check: Check, publisher: OpenPGP
     assert "not one of `fingerprints`" in refused(check, stranger.sign(ARTIFACT), keyring, verify=pinned).message
 
 
+@pytest.mark.attack
 @pytest.mark.parametrize(
     "name", ["nothing", "a page", "noise", "cut binary", "cut armour", "bad checksum", "message", "key", "key after it"]
 )
@@ -202,6 +212,7 @@ def test_what_is_no_detached_signature_is_refused_and_proves_no_forgery(
     assert not error.forged
 
 
+@pytest.mark.attack
 def test_a_clear_signed_text_is_no_signature_over_the_artifact(check: Check, publisher: OpenPGPKey) -> None:
     assert refused(check, publisher.clear_sign(b"hello\n"), {"k": publisher.public()})
 
@@ -221,6 +232,7 @@ def test_a_signature_over_the_checksums_covers_what_they_list(check: Check, publ
     assert trusted.signers[0].covers == "sums"
 
 
+@pytest.mark.attack
 def test_checksums_that_were_changed_after_signing_mean_forged(check: Check, publisher: OpenPGPKey) -> None:
     changed = f"{hashlib.sha256(TAMPERED).hexdigest()}  {ASSET}\n".encode()
     files = {"SHA256SUMS": changed, "SHA256SUMS.asc": publisher.sign(SUMS)}
@@ -229,6 +241,7 @@ def test_checksums_that_were_changed_after_signing_mean_forged(check: Check, pub
     assert caught.value.forged
 
 
+@pytest.mark.attack
 def test_a_changed_artifact_beside_signed_checksums_means_forged(check: Check, publisher: OpenPGPKey) -> None:
     files = {"SHA256SUMS": SUMS, "SHA256SUMS.asc": publisher.sign(SUMS)}
     with pytest.raises(VerificationFailed, match="the checksums say") as caught:
@@ -248,6 +261,7 @@ def test_clear_signed_checksums_without_a_required_signature_are_still_read(
     assert check(verify, {"sums.asc": publisher.clear_sign(SUMS)}, {}).signers == ()
 
 
+@pytest.mark.attack
 def test_clear_signed_checksums_by_a_stranger_are_refused(
     check: Check, publisher: OpenPGPKey, stranger: OpenPGPKey
 ) -> None:
@@ -255,6 +269,7 @@ def test_clear_signed_checksums_by_a_stranger_are_refused(
         check(CLEAR_SUMS, {"sums.asc": stranger.clear_sign(SUMS)}, {"k": publisher.public()})
 
 
+@pytest.mark.attack
 def test_a_line_slipped_into_clear_signed_checksums_means_forged(check: Check, publisher: OpenPGPKey) -> None:
     evil = f"{hashlib.sha256(TAMPERED).hexdigest()}  {ASSET}".encode()
     signed = publisher.clear_sign(b"# sums\n").replace(b"# sums", b"# sums\n" + evil)
@@ -263,6 +278,7 @@ def test_a_line_slipped_into_clear_signed_checksums_means_forged(check: Check, p
     assert caught.value.forged
 
 
+@pytest.mark.attack
 @pytest.mark.parametrize("place", ["before", "after", "second"])
 def test_text_around_clear_signed_checksums_is_refused(
     check: Check, publisher: OpenPGPKey, stranger: OpenPGPKey, place: str
@@ -274,6 +290,7 @@ def test_text_around_clear_signed_checksums_is_refused(
         check(CLEAR_SUMS, {"sums.asc": data}, {"k": publisher.public()}, TAMPERED)
 
 
+@pytest.mark.attack
 def test_a_signed_text_that_is_not_the_sums_file_does_not_vouch_for_it(check: Check, publisher: OpenPGPKey) -> None:
     files = {"SHA256SUMS": SUMS, "SHA256SUMS.asc": publisher.clear_sign(b"harmless\n")}
     with pytest.raises(VerificationFailed, match="not the sums file itself"):
@@ -336,12 +353,14 @@ def test_a_key_given_as_its_one_line_of_base64_will_do(check: Check, minisigner:
     assert check(MINISIGN, {f"{ASSET}.minisig": minisigner.sign(ARTIFACT)}, {"p.pub": bare})
 
 
+@pytest.mark.attack
 def test_a_minisign_signature_over_other_bytes_means_forged(check: Check, minisigner: MinisignKey) -> None:
     with pytest.raises(VerificationFailed, match="does not fit the file") as caught:
         check(MINISIGN, {f"{ASSET}.minisig": minisigner.sign(ARTIFACT)}, {"p": minisigner.public}, TAMPERED)
     assert caught.value.forged
 
 
+@pytest.mark.attack
 def test_a_changed_trusted_comment_is_noticed(check: Check, minisigner: MinisignKey) -> None:
     signature = minisigner.sign(ARTIFACT, comment="app 1.0").replace(b"app 1.0", b"app 9.9")
     with pytest.raises(VerificationFailed) as caught:
@@ -349,6 +368,7 @@ def test_a_changed_trusted_comment_is_noticed(check: Check, minisigner: Minisign
     assert "9.9" not in str(caught.value)
 
 
+@pytest.mark.attack
 def test_a_minisign_signature_by_another_key_is_refused(check: Check, home: Path, minisigner: MinisignKey) -> None:
     other = keys.minisign_key(home / "m2")
     with pytest.raises(VerificationFailed, match=other.key_id) as caught:
@@ -356,6 +376,7 @@ def test_a_minisign_signature_by_another_key_is_refused(check: Check, home: Path
     assert not caught.value.forged
 
 
+@pytest.mark.attack
 def test_a_strangers_minisign_signature_with_the_publishers_key_id_means_forged(
     check: Check, home: Path, minisigner: MinisignKey
 ) -> None:
@@ -371,6 +392,7 @@ def test_a_strangers_minisign_signature_with_the_publishers_key_id_means_forged(
     assert caught.value.forged
 
 
+@pytest.mark.attack
 @pytest.mark.parametrize("cut", [0, 1, 2, 3])
 def test_a_minisign_signature_that_is_cut_short_is_refused(check: Check, minisigner: MinisignKey, cut: int) -> None:
     data = b"\n".join(minisigner.sign(ARTIFACT).splitlines()[:cut])
@@ -386,6 +408,7 @@ def test_a_minisign_signature_over_the_checksums_covers_what_they_list(check: Ch
         check(verify, files, {"p": minisigner.public}, TAMPERED)
 
 
+@pytest.mark.attack
 def test_openpgp_and_minisign_together_must_both_pass(
     check: Check, publisher: OpenPGPKey, minisigner: MinisignKey
 ) -> None:
@@ -402,6 +425,7 @@ def test_openpgp_and_minisign_together_must_both_pass(
 # --- keys
 
 
+@pytest.mark.attack
 @pytest.mark.parametrize("armour", [False, True])
 def test_a_secret_key_among_the_keys_is_refused(check: Check, publisher: OpenPGPKey, armour: bool) -> None:
     secret = publisher._gpg("--armor", "--export-secret-keys") if armour else publisher.secret()
@@ -415,6 +439,7 @@ def test_a_key_file_that_is_no_key_is_told_by_name(check: Check, publisher: Open
         check(OPENPGP, {f"{ASSET}.asc": publisher.sign(ARTIFACT)}, {"page.gpg": data})
 
 
+@pytest.mark.attack
 def test_no_key_at_all_is_no_trust(check: Check, publisher: OpenPGPKey) -> None:
     assert "not among the app's keys" in refused(check, publisher.sign(ARTIFACT), {}).message
 

@@ -13,6 +13,8 @@ from tests.system.container import Container
 from tests.system.hostile import CACHE, HostilePublisher, assert_says, refused, refused_and_remembered, untouched
 from tests.system.notes import Notes
 
+pytestmark = pytest.mark.attack
+
 KEY_FILE = "/etc/slotd/keys.d/publisher.gpg"
 
 

@@ -68,6 +68,7 @@ def test_the_digest_that_the_source_gives_counts_too() -> None:
     assert trusted.checks == ("sha256 as the source says",)
 
 
+@pytest.mark.attack
 @pytest.mark.parametrize(
     "evidence",
     [
@@ -82,6 +83,7 @@ def test_one_digest_that_differs_means_forged(evidence: Evidence) -> None:
     assert caught.value.forged
 
 
+@pytest.mark.attack
 def test_a_digest_of_the_source_that_differs_means_forged_even_if_only_a_signature_is_required() -> None:
     with pytest.raises(VerificationFailed) as caught:
         decide(OPENPGP, "app", openpgp(*good(), source_digest=f"sha256:{WRONG}"))
@@ -125,6 +127,7 @@ def test_a_digest_that_was_not_measured_is_not_believed() -> None:
         decide(Verify(require=("sha512",)), "app", Evidence({"sha256": HEX}, f"sha512:{HEX512}"))
 
 
+@pytest.mark.attack
 def test_a_source_digest_that_is_none_is_refused_but_proves_no_forgery() -> None:
     with pytest.raises(VerificationFailed, match="which is no sha256") as caught:
         decide(Verify(require=("sha256",)), "app", Evidence(MEASURED, "sha256:nonsense"))
@@ -141,6 +144,7 @@ def test_a_check_that_nobody_made_fails() -> None:
         decide(Verify(require=("sigstore",)), "app", Evidence(MEASURED, f"sha256:{HEX}"))
 
 
+@pytest.mark.attack
 def test_all_that_is_required_must_pass() -> None:
     verify = Verify(require=("sha256", "openpgp"), keys=("publisher.gpg",))
     with pytest.raises(VerificationFailed, match="no OpenPGP signature"):
@@ -155,6 +159,7 @@ def test_all_that_is_required_must_pass() -> None:
 # --- OpenPGP
 
 
+@pytest.mark.attack
 @pytest.mark.parametrize(
     ("lines", "why"),
     [
@@ -188,6 +193,7 @@ def test_no_signature_but_a_good_one_will_do(lines: list[str], why: str) -> None
     assert not caught.value.forged
 
 
+@pytest.mark.attack
 def test_a_signature_over_other_bytes_means_forged() -> None:
     with pytest.raises(VerificationFailed, match="does not fit the file") as caught:
         decide(OPENPGP, "app", openpgp(*BAD))
@@ -219,6 +225,7 @@ def test_a_known_key_that_is_not_pinned_may_not() -> None:
         decide(verify, "app", openpgp(*good()))
 
 
+@pytest.mark.attack
 def test_a_signature_over_the_sums_reaches_the_file_only_through_its_digest() -> None:
     verify = Verify(require=("openpgp",), keys=("k",), checksums="SHA256SUMS", signature="{checksums}.asc")
     trusted = decide(verify, "app", openpgp(*good(), covers="sums", has_sums=True, sums={"sha256": HEX}))
@@ -247,6 +254,7 @@ def test_a_good_minisign_signature_shows_its_trusted_comment() -> None:
     assert decide(MINISIGN, "app", minisign(good=True, comment="v1.2")).signers[0].name == "v1.2"
 
 
+@pytest.mark.attack
 @pytest.mark.parametrize(("reason", "forged"), [("bad", True), ("unknown-key", False), ("", False)])
 def test_a_minisign_signature_that_is_not_good_is_refused(reason: str, forged: bool) -> None:
     with pytest.raises(VerificationFailed, match=KEY_ID) as caught:
@@ -279,6 +287,7 @@ def test_claims_of_the_agreed_shape_are_evidence() -> None:
     assert evidence.signed["minisign"][0].comment == "a\N{REPLACEMENT CHARACTER}[2Jb"
 
 
+@pytest.mark.attack
 @pytest.mark.parametrize(
     "claims",
     [

@@ -125,6 +125,8 @@ def _why(errsig: list[str]) -> str:
     match code:
         case "9":
             return "it was made by a key that is not among the app's keys"
+        case "125":  # GPG_ERR_WRONG_KEY_USAGE
+            return "it was made by a key that has no right to sign"
         case "4":
             return "it uses an algorithm that gpgv does not know"
         case _:

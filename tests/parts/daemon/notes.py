@@ -8,7 +8,7 @@ import json
 import socket
 import tarfile
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -137,10 +137,12 @@ class Notes:
         }
         return self.publish_files(version, files, **said)
 
-    def publish_files(self, version: str, files: Mapping[str, bytes], **said: Any) -> str:
+    def publish_files(
+        self, version: str, files: Mapping[str, bytes], *, sign: Callable[[bytes], bytes] | None = None, **said: Any
+    ) -> str:
         artifact, name = _tar(f"{self.name}-{version}", files), f"{self.name}-{version}.tar.gz"
         suffix = "asc" if isinstance(self.key, OpenPGPKey) else "minisig"
-        published = {name: artifact, f"{name}.{suffix}": self.key.sign(artifact)}
+        published = {name: artifact, f"{name}.{suffix}": (sign or self.key.sign)(artifact)}
         if self.source == "directory":
             self._put_into_folder(version, published)
         else:
