@@ -101,6 +101,7 @@ def check_restored(world: World) -> None:
     assert world.bad_digests <= world.everything()
     assert world.store.verify(world.room / "backup") == []
     assert world.store.is_sealed(world.room / "aside")
+    assert list(world.room.glob("aside/**/.*.new")) == []  # of its own files, half-written by who was killed
     aside = look(world.room / "aside" / "data" / "0")
     assert aside["/one"][5] == world.bad["/data/one"][5]
     assert "/sub/two" not in aside

@@ -27,9 +27,7 @@ def complete(layout: Layout) -> None:
             words = line.split(" ")
             if words[_KIND] == "f" and words[_DIGEST] == "-":
                 lines.append(f"sha256:{_hashed(data, unescape(words[_PATH]))} {words[_PATH]}\n")
-    for cut_short in layout.dest.glob(f".{layout.digests.name}.*.new"):  # by a daemon that died in the next line
-        cut_short.unlink(missing_ok=True)
-    files.write_atomic(layout.digests, "".join(lines).encode("ascii"), 0o600)
+    layout.replace(layout.digests, "".join(lines).encode("ascii"))
 
 
 def completed(layout: Layout) -> str:

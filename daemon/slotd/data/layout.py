@@ -124,8 +124,14 @@ class Layout:
         if scope == before:
             return scope
         raw = asdict(scope) | {"format": FORMAT, "places": [place._asdict() for place in covered]}
-        files.write_atomic(self.dest / "tree.json", json.dumps(raw, indent=1).encode(), 0o600)
+        self.replace(self.dest / "tree.json", json.dumps(raw, indent=1).encode())
         return scope
+
+    def replace(self, path: Path, data: bytes) -> None:
+        """Replace a file of the copy itself, whole or not at all, and what a kill left of an earlier writing of it."""
+        for cut_short in self.dest.glob(f".{path.name}.*.new"):
+            cut_short.unlink(missing_ok=True)
+        files.write_atomic(path, data, 0o600)
 
     def index(self) -> Index:
         """What the last finished pass saw; empty if there is none."""

@@ -96,7 +96,7 @@ class Restore:
 
     def _write_state(self, *, finished: bool) -> None:
         raw = {"src": str(self.src.dest), "done": self.done, "finished": finished}
-        files.write_atomic(self.state_path, json.dumps(raw).encode(), 0o600)
+        self.aside.replace(self.state_path, json.dumps(raw).encode())
 
     def _is_there(self, parent: int, name: str, key: str) -> bool:
         try:
