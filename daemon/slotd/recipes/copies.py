@@ -10,15 +10,16 @@ import os
 from collections import Counter
 from pathlib import Path
 
+from slotd.core.plain import from_plain
 from slotd.data import Entry
-from slotd.errors import Failed, NoSpace
+from slotd.errors import Failed, NoSpace, SlotdError
 from slotd.host import failpoint, files
 from slotd.host.offloop import off_loop
-from slotd.model import Backup
+from slotd.model import Backup, JobKind
 from slotd.recipes import space
-from slotd.recipes.context import Work
+from slotd.recipes.context import Plan, Work
 from slotd.recipes.obtain import RESERVE_BYTES
-from slotd.recipes.preserve import DAMAGED, newest_sealed
+from slotd.recipes.preserve import DAMAGED, new_copy_id, newest_sealed
 
 DAMAGE_TOLD = 5  # of what is wrong with a copy, so many in a message
 
@@ -106,6 +107,34 @@ def _nearest(path: Path) -> Path:
     while not path.exists() and path != path.parent:
         path = path.parent
     return path
+
+
+async def where_to_set_aside(work: Work) -> str:
+    """The id of the quarantine that this job will make.
+
+    Where a person tries again what stopped half-way through setting the same data aside, it is the one that was begun:
+    only together are the two what the version wrote, and only a whole one can be restored.
+    """
+    begun = "" if work.job.kind is JobKind.UPDATE else await off_loop(_begun_aside, work)
+    return begun or new_copy_id(work, "quarantine")
+
+
+def _begun_aside(work: Work) -> str:
+    store, name = work.host.store, work.app.name
+    harmless = (JobKind.BACKUP, JobKind.VERIFY)
+    jobs = (job for job in store.jobs(app=name, checks=False) if job.id != work.job.id and job.kind not in harmless)
+    last = next(jobs, None)
+    if last is None:
+        return ""
+    try:
+        plan = from_plain(Plan, last.plan)
+    except SlotdError:
+        return ""  # an older slotd's
+    row = next((each for each in store.backups(name) if each.kind == "quarantine" and each.id == plan.quarantine), None)
+    if row is None or row.sealed or work.data.is_sealed(Path(row.path)):
+        return ""
+    is_same = (row.version, plan.definition.data, plan.paths) == (work.plan.version, work.app.data, work.plan.paths)
+    return row.id if is_same else ""
 
 
 async def set_aside(work: Work, copy_id: str, *, version: str, reason: str) -> None:

@@ -12,6 +12,7 @@ from slotd.host.offloop import off_loop
 from slotd.model import JobState, Result
 from slotd.recipes import preserve, rollback
 from slotd.recipes.context import Work
+from slotd.recipes.copies import where_to_set_aside
 from slotd.recipes.run import Step, Stopped, perform
 
 STEPS: tuple[Step, ...] = (
@@ -28,7 +29,7 @@ async def restore(work: Work, *, first: str = "") -> Result:
     if not first:
         await work.remember(
             restore=True,
-            quarantine=work.plan.quarantine or preserve.new_copy_id(work, "quarantine"),
+            quarantine=work.plan.quarantine or await where_to_set_aside(work),
             resting=() if await off_loop(_was_left_down, work) else await preserve.resting_units(work),
         )
     try:

@@ -17,8 +17,8 @@ from slotd.host.offloop import off_loop
 from slotd.model import Backup, Blocked, Job, JobKind, Result, Slot, SlotState
 from slotd.recipes import dumps, space
 from slotd.recipes.context import Work
-from slotd.recipes.copies import check_copy, set_aside
-from slotd.recipes.preserve import dependents_of, is_up, new_copy_id, start_all, stop_all
+from slotd.recipes.copies import check_copy, set_aside, where_to_set_aside
+from slotd.recipes.preserve import dependents_of, is_up, start_all, stop_all
 from slotd.recipes.run import Step, Stopped, perform
 from slotd.recipes.trial import wait_until_healthy
 from slotd.store import TROUBLE
@@ -36,7 +36,7 @@ async def roll_back(work: Work, reason: str, *, first: str = "") -> Result:
     if not first:
         if work.app.policy.on_failure == "stop" and work.job.kind == "update":
             return await stop_and_hold(work, reason)
-        await work.remember(reason=reason, quarantine=work.plan.quarantine or new_copy_id(work, "quarantine"))
+        await work.remember(reason=reason, quarantine=work.plan.quarantine or await where_to_set_aside(work))
         await failpoint.reach("rb-begin:remembered")
         where = (
             f"going back to {work.plan.old_version}" if work.plan.old_version else f"removing {work.plan.version} again"
