@@ -46,7 +46,7 @@ test-system: deb
 # The whole takes up to an hour and writes docs/reliability.md; LANES machines run side by side.
 crash: deb
 	@PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=daemon:. SLOTD_CRASH_CELL='$(CELL)' SLOTD_CRASH_SAMPLE=$(SAMPLE) \
-	SLOTD_CRASH_SEED=$(SEED) SLOTD_CRASH_LANES=$(LANES) SLOTD_CRASH_MINUTES=$(MINUTES) /usr/bin/python3 -m tests.crash
+	SLOTD_CRASH_SEED=$(SEED) SLOTD_CRASH_LANES=$(LANES) SLOTD_CRASH_MINUTES=$(MINUTES) SLOTD_CRASH_AGAIN=$(AGAIN) /usr/bin/python3 -m tests.crash
 
 vm: deb
 	@PYTHONDONTWRITEBYTECODE=1 /usr/bin/python3 -m tests.vm $(if $(SEED),--seed $(SEED)) --report docs/reliability-vm.md $(ARGS)

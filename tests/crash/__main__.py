@@ -4,8 +4,9 @@
     make crash SAMPLE=40 SEED=7                 a seeded sample
     make crash LANES=3                          machines side by side
     make crash MINUTES=10                       as many as that allows, in an order drawn with the seed
+    make crash AGAIN=1                          go on with the last whole run: what has not held yet, or not been run
 
-Prints each cell as it ends, writes docs/reliability.md when all was run, and exits 1 if a cell did not hold.
+Prints each cell as it ends, writes docs/reliability.md when all was run, and exits 1 if a cell did not hold or could not be run.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import os
 import random
 import sys
 import threading
+import traceback
 from concurrent.futures import ThreadPoolExecutor
 
 from tests.crash import plan, report
@@ -22,11 +24,18 @@ from tests.system.image import REPOSITORY, slotd_image
 
 
 def main() -> int:
-    seed = int(os.environ.get("SLOTD_CRASH_SEED") or random.SystemRandom().randrange(10**6))
+    again = bool(os.environ.get("SLOTD_CRASH_AGAIN"))
+    seed, before = report.load() if again else (0, [])
+    seed = seed or int(os.environ.get("SLOTD_CRASH_SEED") or random.SystemRandom().randrange(10**6))
+    # A replay of prefixes is done anew as a whole: its numbers are those of one recording.
+    before = [told for told in before if told.outcome.why or not told.outcome.fault.startswith("prefix-")]
     sample = int(os.environ.get("SLOTD_CRASH_SAMPLE") or 0)
     lanes = int(os.environ.get("SLOTD_CRASH_LANES") or os.cpu_count() or 1)
     wanted = os.environ.get("SLOTD_CRASH_CELL") or "*"
-    chosen = plan.Choice(tuple(wanted.split(",")), sample, seed)
+    is_whole = wanted == "*" and not sample
+    last = {told.outcome.name: told.outcome for told in before}
+    held = frozenset(name for name, outcome in last.items() if not outcome.why)
+    chosen = plan.Choice(tuple(wanted.split(",")), sample, seed, held)
     chunks = plan.chunks(chosen)
     if not chunks:
         print("no cell has such a name", file=sys.stderr)
@@ -34,24 +43,27 @@ def main() -> int:
     (package,) = (REPOSITORY / "dist").glob("slotd_*_all.deb")
     image = slotd_image(package)
     print(f"seed {seed}: {len(chunks)} machines, {lanes} at a time", flush=True)
-    ledger, over = report.Ledger(seed), threading.Event()
+    ledger = report.Ledger(seed, report.WHOLE if is_whole else report.SOME, before)
+    over = threading.Event()
     clock = threading.Timer(60 * float(os.environ.get("SLOTD_CRASH_MINUTES") or 24 * 60), over.set)
     clock.daemon = True
     clock.start()
     with ThreadPoolExecutor(lanes) as pool:
         jobs = [pool.submit(plan.run, image, chunk, chosen, ledger.add, over) for chunk in chunks]
         try:
-            for job in jobs:
-                job.result()
+            stranded = [error for error in (job.exception() for job in jobs) if error is not None]
         finally:
             over.set()  # told to stop: each machine ends with the cell at hand
     broken = [outcome for outcome in ledger.outcomes if outcome.why]
     print(f"\n{ledger.summary()}")
     print("".join(f"  {outcome.name}: {outcome.why}\n" for outcome in broken), end="")
-    if wanted == "*" and not sample:
+    for error in stranded:
+        print("a machine was given up, its other cells were not run:", file=sys.stderr)
+        traceback.print_exception(error)
+    if is_whole:
         ledger.write()
         print(f"{report.PAGE} is written")
-    return 1 if broken else 0
+    return 1 if broken or stranded else 0
 
 
 if __name__ == "__main__":

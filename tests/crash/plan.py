@@ -21,14 +21,15 @@ WHOLE_UPDATE_EVERY = 8  # after each eighth cell a whole update, after the other
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """`patterns` of names; `sample` cells of them, drawn with `seed`, or all if it is 0."""
+    """`patterns` of names; `sample` cells of them, drawn with `seed`, or all if it is 0; without those that `held`."""
 
     patterns: tuple[str, ...] = ("*",)
     sample: int = 0
     seed: int = 0
+    held: frozenset[str] = frozenset()
 
     def has(self, name: str) -> bool:
-        return any(fnmatch.fnmatchcase(name, pattern) for pattern in self.patterns)
+        return name not in self.held and any(fnmatch.fnmatchcase(name, pattern) for pattern in self.patterns)
 
     def may_have(self, prefix: str) -> bool:
         """Whether there can be such cells at all: their names are known only once they were counted."""
@@ -124,7 +125,7 @@ def _swept(machine: _Machine, chunk: Chunk, chosen: Choice, chance: random.Rando
     if chosen.sample:
         calls = chance.sample(calls, min(max(1, chosen.sample // 5), len(calls)))
     elif chosen.patterns == ("*",):
-        calls = calls[chunk.part :: SWEEP_PARTS]
+        calls = [call for call in calls if call.number % SWEEP_PARTS == chunk.part]
         chance.shuffle(calls)
     for call in calls:
         yield lambda world, call=call: sweep.run(world, call)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
+import subprocess
 import threading
 import time
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from tests.crash import columns, matrix, prefixes, sweep
@@ -17,41 +21,74 @@ from tests.crash.matrix import Outcome
 from tests.system.image import REPOSITORY
 
 PAGE = REPOSITORY / "docs" / "reliability.md"
-KEPT = REPOSITORY / "build" / "crash.jsonl"
+WHOLE = REPOSITORY / "build" / "crash.jsonl"  # the last whole run
+SOME = REPOSITORY / "build" / "crash-some.jsonl"  # the last run of some cells
 BEGIN, END = "<!-- crash -->", "<!-- /crash -->"
+WORDS = 160  # of why a cell did not hold, so many characters on the page
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """An outcome as it is kept. `source`: the commit that was run; `at`: seconds since its sitting began."""
+
+    outcome: Outcome
+    source: str
+    at: float
+
+    @classmethod
+    def read(cls, line: str) -> Told:
+        raw = json.loads(line)
+        return cls(Outcome(**raw["outcome"]), raw["source"], raw["at"])
 
 
 class Ledger:
-    """All outcomes of one run. `add` may be called from any thread."""
+    """All outcomes of one run, which may have several sittings: `before` are those of the earlier ones.
 
-    def __init__(self, seed: int) -> None:
+    Of a cell that was run again the last outcome counts. `add` may be called from any thread.
+    """
+
+    def __init__(self, seed: int, path: Path, before: Sequence[Told] = ()) -> None:
         self.seed = seed
-        self.seconds = 0.0
-        self.outcomes: list[Outcome] = []
+        self.seconds = 0.0  # of this sitting
+        self.told = list(before)
+        self._source = _commit()
         self._began = time.monotonic()
         self._lock = threading.Lock()
-        self._file = KEPT.open("w")
+        self._file = path.open("w")
+        self._file.write(json.dumps({"seed": seed}) + "\n")
+        for told in self.told:
+            self._keep(told)
 
     def add(self, outcome: Outcome) -> None:
         """Print it and keep it."""
         with self._lock:
-            self.outcomes.append(outcome)
             self.seconds = time.monotonic() - self._began
-            self._file.write(json.dumps(dataclasses.asdict(outcome)) + "\n")
-            self._file.flush()
+            self.told.append(Told(outcome, self._source, self.seconds))
+            self._keep(self.told[-1])
             held = f"BROKEN: {outcome.why}" if outcome.why else "held"
             print(
-                f"{len(self.outcomes):5} {self.seconds:6.0f} s  {outcome.name} ({outcome.seconds:.1f} s) {held}",
+                f"{len(self.told):5} {self.seconds:6.0f} s  {outcome.name} ({outcome.seconds:.1f} s) {held}",
                 flush=True,
             )
 
+    def _keep(self, told: Told) -> None:
+        self._file.write(json.dumps(dataclasses.asdict(told)) + "\n")
+        self._file.flush()
+
+    @property
+    def outcomes(self) -> list[Outcome]:
+        """The last of each cell."""
+        return list({told.outcome.name: told.outcome for told in self.told}.values())
+
     def summary(self) -> str:
-        held = sum(not outcome.why for outcome in self.outcomes)
-        tried = sum(not outcome.fault.startswith(("sweep-", "prefix-")) for outcome in self.outcomes)
+        outcomes = self.outcomes
+        held = sum(not outcome.why for outcome in outcomes)
+        tried = sum(not outcome.fault.startswith(("sweep-", "prefix-")) for outcome in outcomes)
         whole = len(list(matrix.cells()))
+        spent = [told.at for told, after in itertools.pairwise(self.told) if after.at < told.at] + [self.seconds]
         return (
-            f"{len(self.outcomes)} cells tried ({tried} of the {whole} of the matrix), {held} held, seed {self.seed}, "
-            f"{self.seconds / 60:.0f} min on {os.cpu_count()} processors"
+            f"{len(outcomes)} cells tried ({tried} of the {whole} of the matrix), {held} held, seed {self.seed}, "
+            f"{sum(spent) / 60:.0f} min on {os.cpu_count()} processors"
         )
 
     def write(self) -> None:
@@ -63,6 +100,7 @@ class Ledger:
 
     def tables(self) -> str:
         lines = [f"{self.summary()}. Median of a cell: {_median([o.seconds for o in self.outcomes]):.1f} s.", ""]
+        lines += [*self._of_sources(), *self._not_held()]
         lines += ["| fault | " + " | ".join(KINDS) + " |", "|---|" + "---|" * len(KINDS)]
         for fault in columns.FAULTS:
             lines.append(f"| {fault.title} | " + " | ".join(self._of(fault.name, kind) for kind in KINDS) + " |")
@@ -74,6 +112,33 @@ class Ledger:
             found = [self._of(f"prefix-{stretch.name}", kind) for kind in KINDS]
             lines.append(f"| every disk prefix of a {stretch.name} | " + " | ".join(found) + " |")
         return "\n".join([*lines, "", *self._by_step()]) + "\n"
+
+    def _of_sources(self) -> list[str]:
+        last = {told.outcome.name: told.source for told in self.told}
+        counts = Counter(last.values())
+        said = ", ".join(f"{count} by `{source}`" for source, count in counts.items())
+        if len(counts) < 2:
+            return [f"All by commit {said.partition(' by ')[2]}.", ""]
+        return [
+            f"The run had several sittings, with mends between them. The figures are of each cell's last: {said}.",
+            "",
+        ]
+
+    def _not_held(self) -> list[str]:
+        """The cells that did not hold, once or still, as a table; nothing if there are none."""
+        last = {told.outcome.name: told for told in self.told}
+        first_broken: dict[str, Told] = {}
+        for told in self.told:
+            if told.outcome.why:
+                first_broken.setdefault(told.outcome.name, told)
+        if not first_broken:
+            return []
+        lines = ["| did not hold at first | what was seen | now |", "|---|---|---|"]
+        for name, told in sorted(first_broken.items()):
+            now = last[name]
+            since = f"holds, `{now.source}`" if not now.outcome.why else f"does not hold, `{now.source}`"
+            lines.append(f"| `{name}` (`{told.source}`) | {_short(told.outcome.why)} | {since} |")
+        return [*lines, ""]
 
     def _by_step(self) -> list[str]:
         names = [fault.name for fault in columns.FAULTS]
@@ -100,9 +165,20 @@ class Ledger:
         return f"{mine[True]}/{mine.total()}" if mine else "-"
 
 
-def load(path: Path = KEPT) -> list[Outcome]:
-    """The outcomes of the last run, as far as it came."""
-    return [Outcome(**json.loads(line)) for line in path.read_text().splitlines()]
+def load(path: Path = WHOLE) -> tuple[int, list[Told]]:
+    """The last whole run, as far as it came: its seed, and what was told."""
+    head, *lines = path.read_text().splitlines()
+    return int(json.loads(head)["seed"]), [Told.read(line) for line in lines]
+
+
+def _commit() -> str:
+    argv = ["git", "-C", str(REPOSITORY), "describe", "--always", "--dirty", "--exclude=*"]
+    return subprocess.run(argv, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def _short(why: str) -> str:
+    line = why.partition("\n")[0].removeprefix("AssertionError: ").replace("|", "/")
+    return line if len(line) <= WORDS else f"{line[:WORDS]}…"
 
 
 def _median(values: list[float]) -> float:

@@ -36,6 +36,7 @@ FIRED = "/run/slotd-fired"
 WITNESS = "/witness/ran"
 KEPT = ("/var/lib/slotd", "/var/cache/slotd", "/var/lib/notes")
 LONGEST_S = 90.0
+ASK_EVERY_S = 0.15  # each question is a handful of processes, which the machines beside it do without
 CHECKSUM_ONLY = '[verify]\nrequire = ["sha256"]\nkeys = []\n'
 UNIT_DROP_IN = f"""\
 [Service]
@@ -74,6 +75,7 @@ chown notes: /witness
 IDLE = """
 test "$(busctl get-property org.slotd1 /org/slotd1 org.slotd1.Manager NJobs 2>/dev/null)" = 'u 0'
 """
+SETTLED = f"{IDLE.strip()} && test -z \"$(systemctl list-jobs --no-legend --plain | grep -v 'No jobs')\""
 
 
 class World:
@@ -189,15 +191,21 @@ class World:
         if path.exists():
             path.write_text("go")
 
-    def wait(self, is_true: Callable[[], bool], else_: str, *, timeout_s: float = LONGEST_S) -> None:
+    def wait(
+        self, is_true: Callable[[], bool], else_: str, *, timeout_s: float = LONGEST_S, every_s: float = 0.02
+    ) -> None:
         deadline = time.monotonic() + timeout_s
         while not is_true():
             assert time.monotonic() < deadline, f"{else_} within {timeout_s:.0f} s"
-            time.sleep(0.02)
+            time.sleep(every_s)
 
     def settle(self) -> None:
-        """Until no job runs any more, whoever runs it."""
-        self.wait(lambda: self.machine.run(IDLE, check=False).returncode == 0, "a job did not end")
+        """Until no job runs any more, whoever runs it: of the daemon, or of systemd."""
+
+        def is_settled() -> bool:
+            return self.machine.run(SETTLED, check=False).returncode == 0
+
+        self.wait(is_settled, "a job did not end", every_s=ASK_EVERY_S)
 
     def sh(self, script: str, *, check: bool = True, timeout_s: float = 60.0) -> subprocess.CompletedProcess[str]:
         return self.machine.run(script, check=check, timeout_s=timeout_s)

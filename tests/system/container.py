@@ -304,7 +304,7 @@ class Container:
 
     def _is_up(self) -> bool:
         try:
-            state = self.run(["systemctl", "is-system-running"], check=False, timeout_s=20).stdout.strip()
+            state = self.run(["systemctl", "is-system-running", "--wait"], check=False, timeout_s=20).stdout.strip()
         except subprocess.TimeoutExpired:
             return False
         return state in ("running", "degraded")
