@@ -6,7 +6,7 @@
     make crash MINUTES=10                       as many as that allows, in an order drawn with the seed
     make crash AGAIN=1                          go on with the last whole run: what has not held yet, or not been run
 
-Prints each cell as it ends, writes docs/reliability.md when all was run, and exits 1 if a cell did not hold or could not be run.
+Prints each cell as it ends; docs/reliability.md when all was run. Exits 1 if a cell did not hold or was not run.
 """
 
 from __future__ import annotations
