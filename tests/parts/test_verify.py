@@ -74,7 +74,9 @@ def check(tmp_path: Path) -> Check:
         finally:
             os.close(fd)
         measured = {name: hashlib.new(name, artifact).hexdigest() for name in ("sha256", "sha512")}
-        return trust.decide(verify, ASSET, Evidence.from_claims(measured, digest, claims))
+        return trust.decide(
+            verify, ASSET, Evidence.from_claims(measured, digest, claims, verifyplan.sums_sha256(planned, files))
+        )
 
     return run
 

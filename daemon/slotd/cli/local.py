@@ -163,12 +163,25 @@ def _finding(app: App, paths: Paths, *, user: bool) -> dict[str, Any]:
         keys += [{"file": file, "kind": kind, "id": number, "owner": owner} for file, kind, number, owner in described]
         if not described:
             problems.append(f"cannot use the key file {name}: there is no public key in it.")
+    problems += _lacking(app)
     warnings = _missing(app, user=user)
     if spent and len(spent) == len(keys) and not problems:
         problems += [f"{each} Nothing that it signs is installed; get the publisher's new key." for each in spent]
     else:
         warnings += [f"{each} What it signs is not installed." for each in spent]
     return {"app": app.name, "files": list(app.files), "keys": keys, "problems": problems, "warnings": warnings}
+
+
+def _lacking(app: App) -> list[str]:
+    """What the definition needs and no Debian package has."""
+    from slotd.host import extras
+
+    needed = [("sigstore", "sigstore")] if "sigstore" in app.verify.require else []
+    return [
+        f"verify.require holds {kind}: the Python package {package} is not installed. Install it with {extras.INSTALL}."
+        for kind, package in needed
+        if not extras.has(package)
+    ]
 
 
 def _spent(key: KeyFile) -> list[str]:

@@ -79,21 +79,22 @@ def _verification(app: App, report: Report) -> None:
                 ("verify", "require"),
                 f'verify.require holds "{algorithm}": {why}; name the file of sums in verify.checksums',
             )
-    for kind, example in (("openpgp", "app.gpg"), ("minisign", "app.pub")):
+    for kind, example in (("openpgp", "app.gpg"), ("minisign", "app.pub"), ("sigstore", "trusted_root.json")):
         if kind not in verify.require:
             continue
         if not verify.keys and not report.blames("verify", "keys"):
             report.add(
                 ("verify", "require"),
-                f'verify.require holds "{kind}": it needs the publisher\'s key in verify.keys, like ["{example}"]',
+                f'verify.require holds "{kind}": it needs {_KEYS[kind]} in verify.keys, like ["{example}"]',
             )
         if not verify.signature:
             report.add(("verify", "signature"), f'verify.signature is empty: "{kind}" needs the signature\'s file name')
-    signed = [kind for kind in ("openpgp", "minisign") if kind in verify.require]
+    _identity(app, report)
+    signed = [kind for kind in ("openpgp", "minisign", "sigstore") if kind in verify.require]
     if verify.keys and not signed:
         report.add(
             ("verify", "keys"),
-            'verify.keys is given: keys are used by "openpgp" and "minisign" only, and verify.require has neither',
+            f"verify.keys is given: keys are used by {', '.join(_KEYS)} only, and verify.require has none of these",
         )
     if verify.fingerprints and "openpgp" not in verify.require:
         report.add(
@@ -114,6 +115,24 @@ def _verification(app: App, report: Report) -> None:
         report.add(
             ("verify", "signature"), f'verify.signature is "{verify.signature}": {{checksums}} needs verify.checksums'
         )
+
+
+_KEYS = dict.fromkeys(("openpgp", "minisign"), "the publisher's key") | {"sigstore": "a trust root"}
+
+
+def _identity(app: App, report: Report) -> None:
+    """Without a name, anybody's signature would do: the log takes everyone's."""
+    for key in ("identity", "issuer"):
+        given = getattr(app.verify, key) or report.blames("verify", key)
+        if "sigstore" in app.verify.require and not given:
+            report.add(
+                ("verify", key), f'verify.{key} is not given: "sigstore" needs it, since anyone can sign with sigstore'
+            )
+    for key in ("identity", "issuer", "repository"):
+        if "sigstore" not in app.verify.require and getattr(app.verify, key):
+            report.add(
+                ("verify", key), f'verify.{key} is given: it is used by "sigstore" only, which is not in verify.require'
+            )
 
 
 def _backup(app: App, report: Report) -> None:

@@ -51,18 +51,21 @@ class Signed:
 class Evidence:
     """What is known about one artifact. Digests are lower-case hex by algorithm; `source_digest` is `algorithm:hex`.
 
-    `measured` is the daemon's own; `sums` is what the sums file lists for this artifact.
+    `measured` is the daemon's own; `sums` is what the sums file lists for this artifact, `sums_sha256` that file's own.
     """
 
     measured: Mapping[str, str]
     source_digest: str = ""
     has_sums: bool = False
     sums: Mapping[str, str] = field(default_factory=dict)
+    sums_sha256: str = ""
     openpgp: tuple[Status, ...] = ()
     signed: Mapping[str, tuple[Signed, ...]] = field(default_factory=dict)
 
     @classmethod
-    def from_claims(cls, measured: Mapping[str, str], source_digest: str, claims: Mapping[str, Any]) -> Evidence:
+    def from_claims(
+        cls, measured: Mapping[str, str], source_digest: str, claims: Mapping[str, Any], sums_sha256: str = ""
+    ) -> Evidence:
         """Evidence from the verify worker's reply.
 
         Raises `VerificationFailed` for anything that is not of the agreed shape: what cannot be read proves nothing.
@@ -84,7 +87,8 @@ class Evidence:
         for algorithm, digest in other.items():
             if measured.get(algorithm, digest) != digest:
                 raise VerificationFailed(f"cannot use what the verify worker says: its {algorithm} is of other bytes")
-        return cls(dict(measured), source_digest, has_sums or bool(sums), sums, statuses, signed)
+        has_sums = has_sums or bool(sums)
+        return cls(dict(measured), source_digest, has_sums, sums, sums_sha256, statuses, signed)
 
 
 def _digests(value: Any) -> dict[str, str]:

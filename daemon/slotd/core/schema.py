@@ -44,6 +44,9 @@ class Verify:
     signature: str = "{asset}.asc"
     keys: tuple[str, ...] = ()
     fingerprints: tuple[str, ...] = ()
+    identity: str = ""  # of sigstore: who signs, to whom `issuer` gave that name, and from which repository
+    issuer: str = ""
+    repository: str = ""
     signers: int = 1  # how many of the OpenPGP keys must have signed
 
 

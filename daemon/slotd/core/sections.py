@@ -26,7 +26,7 @@ SHORTEST_S = 0.01  # of what is repeated or waited for: nothing spins
 SOURCE_TYPES = ("github", "gitea", "gitlab", "pypi", "npm", "http", "tuf", "oci", "hawkbit", "directory")
 SOURCES_NOT_YET = ("gitea", "gitlab", "npm", "tuf", "oci", "hawkbit")
 VERIFIERS = ("sha256", "sha512", "openpgp", "minisign", "sigstore", "tuf")
-VERIFIERS_NOT_YET = ("sigstore", "tuf")
+VERIFIERS_NOT_YET = ("tuf",)
 ENGINES = ("directory", "oci", "kubernetes", "rauc")
 ENGINES_NOT_YET = ("oci", "kubernetes", "rauc")
 PROBES = ("unit", "http", "tcp", "exec", "dbus", "prometheus")
@@ -157,6 +157,11 @@ def verify(section: Section) -> Verify:
         ),
         keys=section.texts("keys", forms.key_file),
         fingerprints=section.texts("fingerprints", forms.fingerprint),
+        identity=section.text(
+            "identity", default.identity, partial(template.check_text, words=template.IDENTITY_WORDS)
+        ),
+        issuer=section.text("issuer", default.issuer, forms.web_url),
+        repository=section.text("repository", default.repository, forms.web_url),
         signers=section.whole("signers", default.signers, 1, 16),
     )
     if section.lacks("require"):

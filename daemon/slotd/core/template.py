@@ -13,6 +13,7 @@ COMMAND_WORDS = ("slot", "artifact", "version", "previous", "data")
 PROBE_WORDS = ("slot", "version")
 ASSET_WORDS = ("version", "tag", "arch", "os")
 CHECKSUMS_WORDS = ("asset", *ASSET_WORDS)
+IDENTITY_WORDS = ("version", "tag")
 SIGNATURE_WORDS = ("checksums", *CHECKSUMS_WORDS)
 
 _IN_COMMAND = re.compile(r"\{\{([a-z_]+)\}\}|\$\{[^{}]*\}|\{([a-z_]+)\}")
@@ -60,6 +61,16 @@ def check_name(text: str, words: Collection[str]) -> str:
         raise ValueError('it is a file\'s name, without "/"')
     if text in (".", ".."):
         raise ValueError("it is no file's name")
+    return text
+
+
+def check_text(text: str, words: Collection[str]) -> str:
+    """`text` itself, with such placeholders in it. Raises `ValueError` for others, and for what is not one line."""
+    for word in _WORD.findall(text):
+        if word not in words:
+            raise ValueError(f'"{{{word}}}" is no placeholder here; known are {_listed(words)}')
+    if not text or not text.isprintable() or text != text.strip():
+        raise ValueError("it is one line, without blanks around it")
     return text
 
 

@@ -209,10 +209,24 @@ def _other(requirement: Verify, kind: str, evidence: Evidence) -> Iterator[_Word
 
 def _named(requirement: Verify, kind: str, each: Signed, evidence: Evidence) -> _Word:
     """A good signature that names what it is over, and by whom, in its own words."""
+    problem = _stranger(requirement, each) if kind == "sigstore" else ""
+    if problem:
+        return _Word(problem=problem)
     algorithm, _, digest = each.digest.partition(":")
-    if each.digest and evidence.measured.get(algorithm) != digest:
-        return _Word(problem=f"it is over another file, whose {algorithm} is {digest}", is_bad=kind == "tuf")
+    own = {"sha256": evidence.sums_sha256} if each.covers == SUMS else evidence.measured
+    if each.digest and own.get(algorithm) != digest:
+        return _Word(problem=f"it is over another file, whose {algorithm} is {digest}", is_bad=True)
     return _Word(Signer(kind, each.key, each.comment, each.covers))
+
+
+def _stranger(requirement: Verify, each: Signed) -> str:
+    """Why this is not who must sign. Names are compared letter by letter: a prefix of one is another's."""
+    wanted = (("identity", each.key), ("issuer", each.issuer), ("repository", each.comment))
+    for key, found in wanted:
+        asked = getattr(requirement, key)
+        if found != asked and (asked or key != "repository"):
+            return f"`{key}` demands {asked or 'nothing that it could be'}, and it is by {found or 'nobody by name'}"
+    return ""
 
 
 def _plain(fingerprint: str) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from slotd.core.schema import Verify
@@ -18,7 +19,7 @@ SUMS = "sums"
 
 _DEFAULT_SIGNATURE = next(f.default for f in fields(Verify) if f.name == "signature")
 # What a verifier's signature files are called, where the template was not written for it
-_SUFFIX = {"openpgp": ".asc", "minisign": ".minisig"}
+_SUFFIX = {"openpgp": ".asc", "minisign": ".minisig", "sigstore": ".sigstore.json"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +58,21 @@ def plan(
     return tuple(wanted)
 
 
+def expected(verify: Verify, release: Release) -> Verify:
+    """What is demanded of this release: who must have signed it may name its version and its tag."""
+    words = {"version": release.version, "tag": release.tag}
+    return replace(verify, identity=_fill(verify.identity, words))
+
+
 def names(plan: tuple[Wanted, ...]) -> tuple[Asset, ...]:
     """What to fetch: every file of the plan once."""
     return tuple({wanted.name: wanted.asset for wanted in plan}.values())
+
+
+def sums_sha256(plan: tuple[Wanted, ...], bodies: Mapping[str, bytes]) -> str:
+    """The digest of the sums file as it was fetched, in hex; empty without one."""
+    found = next((bodies[wanted.name] for wanted in plan if wanted.kind == SUMS), None)
+    return "" if found is None else hashlib.sha256(found).hexdigest()
 
 
 def request(
@@ -99,8 +112,9 @@ def _template(verify: Verify, kind: str) -> str:
     signers = [each for each in verify.require if each not in DIGESTS]
     is_foreign = any(other != kind and template.endswith(ending) for other, ending in _SUFFIX.items())
     if is_foreign and (len(signers) > 1 or template == _DEFAULT_SIGNATURE):
-        return template[: template.rindex(".")] + suffix
-    if kind == "minisign" and len(signers) > 1 and not template.endswith(suffix):
+        ending = next(each for each in _SUFFIX.values() if template.endswith(each))
+        return template.removesuffix(ending) + suffix
+    if kind != "openpgp" and len(signers) > 1 and not template.endswith(suffix):
         return (
             template.rpartition(".")[0] + suffix if template.endswith((".sig", ".sign", ".gpg")) else template + suffix
         )

@@ -347,8 +347,9 @@ async def _verify_one(work: Work, artifact: Artifact) -> trust.Trusted:
             verify, artifact.source_digest, listed if isinstance(listed, Mapping) else ()
         )
     }
-    evidence = Evidence.from_claims(measured, artifact.source_digest, claims)
-    return trust.decide(verify, artifact.name, evidence)
+    own_sums = verifyplan.sums_sha256(wanted, bodies)
+    evidence = Evidence.from_claims(measured, artifact.source_digest, claims, own_sums)
+    return trust.decide(verifyplan.expected(verify, work.plan.release), artifact.name, evidence)
 
 
 async def _small(work: Work, url: str) -> bytes:

@@ -23,7 +23,7 @@ class SignatureFile:
 
 @dataclass(frozen=True, slots=True)
 class KeyFile:
-    """A file of keys.d: OpenPGP (armoured or not) or minisign, told apart by its content."""
+    """A file of keys.d: OpenPGP (armoured or not), minisign or a sigstore trust root, told apart by its content."""
 
     name: str
     data: bytes
@@ -55,7 +55,8 @@ class Verifier(Protocol):
     def examine(self, material: Material) -> dict[str, Any]:
         """Claims, merged into the worker's reply: lists and mappings by name. Raises `VerificationFailed`.
 
-        A verifier of signatures gives `{KIND: [{covers, good, key, comment, reason}]}` (`slotd.core.evidence.Signed`).
+        A verifier of signatures gives `{KIND: [{covers, good, key, comment, reason, issuer, digest}]}`, see
+        `slotd.core.evidence.Signed`.
         """
         ...
 
@@ -66,4 +67,5 @@ VERIFIERS: dict[str, str] = {
     "sha512": "slotd.verify.digest:Sha512",
     "openpgp": "slotd.verify.openpgp:OpenPGP",
     "minisign": "slotd.verify.minisign:Minisign",
+    "sigstore": "slotd.verify.sigstore:Sigstore",
 }

@@ -29,7 +29,7 @@ class Minisign:
     """Signatures over the artifact or the sums file, by one of the app's minisign keys."""
 
     def examine(self, material: Material) -> dict[str, Any]:
-        keys = dict(public_key(key) for key in material.keys if not packets.is_armoured_or_packets(key.data))
+        keys = dict(public_key(key) for key in material.keys if is_own(key))
         return {KIND: [self._check(each, material, keys) for each in material.signatures if each.kind == KIND]}
 
     def _check(self, signature: SignatureFile, material: Material, keys: dict[str, bytes]) -> dict[str, Any]:
@@ -56,6 +56,11 @@ def _minisign(key: bytes, signature: bytes, covered: int) -> bool:
         # minisign has no way to read standard input: it opens the descriptor again, never the artifact's path.
         argv = ["minisign", "-V", "-p", tool.path(public), "-x", tool.path(file), "-m", tool.path(covered)]
         return tool.run(argv, package="minisign", stdout=text, fds=[public, file, covered]) == 0
+
+
+def is_own(key: KeyFile) -> bool:
+    """Whether a key file is minisign's: it is neither OpenPGP's, nor JSON as other verifiers have it."""
+    return not packets.is_armoured_or_packets(key.data) and not key.data.lstrip().startswith(b"{")
 
 
 def public_key(key: KeyFile) -> tuple[str, bytes]:

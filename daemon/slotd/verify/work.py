@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from slotd.core.verifyplan import DIGESTS
 from slotd.errors import Failed, Misconfigured, VerificationFailed
-from slotd.verify import VERIFIERS, KeyFile, Material, SignatureFile, Verifier, minisign, openpgp, packets
+from slotd.verify import VERIFIERS, KeyFile, Material, SignatureFile, Verifier, minisign, openpgp, packets, sigstore
 
 _PROGRESS_EVERY_S = 0.5
 
@@ -23,7 +23,7 @@ def verify(
 
     Request, as `slotd.core.verifyplan.request` makes it: asset, sums (base64 or None), sums_name, signatures
     [{kind, name, data, covers}], keys [{name, data}], want [algorithm]. Reply: `{has_sums, sums: {algorithm: hex},
-    digests: {…}, openpgp: [{covers, status}], minisign: [{covers, good, key, comment, reason}]}`.
+    digests: {…}, openpgp: [{covers, status}], minisign: [{covers, good, key, comment, reason}], sigstore: […]}`.
     Raises `VerificationFailed` for files that are not what they are called, `Misconfigured` for keys.
     """
     material = _material(request, fds, progress)
@@ -90,6 +90,9 @@ def describe_keys(keys: Sequence[KeyFile]) -> list[tuple[str, str, str, str]]:
     """(file, verifier, fingerprint or key id, owner's name or empty) of each public key. Raises `Misconfigured`."""
     found: list[tuple[str, str, str, str]] = []
     for key in keys:
+        if sigstore.is_trust_root(key.data):
+            found.append((key.name, sigstore.KIND, sigstore.describe_trust_root(key), ""))
+            continue
         if not packets.is_armoured_or_packets(key.data):
             found.append((key.name, minisign.KIND, minisign.public_key(key)[0], ""))
             continue
