@@ -306,7 +306,7 @@ def test_the_message_shows_the_first_problem_and_how_many_more() -> None:
         ("[source]\ncredential = '../secret'", "a credential is named by"),
         # verification
         ("[verify]\nrequire = []", "verify.require is missing: nothing is installed unverified"),
-        ("[verify]\nrequire = ['md5']", 'verify.require holds "md5": allowed are sha256, sha512, openpgp, minisign and sigstore'),
+        ("[verify]\nrequire = ['md5']", 'holds "md5": allowed are sha256, sha512, openpgp, minisign and sigstore'),
         ("[verify]\nrequire = ['tuf', 'openpgp']", 'verify.require holds "tuf": this is not supported yet'),
         ("[verify]\nrequire = ['sha256', 'sha256', 'openpgp']", "it is listed twice"),
         ("[verify]\nkeys = []", "it needs the publisher's key in verify.keys"),
