@@ -106,7 +106,7 @@ class Container:
                 tail = self.console_text()[-3000:]
                 self.crash()
                 raise ContainerError(f"cannot boot the container: the console said\n{tail}")
-            time.sleep(0.02)
+            time.sleep(0.1)
 
     def wait_until_off(self, *, timeout_s: float = STOP_S) -> None:
         """Waits until the machine has gone down by itself."""
@@ -304,7 +304,7 @@ class Container:
 
     def _is_up(self) -> bool:
         try:
-            state = self.run(["systemctl", "is-system-running", "--wait"], check=False, timeout_s=20).stdout.strip()
+            state = self.run(["systemctl", "is-system-running"], check=False, timeout_s=20).stdout.strip()
         except subprocess.TimeoutExpired:
             return False
         return state in ("running", "degraded")
