@@ -7,7 +7,7 @@ DEB := dist/slotd_$(VERSION)_all.deb
 INPUTS := $(shell find daemon units dbus packaging docs -not -name __pycache__ -not -name '*.pyc') \
 	$(wildcard README.md CHANGELOG.md SECURITY.md) LICENSE pyproject.toml
 
-.PHONY: help deb test test-unit test-parts test-system vm crash lint demo bench clean bootstrap
+.PHONY: help deb test test-unit test-parts test-system stress vm crash lint demo bench clean bootstrap
 
 help:
 	@echo 'make deb          build $(DEB)'
@@ -19,6 +19,7 @@ help:
 	@echo 'make bench        speed and memory, each beside an opponent; writes docs/performance.md'
 	@echo 'make vm           power cuts, hangs and worse on emulated machines; SEED=N again, ARGS=--help for more'
 	@echo 'make crash        every step of an update by every fault; CELL=name for one, SAMPLE=40 SEED=7 for some'
+	@echo 'make stress       callers in random order, the daemon killed among them; ROUNDS=1000 SEED=N'
 	@echo 'make lint         ruff, mypy, layers, units'
 	@echo 'make clean        remove build/ (with its cached container images) and dist/'
 
@@ -47,6 +48,9 @@ test-system: deb
 crash: deb
 	@PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=daemon:. SLOTD_CRASH_CELL='$(CELL)' SLOTD_CRASH_SAMPLE=$(SAMPLE) \
 	SLOTD_CRASH_SEED=$(SEED) SLOTD_CRASH_LANES=$(LANES) SLOTD_CRASH_MINUTES=$(MINUTES) SLOTD_CRASH_AGAIN=$(AGAIN) /usr/bin/python3 -m tests.crash
+
+stress: deb
+	@SLOTD_STRESS_ROUNDS=$(or $(ROUNDS),1000) SLOTD_STRESS_SEED=$(SEED) $(PYTEST) -qs tests/system/test_stress.py
 
 vm: deb
 	@PYTHONDONTWRITEBYTECODE=1 /usr/bin/python3 -m tests.vm $(if $(SEED),--seed $(SEED)) --report docs/reliability-vm.md $(ARGS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 from pathlib import Path
@@ -131,3 +132,72 @@ def test_a_slot_that_is_half_removed_does_not_say_that_it_is_whole(
         assert slots.record(SlotName.A) is None
     finally:
         subprocess.run(["umount", str(busy)], check=True)
+
+
+def install(slots: DirectoryEngine, name: SlotName, version: str, at: float) -> Slot:
+    os.close(slots.open(name))
+    (slots.path(name) / "VERSION").write_text(version)
+    return slots.finish(name, Slot("x", name, SlotState.WHOLE, version, f"sha256:{version}", installed_at=at))
+
+
+def without_newest_writes(store: Store, tmp_path: Path) -> Store:
+    """The database as it is when its write-ahead log is lost."""
+    older = tmp_path / "older.db"
+    older.write_bytes(store.path.read_bytes())
+    return Store(older)
+
+
+def test_a_store_that_lost_its_log_learns_from_the_slots_what_is_installed_and_says_so(tmp_path: Path) -> None:
+    slots = engine(tmp_path)
+    host: Any = SimpleNamespace(paths=SimpleNamespace(state=tmp_path), lost=False, clock=Clock())
+    store = Store(tmp_path / "state.db")
+    for name, version, at in ((SlotName.B, "0.9", 1.0), (SlotName.A, "1.0", 2.0)):
+        whole = install(slots, name, version, at)
+        store.save(dataclasses.replace(whole, state=SlotState.GOOD))
+    slots.switch(SlotName.A)
+    store.close()  # all of this is in the database itself
+    store = Store(tmp_path / "state.db")
+    store.save(dataclasses.replace(install(slots, SlotName.B, "2.0", 3.0), state=SlotState.GOOD))
+    slots.switch(SlotName.B)
+
+    older = without_newest_writes(store, tmp_path)
+    assert older.slots("x")[SlotName.B].version == "0.9"
+    requests.reconcile(older, slots, host)
+    known = older.slots("x")
+    assert (known[SlotName.B].version, known[SlotName.B].state) == ("2.0", SlotState.GOOD)
+    assert (known[SlotName.A].version, known[SlotName.A].state) == ("1.0", SlotState.GOOD)
+    (told,) = older.events("x", 5)
+    assert told.kind == "warning"
+    assert "slot b holds 2.0, not 0.9" in told.message
+    requests.reconcile(older, slots, host)
+    assert len(older.events("x", 5)) == 1
+
+
+def test_what_was_rolled_back_after_the_last_write_that_is_left_is_no_version_to_go_back_to(tmp_path: Path) -> None:
+    slots = engine(tmp_path)
+    host: Any = SimpleNamespace(paths=SimpleNamespace(state=tmp_path), lost=False, clock=Clock())
+    store = Store(tmp_path / "state.db")
+    for name, version, at in ((SlotName.B, "0.9", 1.0), (SlotName.A, "1.0", 2.0)):
+        store.save(dataclasses.replace(install(slots, name, version, at), state=SlotState.GOOD))
+    slots.switch(SlotName.A)
+    store.close()
+    store = Store(tmp_path / "state.db")
+    store.save(dataclasses.replace(install(slots, SlotName.B, "2.0", 3.0), state=SlotState.BAD))
+
+    older = without_newest_writes(store, tmp_path)
+    requests.reconcile(older, slots, host)
+    assert older.slots("x")[SlotName.B].state is SlotState.BAD
+    assert older.slots("x")[SlotName.B].version == "2.0"
+
+
+def test_a_slot_in_the_hands_of_an_unfinished_job_is_left_to_its_recovery(tmp_path: Path, store: Store) -> None:
+    slots = engine(tmp_path)
+    host: Any = SimpleNamespace(paths=SimpleNamespace(state=tmp_path), lost=False, clock=Clock())
+    for name, version, at in ((SlotName.B, "0.9", 1.0), (SlotName.A, "1.0", 2.0)):
+        store.save(dataclasses.replace(install(slots, name, version, at), state=SlotState.GOOD))
+    slots.switch(SlotName.A)
+    store.new_job("x", JobKind.UPDATE, now=3.0, correlation="", plan={})
+    install(slots, SlotName.B, "2.0", 3.0)
+    requests.reconcile(store, slots, host)
+    assert store.slots("x")[SlotName.B].version == "0.9"
+    assert store.events("x", 5) == []

@@ -12,16 +12,19 @@ def crash_at(notes: Notes, point: str, action: str = "kill") -> None:
     arm(notes, f"{point}={action}")
 
 
-def arm(notes: Notes, points: str) -> None:
-    """Arm failpoints, as `$SLOTD_FAILPOINTS` has them, for the next daemon; they are counted across restarts."""
+def arm(notes: Notes, points: str, *, start_limit: str = "0") -> None:
+    """Arm failpoints, as `$SLOTD_FAILPOINTS` has them, for the next daemon; they are counted across restarts.
+
+    `start_limit`: in so long only five of its starts may end badly; "0" is no limit.
+    """
     notes.machine.run("rm -rf /run/slotd-fired; mkdir -p /run/slotd-fired /run/systemd/system/slotd.service.d")
     notes.machine.write_file(
         "/run/systemd/system/slotd.service.d/failpoint.conf",
-        "[Unit]\nStartLimitIntervalSec=0\n"
+        f"[Unit]\nStartLimitIntervalSec={start_limit}\n"
         f"[Service]\nEnvironment=SLOTD_FAILPOINTS={points} SLOTD_FAILPOINTS_DIR=/run/slotd-fired\n"
         "RestartSec=50ms\n",
     )
-    notes.machine.run("systemctl daemon-reload && systemctl restart slotd")
+    notes.machine.run("systemctl daemon-reload; systemctl reset-failed slotd; systemctl restart slotd")
 
 
 def fired(notes: Notes, point: str) -> bool:

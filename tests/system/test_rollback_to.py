@@ -61,13 +61,25 @@ def test_a_version_that_is_not_kept_is_refused_with_those_that_are(notes: Notes)
     assert notes.wait_state()["version"] == "2.0"
 
 
-def test_a_kept_release_that_was_changed_on_the_disk_is_not_installed(notes: Notes) -> None:
-    notes.machine.run(
-        "cp -a /var/cache/slotd/notes /root/cache && for f in /var/cache/slotd/notes/*; do printf x >> $f; done"
-    )
+def damage_cache(notes: Notes) -> None:
+    notes.machine.run("for f in /var/cache/slotd/notes/*; do printf x | dd of=$f bs=1 seek=20 conv=notrunc; done")
+
+
+@pytest.mark.parametrize(("there", "why"), [(None, "its bytes have changed"), (b"other", "another file than was")])
+def test_a_kept_release_that_was_changed_on_the_disk_and_cannot_be_had_again_is_not_installed(
+    notes: Notes, there: bytes | None, why: str
+) -> None:
+    notes.machine.run("cp -a /var/cache/slotd/notes /root/cache")
+    source = notes.publisher.directory / "notes-1.0.tar.gz"
+    was = source.read_bytes()
+    source.unlink()
+    if there is not None:
+        source.write_bytes(there)
+    damage_cache(notes)
     printed = notes.slotctl("rollback", "notes", "--to", "1.0", "--data=restore", status=1)
-    assert "bytes have changed" in printed
+    assert why in " ".join(printed.split())
     assert notes.wait_state()["version"] == "2.0"
+    source.write_bytes(was)
     notes.machine.run("rm -r /var/cache/slotd/notes && mv /root/cache /var/cache/slotd/notes")
 
 
@@ -94,3 +106,10 @@ def test_the_version_that_was_left_is_not_taken_again_by_itself(notes: Notes) ->
     notes.publisher.publish("2.0", schema=2)
     notes.slotctl("update", "notes", status=3)
     assert notes.wait_state()["version"] == "1.0"
+
+
+def test_a_kept_release_that_was_changed_on_the_disk_is_fetched_anew_while_its_source_has_it(notes: Notes) -> None:
+    damage_cache(notes)
+    notes.slotctl("rollback", "notes", "--to", "1.1", "--data=restore")
+    assert notes.wait_state()["version"] == "1.1"
+    assert "is damaged, is removed, and is fetched anew" in " ".join(notes.slotctl("history", "notes").split())

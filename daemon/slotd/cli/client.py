@@ -30,6 +30,7 @@ READ_S = 30.0  # reads answer in milliseconds; the rest is for starting the daem
 CHANGE_S = 300.0  # changes may wait for a person who types a password
 
 _DBUS = "org.freedesktop.DBus"
+_SYSTEMD = "org.freedesktop.systemd1"
 _DENIED = ("AccessDenied", "AuthFailed", "InteractiveAuthorizationRequired")
 _ABSENT = ("ServiceUnknown", "NameHasNoOwner")
 _SILENT = ("NoReply", "Timeout", "TimedOut")
@@ -38,6 +39,10 @@ _FOREIGN = ("UnknownMethod", "UnknownInterface", "UnknownProperty", "InvalidArgs
 
 class Unreachable(Failed):
     """No bus, or nobody on it who answers to slotd's name."""
+
+
+class Silent(Unreachable):
+    """It was asked, and gave no answer: what was asked for may be done."""
 
 
 class Gone(Failed):
@@ -96,7 +101,7 @@ def to_error(name: str, text: str, *, user: bool = False) -> SlotdError:
             hint=f"See `{manager} status slotd.service` and `{journal}`.",
         )
     if kind in _SILENT or kind == "Disconnected":
-        return Unreachable("cannot finish: slotd did not answer.", hint=f"See `{journal}`.")
+        return Silent("cannot finish: slotd did not answer.", hint=f"See `{journal}`.")
     if kind == "UnknownObject":
         return Gone(f"cannot find that object: {message}")
     if kind in _FOREIGN:
@@ -181,6 +186,29 @@ class Client:
             "NameHasOwner", "s", [NAME], interface=_DBUS, path="/org/freedesktop/DBus", destination=_DBUS
         )
         return bool(has)
+
+    async def is_given_up(self) -> bool:
+        """Whether systemd has stopped trying to keep slotd running; False where it cannot be asked."""
+        try:
+            unit = await self.call(
+                "GetUnit",
+                "s",
+                ["slotd.service"],
+                interface=_SYSTEMD + ".Manager",
+                path="/org/freedesktop/systemd1",
+                destination=_SYSTEMD,
+            )
+            state = await self.call(
+                "Get",
+                "ss",
+                [_SYSTEMD + ".Unit", "ActiveState"],
+                interface=PROPERTIES,
+                path=str(unit),
+                destination=_SYSTEMD,
+            )
+        except SlotdError:
+            return False
+        return bool(state == "failed")
 
     @property
     def lost(self) -> asyncio.Future[None]:

@@ -30,6 +30,7 @@ class Follower:
         self._removed: set[str] = set()
         self._news = asyncio.Event()
         self._present = True
+        self._was_away = False  # since all was read last: what was told meanwhile was told to nobody
         self._back = asyncio.Event()
         self._trials: dict[str, Trial | None] = {}  # by app, of those whose jobs got that far
         self._apps: dict[str, str] = {}  # app by its object's path
@@ -51,6 +52,7 @@ class Follower:
 
     def _owner(self, present: bool) -> None:
         self._present = present
+        self._was_away = self._was_away or not present
         (self._back.set if present else self._back.clear)()
         self._news.set()
 
@@ -135,6 +137,8 @@ class Follower:
         """Waits for news; True when everything should be read again."""
         if not self._present:
             await self._return()
+        if self._was_away:
+            self._was_away = False
             return True
         deadline = asyncio.get_running_loop().time() + REREAD_S
         while not self._news.is_set():
@@ -164,6 +168,12 @@ class Follower:
         try:
             await self._client.call("ListJobs", "a{sv}", [{}], timeout_s=RETURN_S)
         except Unreachable:  # not activatable, or not yet: then it is somebody else who starts it
+            if not self._back.is_set() and await self._client.is_given_up():
+                raise Unreachable(
+                    "cannot follow the job any longer: slotd fails again and again, and systemd has given it up.",
+                    hint="See `journalctl -u slotd`. The job is ended without it by slotd-recover.service; after"
+                    " `systemctl reset-failed slotd.service`, `slotctl status` tells how.",
+                ) from None
             try:
                 await asyncio.wait_for(self._back.wait(), RETURN_S)
             except TimeoutError:
@@ -171,5 +181,5 @@ class Follower:
                     "cannot follow the job any longer: slotd left the bus and did not come back.",
                     hint="See `systemctl status slotd.service`; slotd goes on with the job when it starts again.",
                 ) from None
-        self._present = True
+        self._present = self._was_away = True
         self._news.clear()

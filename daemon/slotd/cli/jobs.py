@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from slotd.cli.apps import suggest, suggest_backup
-from slotd.cli.client import CHANGE_S, JOB, Client, Unreachable
+from slotd.cli.client import CHANGE_S, JOB, Client, Silent, Unreachable
 from slotd.cli.out import DONE, NOTHING, Out, code_of, worst
 from slotd.cli.tables import escape
 from slotd.cli.views import Job
@@ -120,7 +120,9 @@ async def run_jobs(
         for request in requests:
             try:
                 answer = await _call(client, request, ask, watch)
-            except Unreachable:
+            except Unreachable as error:
+                if isinstance(error, Silent):
+                    error.hint = f"`slotctl jobs` shows whether a job was started all the same. {error.hint}"
                 raise
             except SlotdError as error:
                 refused.append(await _refused(client, request, error))

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import dataclasses
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -24,6 +23,7 @@ from slotd.host import failpoint, files
 from slotd.host.definitions import read_keys
 from slotd.host.offloop import off_loop
 from slotd.model import Blocked, Release, Result, Slot, SlotName
+from slotd.recipes.cache import cached_path, is_cached, known_sha256, make_private, measured, partial_path, prune_cache
 from slotd.recipes.check import WORKER_GRACE_S, credential, look, shown_to_worker
 from slotd.recipes.context import Artifact, Held, Work
 from slotd.recipes.preserve import require_units
@@ -31,16 +31,6 @@ from slotd.recipes.push import require_pushed
 
 RESERVE_BYTES = 32 * 1024**2  # of the disk that nothing of ours may take from the running apps
 PIECE_BYTES = 1024**2  # what a download may lack to its limit when it is refused for its size
-
-
-def cached_path(cache: Path, sha256: str) -> Path:
-    """Where a downloaded file lies: its name is its digest, its directory is root's alone."""
-    return cache / sha256
-
-
-def partial_path(cache: Path, url: str) -> Path:
-    """Where a file lies while it is on its way; what is needed to go on with it lies beside it, in `.json`."""
-    return cache / f"partial-{hashlib.sha256(url.encode()).hexdigest()[:32]}"
 
 
 async def choose_release(work: Work) -> Result | None:
@@ -106,24 +96,34 @@ async def wait_for_veto(work: Work) -> None:
 async def download(work: Work) -> None:
     """Every artifact into the cache, going on with a partial file; then it is root's, named by what was measured."""
     cache = work.host.cache(work.app.name)
-    await off_loop(_make_private, cache)
+    await off_loop(make_private, cache)
     await off_loop(prune_cache, work)
     await failpoint.reach("fetch:cache")
     done: list[Artifact] = []
     for artifact in work.plan.artifacts:
-        known = artifact.sha256 if work.plan.kept else _known_sha256(artifact)
-        path = cached_path(cache, known) if known else None
-        if path is None or not await off_loop(path.is_file):
-            known = await _download_one(work, cache, artifact)
+        known = artifact.sha256 if work.plan.kept else known_sha256(artifact)
+        if not known or not await is_cached(work, artifact, known):
+            known = await (
+                _fetch_kept(work, cache, artifact) if work.plan.kept else _download_one(work, cache, artifact)
+            )
         size = (await off_loop(os.stat, cached_path(cache, known))).st_size
         done.append(dataclasses.replace(artifact, sha256=known, size=size))
     await failpoint.reach("fetch:known")
     await work.remember(artifacts=tuple(done))
 
 
-def _make_private(path: Path) -> None:
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path.chmod(0o700)
+async def _fetch_kept(work: Work, cache: Path, artifact: Artifact) -> str:
+    """A kept release whose file is damaged or gone: nothing but its digest is asked of it, so that must be the one."""
+    try:
+        found = await _download_one(work, cache, artifact)
+    except SourceFailed as error:
+        why = f"cannot use {artifact.name}, which was kept: its bytes have changed, and to fetch it anew failed:"
+        raise SourceFailed(f"{why} {error.message}", hint=error.hint) from error
+    if found != artifact.sha256:
+        work.let_go()
+        await off_loop(cached_path(cache, found).unlink, True)
+        raise VerificationFailed(f"cannot use {artifact.name}: its source has another file than was verified and kept.")
+    return found
 
 
 async def _download_one(work: Work, cache: Path, artifact: Artifact) -> str:
@@ -210,32 +210,6 @@ def _drop(partial: Path) -> None:
     partial.with_suffix(".json").unlink(missing_ok=True)
 
 
-def prune_cache(work: Work) -> None:
-    """Keep the newest `backup.releases` files and those of this job; partial downloads of others go.
-
-    Also before a download: else each release that cannot be had would leave its file behind.
-    """
-    cache, artifacts = work.host.cache(work.app.name), work.plan.artifacts
-    if not cache.is_dir():
-        return
-    own = {artifact.sha256 for artifact in artifacts} | {_known_sha256(artifact) for artifact in artifacts}
-    kept = sorted((p for p in cache.iterdir() if len(p.name) == 64), key=lambda p: p.stat().st_mtime, reverse=True)
-    wanted = max(work.app.backup.releases, 1) * max(1, len(artifacts))
-    for path in kept[wanted:]:
-        if path.name not in own:
-            path.unlink(missing_ok=True)
-    own_partials = {partial_path(cache, artifact.url) for artifact in artifacts}
-    for path in cache.glob("partial-*"):
-        if path.with_suffix("") not in own_partials:
-            path.unlink(missing_ok=True)
-
-
-def _known_sha256(artifact: Artifact) -> str:
-    """What the source says it is, in hex; empty if it does not say."""
-    kind, _, digest = artifact.source_digest.partition(":")
-    return digest if kind == "sha256" else ""
-
-
 def _read_note(note: Path) -> dict[str, Any]:
     try:
         value = json.loads(files.read_bounded(note, 64 * 1024))
@@ -280,26 +254,9 @@ async def verified_descriptor(work: Work, artifact: Artifact) -> int:
     held = work.held.get(artifact.sha256)
     if held is None or not held.is_unchanged():
         path = cached_path(work.host.cache(work.app.name), artifact.sha256)
-        held = await off_loop(_measured, path, artifact)
+        held = await off_loop(measured, path, artifact)
         work.hold(held)
     return held.descriptor
-
-
-def _measured(path: Path, artifact: Artifact) -> Held:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    held = Held(descriptor, artifact.sha256)
-    try:
-        if files.has_writers(descriptor):
-            raise VerificationFailed(f"cannot use {artifact.name}: someone has it open for writing.")
-        if files.hash_fd(descriptor, "sha256") != artifact.sha256 or not held.is_unchanged():
-            raise VerificationFailed(
-                f"cannot use {artifact.name} from the cache: its bytes have changed.",
-                hint=f"The disk may be failing; remove {path} and update again.",
-            )
-    except BaseException:
-        held.close()
-        raise
-    return held
 
 
 async def check_signatures(work: Work) -> None:

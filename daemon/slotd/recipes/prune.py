@@ -10,8 +10,8 @@ from slotd.core import retention
 from slotd.host import failpoint, files
 from slotd.host.offloop import off_loop
 from slotd.model import Backup, JobState
+from slotd.recipes.cache import prune_cache
 from slotd.recipes.context import Work
-from slotd.recipes.obtain import prune_cache
 
 
 async def prune_app(work: Work) -> None:

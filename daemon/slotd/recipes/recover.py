@@ -11,7 +11,7 @@ from slotd.errors import Cancelled, Failed, SlotdError
 from slotd.host import failpoint
 from slotd.host.offloop import off_loop
 from slotd.model import JobKind, Result
-from slotd.recipes import backup, preserve, rollback
+from slotd.recipes import backup, dumps, preserve, rollback
 from slotd.recipes import restore as restoring
 from slotd.recipes.context import Work
 from slotd.recipes.run import Stopped, undo
@@ -33,13 +33,7 @@ async def resume(work: Work) -> Result:
         _log.exception("job %d: that it was resumed could not be written", work.job.id)
     await failpoint.reach("resume:counted")
     if work.job.resumed > machine.MOST_RESUMES:
-        error = Failed(
-            f"job {work.job.id} was interrupted {work.job.resumed} times in step {step}.",
-            hint=f"See `journalctl -u slotd`, then `slotctl unhold {work.app.name}`.",
-        )
-        if action is OnCrash.UNDO and work.plan.stopped_at:
-            await preserve.start_again(work)  # whatever else is wrong, the old version and its data are whole
-        return await _leave_to_a_person(work, error)
+        return await _give_up_a_loop(work, step, action)
     await work.tell("job-resumed", f"the {work.job.kind} was interrupted in step {step or 'nothing'}: {_says(action)}")
     if again := await rollback.begun(work):
         await work.remember(reason=work.plan.reason or f"{work.plan.version} failed, and slotd was interrupted")
@@ -75,6 +69,18 @@ async def abandon(work: Work, why: SlotdError) -> Result:
         hint=f"See that {work.app.name} and its data are whole, then `slotctl unhold {work.app.name}`.",
     )
     return await _leave_to_a_person(work, error)
+
+
+async def _give_up_a_loop(work: Work, step: str, action: OnCrash) -> Result:
+    """For a job that slotd dies of. The app comes up wherever code and data in their places belong together."""
+    told = f"job {work.job.id} was interrupted {work.job.resumed} times in step {step}"
+    is_back = step == "rb-verify" or (step == "rb-start" and (work.plan.loaded or not dumps.come_back(work)))
+    if (is_back and work.plan.old_version) or (action is OnCrash.UNDO and work.plan.stopped_at):
+        await preserve.start_again(work)
+    elif work.plan.backup and (machine.may_block(step) or step == "switch"):
+        told += f"; the backup of its data: {work.host.copy_path('backups', work.app.name, work.plan.backup)}"
+    hint = f"See `journalctl -u slotd`, then `slotctl unhold {work.app.name}`."
+    return await _leave_to_a_person(work, Failed(f"{told}.", hint=hint))
 
 
 async def _leave_to_a_person(work: Work, error: SlotdError) -> Result:

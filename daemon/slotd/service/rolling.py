@@ -18,8 +18,8 @@ from slotd.errors import (
     SlotdError,
 )
 from slotd.model import Backup, JobKind, Release, Result, SlotName, SlotState
+from slotd.recipes.cache import cached_path
 from slotd.recipes.context import Host, Plan
-from slotd.recipes.obtain import cached_path
 from slotd.service.inspecting import summary
 from slotd.service.requests import whole_backup
 from slotd.store import Store

@@ -219,6 +219,23 @@ async def test_a_restart_of_the_daemon_in_the_middle_is_lived_through(slotd: Slo
     assert "notes: updated 1.0 → 1.1" in run.out
 
 
+async def test_a_job_that_ended_unheard_while_the_daemon_was_away_for_a_moment_is_noticed_at_once(
+    slotd: Slotd, address: str
+) -> None:
+    slotd.script["update"] = through("fetch", wait=asyncio.Event())
+    process = await start(address, "update", "notes")
+    assert process.stdout is not None
+    await asyncio.wait_for(process.stdout.readline(), DEADLINE_S)
+    process.send_signal(signal.SIGSTOP)  # it hears all that follows in one moment
+    await slotd.leave()
+    slotd.end(1, "updated")
+    await slotd.connect(address)
+    process.send_signal(signal.SIGCONT)
+    run = await finish(process)
+    assert run.code == 0
+    assert "notes: updated 1.0 → 1.1" in run.out
+
+
 async def test_signals_of_somebody_else_are_not_believed(slotd: Slotd, address: str) -> None:
     from dbus_fast import Message, MessageType
     from dbus_fast.aio import MessageBus
