@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from slotd.cli.client import Gone, Unreachable, address, to_error
+from slotd.cli.client import Gone, Silent, Unreachable, address, to_error
 from slotd.cli.main import main
 from slotd.cli.out import BUSY, DENIED, DONE, FAILED, NOTHING, ROLLED_BACK, USAGE, Out, code_of, worst
 from slotd.cli.parser import build, parse
@@ -129,7 +129,7 @@ def test_an_error_of_slotd_keeps_its_kind_sentence_and_hint() -> None:
     [
         ("ServiceUnknown", Unreachable),
         ("Spawn.ChildExited", Unreachable),
-        ("NoReply", Unreachable),
+        ("NoReply", Silent),
         ("AccessDenied", NotAuthorized),
         ("InteractiveAuthorizationRequired", NotAuthorized),
         ("UnknownObject", Gone),
