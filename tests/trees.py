@@ -38,6 +38,8 @@ match call["verb"]:
         store.quarantine(spec, dest)
     case "restore":
         store.restore(spec, Path(call["src"]), dest)
+    case "put_back":
+        store.put_back(spec, Path(call["src"]), dest)
     case "remove":
         store.remove(dest)
 """

@@ -151,7 +151,7 @@ def test_a_job_that_kills_the_daemon_for_ever_is_held_and_told_with_the_old_vers
     assert "slotctl unhold notes" in shown["hold_reason"]
     arm(notes, "")
     notes.slotctl("unhold", "notes")
-    after = f"5.{next(_versions)}"
+    after = f"4.{next(_versions)}"
     notes.publisher.publish(after)
     notes.slotctl("update", "notes", "--version", after)
     assert notes.wait_state() == before | {"version": after}

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 from tests.system.container import Container
-from tests.system.crashing import wait_until_done
+from tests.system.crashing import arm, wait_until_done
 from tests.system.notes import Notes, Publisher
 from tests.system.small_disk import SmallDisk
 
@@ -132,6 +132,41 @@ def test_a_restore_that_has_no_room_is_refused_before_the_app_is_stopped(notes: 
 
     assert notes.machine.show("notes.service", "InvocationID") == invocation
     assert notes.wait_state() == before
+
+
+def test_a_restore_that_finds_the_disk_full_puts_back_what_was_there_and_says_so(
+    notes: Notes, all_on_disk: SmallDisk
+) -> None:
+    notes.slotctl("backup", "notes")
+    backup = next(copy["id"] for copy in notes.json("backups", "notes") if copy["kind"] == "backup")
+    saved = notes.wait_state()
+    notes.write("a note that the backup does not know")
+    before = notes.wait_state()
+    copies = [copy["id"] for copy in notes.json("backups", "notes")]
+
+    arm(notes, "rb-restore:begin=hang")
+    notes.slotctl("--no-wait", "restore", "notes", backup)
+    notes.machine.wait_for("test -e /run/slotd-fired/rb-restore:begin")
+    all_on_disk.fill()
+    notes.machine.run("echo on > /run/slotd-fired/rb-restore:begin")
+    assert notes.wait_state() == before  # it runs again, while the disk is still full
+
+    all_on_disk.empty()
+    wait_until_done(notes)
+    assert notes.wait_state() == before
+    job = notes.json("jobs", "--all")[-1]
+    assert (job["kind"], job["state"]) == ("restore", "failed")
+    said = " ".join(notes.slotctl("history", "notes").split())
+    assert f"backup {backup} was not restored" in said
+    assert "No space left on device" in said
+    assert "The data are those that were there before the restore." in said
+    shown = notes.json("status", "notes")
+    assert (shown["held"], shown["state"]) == (False, "idle")
+    assert [copy["id"] for copy in notes.json("backups", "notes")] == copies
+    assert notes.machine.run(f"find {all_on_disk.at} -name '.slotd-*'").stdout == ""
+    arm(notes, "")
+    notes.slotctl("restore", "notes", backup)
+    assert notes.wait_state() == saved
 
 
 @pytest.fixture

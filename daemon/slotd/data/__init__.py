@@ -128,6 +128,10 @@ class DataStore(Protocol):
         """Bring back the sealed backup or quarantine `src`. What `exclude` names comes back from `aside`."""
         ...
 
+    def put_back(self, spec: DataSpec, src: Path, aside: Path) -> None:
+        """Undo a `restore` that could not be finished, without new room: the data are what was set aside in `aside`."""
+        ...
+
     def remove(self, dest: Path) -> None:
         """Remove a copy, also a half-made one."""
         ...

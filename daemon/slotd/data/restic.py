@@ -236,6 +236,9 @@ class ResticStore:
         self._tree.restore(spec, src / "tree", aside)
         hit("data.restic.back")
 
+    def put_back(self, spec: DataSpec, src: Path, aside: Path) -> None:
+        self._tree.put_back(spec, src / "tree" if keeping.is_kept(src) else src, aside)
+
     def remove(self, dest: Path) -> None:
         """Forget the snapshots of `dest`, those of a killed pass too, then its directory."""
         note = keeping.read(dest)

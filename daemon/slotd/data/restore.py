@@ -16,6 +16,7 @@ import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 from slotd import errors
 from slotd.data import DataSpec
@@ -30,7 +31,7 @@ from slotd.host import copy, files
 from slotd.host.failpoint import hit
 
 PLACE_ATTEMPTS = 3  # someone else may put something at the place between two looks
-_PURPOSE = "restore"
+PURPOSE = "restore"
 
 
 class Restore:
@@ -73,32 +74,38 @@ class Restore:
     # -- how far it has come -----------------------------------------------------------------------------------------
 
     def _finished_before(self, aside_scope: Scope) -> bool:
-        try:
-            state = read_json(self.state_path)
-            done = {str(key): int(inode) for key, inode in state["done"].items()}
-        except (FileNotFoundError, ValueError, KeyError, AttributeError, TypeError):
+        state = self.read_state()
+        if state is None:
             return False
         if state.get("src") == str(self.src.dest):
-            self.done = done
             return bool(state.get("finished"))
-        self.done = done  # another copy was being restored: what came back from the quarantine goes there again
+        # Another copy was being restored: what came back from the quarantine goes there again.
         for place in places(self.spec):
             number = aside_scope.number_of(place.path)
             with files.explaining(f"cannot restore {place.path}"), spot(place.path) as at:
                 if at is None or at.found is None or number is None:
                     continue
-                if self._is_there(at.parent, at.name, str(number)) or pinned(at.real):
+                if self.is_there(at.parent, at.name, str(number)) or pinned(at.real):
                     with files.opened(self.aside.data, files.DIRECTORY) as kept:
-                        _carry(at.parent, at.name, kept, str(number), self.is_excluded)
+                        carry(at.parent, at.name, kept, str(number), self.is_excluded)
         self.done = {}
         self._write_state(finished=False)
         return False
+
+    def read_state(self) -> Mapping[str, Any] | None:
+        """How far a call before this one came, `done` among it; None if there was none."""
+        try:
+            state = read_json(self.state_path)
+            self.done = {str(key): int(inode) for key, inode in state["done"].items()}
+        except (FileNotFoundError, ValueError, KeyError, AttributeError, TypeError):
+            return None
+        return state
 
     def _write_state(self, *, finished: bool) -> None:
         raw = {"src": str(self.src.dest), "done": self.done, "finished": finished}
         self.aside.replace(self.state_path, json.dumps(raw).encode())
 
-    def _is_there(self, parent: int, name: str, key: str) -> bool:
+    def is_there(self, parent: int, name: str, key: str) -> bool:
         try:
             return key in self.done and os.stat(name, dir_fd=parent, follow_symlinks=False).st_ino == self.done[key]
         except FileNotFoundError:
@@ -107,7 +114,7 @@ class Restore:
     # -- places ------------------------------------------------------------------------------------------------------
 
     def _place(self, place: Place, scope: Scope, aside_scope: Scope) -> None:
-        number, parents, name = _found_in(scope, place.path)
+        number, parents, name = found_in(scope, place.path)
         kept = aside_scope.number_of(place.path)
         if kept is None:
             raise errors.Failed(f"cannot restore {place.path}: it was not set aside in {self.aside.dest}.")
@@ -127,11 +134,11 @@ class Restore:
                 if at is None:
                     return
                 is_nested = any(path in place.path.parents for path in self.spec.paths)
-                with _times_kept(at.parent) if is_nested else nullcontext():
+                with times_kept(at.parent) if is_nested else nullcontext():
                     if has_copy:
                         self.tops[str(kept)] = "/".join((*parents, name))
                         self._bring(at, data, name, str(kept), kept)
-                        _carry(aside, str(kept), at.parent, at.name, self.is_excluded)
+                        carry(aside, str(kept), at.parent, at.name, self.is_excluded)
                         _same_times(data, name, at.parent, at.name)
                     elif comes_back:
                         _move(aside, str(kept), at.parent, at.name)
@@ -148,7 +155,7 @@ class Restore:
             with spot(live, create=create) as at:
                 if at is None or at.found is not None:
                     continue
-                building = beside(at.name, _PURPOSE)
+                building = beside(at.name, PURPOSE)
                 files.remove_at(at.parent, building)
                 os.mkdir(building, 0o700, dir_fd=at.parent)
                 with (
@@ -189,9 +196,9 @@ class Restore:
 
     def _unit(self, src_dir: int, src: str, parent: int, name: str, key: str, rel: str, number: int) -> None:
         """Build one unit beside its place and rename it there; what is in the way goes to the quarantine's found/."""
-        if self._is_there(parent, name, key):
+        if self.is_there(parent, name, key):
             return
-        building = beside(name, _PURPOSE)
+        building = beside(name, PURPOSE)
         self.mover.take_found(parent, name, number)
         files.remove_at(parent, building)
         with self._kept(key, rel) as keep:
@@ -228,7 +235,7 @@ class Restore:
                     each.close()
 
 
-def _found_in(scope: Scope, path: Path) -> tuple[int | None, tuple[str, ...], str]:
+def found_in(scope: Scope, path: Path) -> tuple[int | None, tuple[str, ...], str]:
     """Where a copy has `path`: its place's number (None if it covers nothing of it), the directories below `data/` that
     lead to it, and its name there.
     """
@@ -245,7 +252,7 @@ def _found_in(scope: Scope, path: Path) -> tuple[int | None, tuple[str, ...], st
 # -- what a copy never covered ---------------------------------------------------------------------------------------
 
 
-def _carry(src_dir: int, src: str, dst_dir: int, dst: str, is_carried: Callable[[str], bool]) -> None:
+def carry(src_dir: int, src: str, dst_dir: int, dst: str, is_carried: Callable[[str], bool]) -> None:
     """Move the entries below `src` whose relative path `is_carried` to the same path below `dst`.
 
     What is already at `dst` stays, and its counterpart where it is. Directories missing on the way are made like
@@ -282,12 +289,12 @@ def _carry_one(here: int, there: int, parts: list[str]) -> None:
     """One entry by its path; the directories that it leaves and enters keep their times."""
     name = parts[0]
     if len(parts) == 1:
-        with _times_kept(here), _times_kept(there):
+        with times_kept(here), times_kept(there):
             _move(here, name, there, name)
         return
     with files.opened(name, files.DIRECTORY, dir_fd=here) as inner:
         if stat_at(name, there) is None:
-            with _times_kept(there):
+            with times_kept(there):
                 os.mkdir(name, 0o700, dir_fd=there)
             with files.opened(name, files.DIRECTORY, dir_fd=there) as made:
                 copy.copy_attributes(inner, made, os.fstat(inner))
@@ -313,7 +320,7 @@ def _same_times(src_dir: int, src: str, dst_dir: int, dst: str) -> None:
 
 
 @contextmanager
-def _times_kept(fd: int) -> Iterator[None]:
+def times_kept(fd: int) -> Iterator[None]:
     before = os.fstat(fd)
     yield
     os.utime(fd, ns=(before.st_atime_ns, before.st_mtime_ns))
@@ -331,7 +338,7 @@ def _move(src_dir: int, src: str, dst_dir: int, dst: str) -> None:
             raise
     else:
         return
-    building = beside(dst, _PURPOSE)
+    building = beside(dst, PURPOSE)
     files.remove_at(dst_dir, building)
     if TreeCopy().run(src_dir, src, dst_dir, building):
         files.syncfs_fd(dst_dir)

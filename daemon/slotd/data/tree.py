@@ -20,6 +20,7 @@ from slotd.data.manifest import Manifest, differences, read
 from slotd.data.needs import needs
 from slotd.data.passes import Pass
 from slotd.data.places import beside
+from slotd.data.putback import PutBack
 from slotd.data.restore import Restore
 from slotd.host import files
 from slotd.host.failpoint import hit
@@ -98,6 +99,10 @@ class TreeStore:
     def restore(self, spec: DataSpec, src: Path, aside: Path) -> None:
         with files.explaining(f"cannot restore from {src}"):
             Restore(spec, src, aside).run()
+
+    def put_back(self, spec: DataSpec, src: Path, aside: Path) -> None:
+        with files.explaining(f"cannot put the data back from {aside}"):
+            PutBack(spec, src, aside).run()
 
     def remove(self, dest: Path) -> None:
         """Remove a copy, also a half-made one; but not a half-made quarantine: it may be all there is of the data."""

@@ -152,6 +152,9 @@ INNER: Final[Mapping[str, str]] = {
     "data.restore.placed": "data: it is in its place",
     "data.restore.carry": "data: about to carry over what the definition excludes",
     "data.restore.carried": "data: it is carried over",
+    "data.putback.unmake": "data: what a restore has built goes, when it could not be finished",
+    "data.putback.move": "data: about to move what was set aside back to its place",
+    "data.putback.moved": "data: all of it is back",
     "data.restore.finish": "data: about to remove what the restore leaves behind",
 }
 

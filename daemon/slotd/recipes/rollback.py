@@ -113,6 +113,10 @@ async def bring_data_back(work: Work) -> None:
     backup = await _require_whole_backup(work)
     if backup is None:
         return
+    aside = work.host.copy_path("quarantine", work.app.name, work.plan.quarantine)
+    if work.plan.gave_up:  # a restore that could not be finished
+        await off_loop(work.data.put_back, work.data_spec, Path(backup.path), aside)
+        return
     for _ in range(MOST_RESTORES):
         aside = work.host.copy_path("quarantine", work.app.name, work.plan.quarantine)
         await off_loop(work.data.restore, work.data_spec, Path(backup.path), aside)
