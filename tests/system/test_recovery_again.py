@@ -1,25 +1,14 @@
-"""Recovery is itself killed, again and again, in every place: it comes to its end, or it is held and told."""
+"""Recovery is itself killed in more places than `test_recovery` has, and for ever: then the job is held, and told."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator
-
 import pytest
-from tests.system.container import Container
+from tests.system import test_recovery
 from tests.system.crashing import arm, check_promises, fired, wait_until_done
-from tests.system.notes import Notes, Publisher
+from tests.system.notes import Notes
 
-_versions = itertools.count(1)
-
-
-@pytest.fixture(scope="module")
-def notes(container: Container, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Notes]:
-    with Publisher(tmp_path_factory.mktemp("publisher")) as publisher:
-        app = Notes(container, publisher)
-        app.set_up(trial="400ms", more='[backup]\nretention = "0"\n')
-        app.install("1.0")
-        yield app
+notes = test_recovery.notes
+_versions = test_recovery._versions
 
 
 # Where it dies first, then where each that takes it up dies, and how often.
@@ -27,7 +16,6 @@ UNDONE = [
     ("stage:manifest", "resume:begin+3,resume:counted+3"),
     ("preserve:copied", "data.pass.entry+4"),
     ("stop:dated", "stop:undo+3,stop:undone+2,preserve:dropped+2,give-up:undone+2,finish:begin+2"),
-    ("snapshot:sealed", "give-up:remembered+3,stage:forgotten+2,data.remove.begun+2,finish:end+1"),
     ("switch:made", "switch:undo+2,switch:undone+2,stop:undone+2"),
 ]
 GONE_ON = [
@@ -36,61 +24,18 @@ GONE_ON = [
 ]
 BACK = [
     ("rb-stop:end", "rb-stop:remembered+2,rb-quarantine:recorded+2,data.quarantine.rename+2,data.quarantine.renamed+2"),
-    ("rb-quarantine:aside", "data.restore.built+2,data.restore.place+2,data.restore.placed+2,data.restore.finish+2"),
     ("rb-switch:link", "rb-start:begin+2,rb-start:end+2,rb-verify:begin+2,rb-end:closing+2,rb-end:closed+2"),
 ]
 
 
-def points(first: str, then: str) -> str:
-    again = [f"{name}=kill+{times}" for name, _, times in (each.partition("+") for each in then.split(","))]
-    return ",".join([f"{first}=kill", *again])
-
-
-def died(notes: Notes) -> int:
-    return int(notes.machine.run("ls /run/slotd-fired | wc -l").stdout)
-
-
 @pytest.mark.parametrize(("first", "then"), [*UNDONE, *GONE_ON])
 def test_an_update_is_recovered_however_often_its_recovery_is_killed(notes: Notes, first: str, then: str) -> None:
-    before = notes.wait_state()
-    new = f"2.{next(_versions)}"
-    notes.publisher.publish(new)
-    arm(notes, points(first, then))
-    notes.slotctl("update", "notes", status=None)
-    wait_until_done(notes)
-    assert fired(notes, first)
-    assert died(notes) >= 3
-    check_promises(notes, before, new)
+    test_recovery.test_an_update_is_recovered_however_often_its_recovery_is_killed(notes, first, then)
 
 
 @pytest.mark.parametrize(("first", "then"), BACK)
 def test_a_rollback_is_recovered_however_often_its_recovery_is_killed(notes: Notes, first: str, then: str) -> None:
-    before = notes.wait_state()
-    new = f"2.{next(_versions)}"
-    notes.publisher.publish(new, "damage-data", schema=2)
-    arm(notes, points(first, then))
-    notes.slotctl("update", "notes", status=None)
-    wait_until_done(notes)
-    assert fired(notes, first)
-    assert died(notes) >= 3
-    check_promises(notes, before, new)
-    assert notes.wait_state()["version"] == before["version"]
-
-
-def test_a_word_on_a_trial_is_not_forgotten_with_the_daemon_that_heard_it(notes: Notes) -> None:
-    before = notes.wait_state()
-    notes.set_trial("1h")
-    new = f"2.{next(_versions)}"
-    notes.publisher.publish(new, schema=2)
-    arm(notes, "trial:judged=kill")
-    notes.slotctl("--no-wait", "update", "notes")
-    notes.machine.wait_for('slotctl --json status notes | grep -q \'"state": "trial"\'')
-    notes.run("busctl call org.slotd1 /org/slotd1 org.slotd1.Manager MarkBad 'sa{sv}' notes 0", check=False)
-    wait_until_done(notes)
-    assert fired(notes, "trial:judged")
-    assert notes.wait_state() == before
-    assert "was marked bad" in notes.slotctl("status", "notes")
-    notes.set_trial("")
+    test_recovery.test_a_rollback_is_recovered_however_often_its_recovery_is_killed(notes, first, then)
 
 
 @pytest.mark.parametrize("point", ["trial:end", "commit:begin", "commit:end"])
@@ -139,7 +84,7 @@ def test_a_job_that_kills_the_daemon_for_ever_is_held_and_told_with_the_old_vers
     arm(notes, points)
     notes.slotctl("update", "notes", status=1)
     wait_until_done(notes)
-    assert died(notes) == 21
+    assert test_recovery.died(notes) == 21
     assert notes.wait_state() == before
     assert notes.machine.run("systemctl is-active notes").stdout.strip() == "active"
     shown = notes.json("status", "notes")
@@ -155,3 +100,26 @@ def test_a_job_that_kills_the_daemon_for_ever_is_held_and_told_with_the_old_vers
     notes.publisher.publish(after)
     notes.slotctl("update", "notes", "--version", after)
     assert notes.wait_state() == before | {"version": after}
+
+
+def test_a_state_that_lost_its_newest_writes_believes_the_slots_and_says_what_is_forgotten(notes: Notes) -> None:
+    arm(notes, "")
+    state = "/var/lib/slotd/state.db"
+    notes.machine.run(f"systemctl stop slotd; cp {state} /root/older.db; systemctl start slotd")
+    versions = [f"4.{next(_versions)}" for _ in range(2)]
+    for version in versions:
+        notes.publisher.publish(version)
+        notes.slotctl("update", "notes", "--version", version)
+    before = notes.wait_state()
+    slot = notes.json("status", "notes")["slot"]
+    # As it is when the log beside it is lost: what was committed since the last checkpoint is not in it.
+    notes.machine.run(
+        f"systemctl stop slotd; rm -f {state}-wal {state}-shm; cp /root/older.db {state}; systemctl start slotd"
+    )
+    shown = notes.json("status", "notes")
+    assert (shown["version"], shown["slot"], shown["held"]) == (versions[1], slot, False)
+    told = f"slot {slot} holds {versions[1]}, not"
+    assert told in " ".join(notes.slotctl("history", "notes").split())
+    assert told in notes.machine.run("journalctl -q -u notes -o cat").stdout
+    notes.slotctl("rollback", "notes", "--data=keep")
+    assert notes.wait_state() == before | {"version": versions[0]}
