@@ -137,17 +137,19 @@ def test_a_restore_that_has_no_room_is_refused_before_the_app_is_stopped(notes: 
 def test_a_restore_that_finds_the_disk_full_puts_back_what_was_there_and_says_so(
     notes: Notes, all_on_disk: SmallDisk
 ) -> None:
+    big = "/var/lib/notes/data/files/big.txt"
+    notes.machine.run(f"head -c 8M /dev/zero | tr '\\0' a > {big}")
     notes.slotctl("backup", "notes")
     backup = next(copy["id"] for copy in notes.json("backups", "notes") if copy["kind"] == "backup")
     saved = notes.wait_state()
-    notes.write("a note that the backup does not know")
+    notes.machine.run(f"head -c 8M /dev/zero | tr '\\0' b > {big}")
     before = notes.wait_state()
     copies = [copy["id"] for copy in notes.json("backups", "notes")]
 
     arm(notes, "rb-restore:begin=hang")
     notes.slotctl("--no-wait", "restore", "notes", backup)
     notes.machine.wait_for("test -e /run/slotd-fired/rb-restore:begin")
-    all_on_disk.fill()
+    all_on_disk.fill(leave_mib=4)
     notes.machine.run("echo on > /run/slotd-fired/rb-restore:begin")
     assert notes.wait_state() == before  # it runs again, while the disk is still full
 
