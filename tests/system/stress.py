@@ -16,14 +16,14 @@ CALLERS = 4
 CALL_S = 300.0  # slotctl itself gives up sooner; who is still there then hangs
 VERSIONS = [f"{major}.{minor}" for major in (2, 3) for minor in range(6)]
 BEHAVIOURS = {"2.2": "crash-at-start", "2.4": "damage-data", "3.2": "crash-at-start", "3.4": "damage-data"}
-# How often each kind of call is drawn, of 30.
+# How often each kind of call is drawn, of 34.
 WEIGHTS = {
     "update": 12,
     "rollback": 4,
     "cancel": 2,
     "backup": 3,
     "hold": 1,
-    "unhold": 4,
+    "unhold": 8,
     "reload": 2,
     "kill": 2,
 }

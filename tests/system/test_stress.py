@@ -144,6 +144,8 @@ def summary(calls: list[dict[str, Any]], known: dict[str, Any], killed: str) -> 
         lines.append(f"{kind:9}{len(of_kind):5}  " + ", ".join(f"{count} {end}" for end, count in ends.most_common()))
     failed = Counter(pattern(call["said"]) for call in calls if call["status"] == "1")
     lines.append(f"the daemon was killed {killed} times; one job was taken up again at most {known['most']} times")
+    where = ", ".join(f"{count} in {step or 'none'}" for step, count in known["interrupted"])
+    lines.append(f"jobs were interrupted in these steps: {where}")
     lines.append("jobs: " + ", ".join(f"{count} {kind} {result}" for kind, result, count in known["results"]))
     lines += [f"{count:5} failed: {text}" for text, count in failed.most_common(15)]
     return "\n".join(lines)
@@ -185,6 +187,8 @@ print(json.dumps({
     "told": told,
     "copies": copies,
     "most": db.execute("SELECT max(resumed) FROM jobs").fetchone()[0],
+    "interrupted": db.execute(
+        "SELECT step, count(*) FROM events WHERE kind = 'job-resumed' GROUP BY 1 ORDER BY 2 DESC").fetchall(),
     "results": db.execute("SELECT kind, result, count(*) FROM jobs GROUP BY 1, 2 ORDER BY 1, 3 DESC").fetchall(),
 }))
 """
