@@ -27,8 +27,7 @@ def main() -> int:
     again = bool(os.environ.get("SLOTD_CRASH_AGAIN"))
     seed, before = report.load() if again else (0, [])
     seed = seed or int(os.environ.get("SLOTD_CRASH_SEED") or random.SystemRandom().randrange(10**6))
-    # A replay of prefixes is done anew as a whole: its numbers are those of one recording.
-    before = [told for told in before if told.outcome.why or not told.outcome.fault.startswith("prefix-")]
+    before = report.without_begun_replays(before)
     sample = int(os.environ.get("SLOTD_CRASH_SAMPLE") or 0)
     lanes = int(os.environ.get("SLOTD_CRASH_LANES") or os.cpu_count() or 1)
     wanted = os.environ.get("SLOTD_CRASH_CELL") or "*"

@@ -60,7 +60,8 @@ def chunks(chosen: Choice) -> list[Chunk]:
         found += [Chunk(kind, tuple(mine[at : at + MOST_CELLS])) for at in range(0, len(mine), MOST_CELLS)]
     for kind in KINDS:
         for stretch in prefixes.STRETCHES:
-            if not chosen.sample and chosen.may_have(f"{kind}/prefix-{stretch.name}"):
+            is_seen = prefixes.whole_name(kind, stretch) in chosen.held
+            if not chosen.sample and not is_seen and chosen.may_have(f"{kind}/prefix-{stretch.name}"):
                 found.append(Chunk(kind, stretch=stretch))
     for track in sweep.TRACKS:
         if any(chosen.may_have(f"{KINDS[0]}/sweep-{track}-{fault}") for fault in sweep.FAULTS):

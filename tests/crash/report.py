@@ -29,7 +29,7 @@ WORDS = 160  # of why a cell did not hold, so many characters on the page
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """An outcome as it is kept. `source`: the commit that was run; `at`: seconds since its sitting began."""
+    """An outcome as it is kept. `source`: the commit of the daemon that was run; `at`: seconds since its sitting began."""
 
     outcome: Outcome
     source: str
@@ -118,11 +118,11 @@ class Ledger:
         counts = Counter(last.values())
         said = ", ".join(f"{count} by `{source}`" for source, count in counts.items())
         if len(counts) < 2:
-            return [f"All by commit {said.partition(' by ')[2]}.", ""]
-        return [
-            f"The run had several sittings, with mends between them. The figures are of each cell's last: {said}.",
-            "",
-        ]
+            return [f"All with the daemon of commit {said.partition(' by ')[2]}.", ""]
+        begun = (
+            "The run had several sittings, with mends between them; of each cell the last counts. Commits of the daemon"
+        )
+        return [f"{begun}: {said}.", ""]
 
     def _not_held(self) -> list[str]:
         """The cells that did not hold, once or still, as a table; nothing if there are none."""
@@ -171,9 +171,25 @@ def load(path: Path = WHOLE) -> tuple[int, list[Told]]:
     return int(json.loads(head)["seed"]), [Told.read(line) for line in lines]
 
 
+def without_begun_replays(told: Sequence[Told]) -> list[Told]:
+    """A replay of prefixes that did not come to its end is done anew: its numbers are those of one recording."""
+    ended = {each.outcome.name.rpartition("/")[0] for each in told if each.outcome.name.endswith("/all")}
+
+    def is_kept(outcome: Outcome) -> bool:
+        is_prefix = outcome.fault.startswith("prefix-")
+        return bool(outcome.why) or not is_prefix or outcome.name.rpartition("/")[0] in ended
+
+    return [each for each in told if is_kept(each.outcome)]
+
+
 def _commit() -> str:
-    argv = ["git", "-C", str(REPOSITORY), "describe", "--always", "--dirty", "--exclude=*"]
-    return subprocess.run(argv, capture_output=True, text=True, check=True).stdout.strip()
+    """The last commit that changed what is tested, and whether it was changed since."""
+
+    def said(*words: str) -> str:
+        argv = ["git", "-C", str(REPOSITORY), *words, "--", "daemon", "units", "dbus"]
+        return subprocess.run(argv, capture_output=True, text=True, check=True).stdout.strip()
+
+    return said("log", "-1", "--format=%h") + ("-dirty" if said("status", "--porcelain") else "")
 
 
 def _short(why: str) -> str:
