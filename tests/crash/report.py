@@ -29,7 +29,7 @@ WORDS = 160  # of why a cell did not hold, so many characters on the page
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """An outcome as it is kept. `source`: the commit of the daemon that was run; `at`: seconds since its sitting began."""
+    """An outcome as it is kept. `source`: the daemon's commit; `at`: seconds since its sitting began."""
 
     outcome: Outcome
     source: str
