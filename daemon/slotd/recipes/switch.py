@@ -194,10 +194,12 @@ async def mark_good(work: Work) -> None:
             failpoint.hit("commit:closing")
 
     await off_loop(commit, work.job)
-    await failpoint.reach("commit:closed")
-    old, new = work.plan.old_version, work.plan.version
-    how = f"updated from {old} to {new}" if old else f"{new} was installed"
-    await work.tell("updated", f"{how}; it passed its trial")
+    try:
+        await failpoint.reach("commit:closed")
+    finally:  # the version is good, and nothing that fails from here on keeps that from being told
+        old, new = work.plan.old_version, work.plan.version
+        how = f"updated from {old} to {new}" if old else f"{new} was installed"
+        await work.tell("updated", f"{how}; it passed its trial")
     for path in await off_loop(missing_data, work):
         await work.tell("warning", f"there is no {path}: nothing of it is saved or goes back (data.paths)")
 

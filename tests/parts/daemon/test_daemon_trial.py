@@ -133,3 +133,15 @@ async def test_what_an_administrator_stopped_is_not_started_by_the_next_daemon(
     world.systemctl("start", "notes.service")
     await desk.call("MarkGood", "sa{sv}", "notes")
     assert (await desk.end_of(job))["result"] == "updated"
+
+
+def test_that_a_version_passed_is_told_also_where_the_disk_fails_right_after_it_was_written_down(
+    world: World, notes: Notes
+) -> None:
+    notes.define()
+    notes.publish("8.1")
+    world.fail_at("commit:closed", "eio")
+    world.slotctl("update", "notes")
+    assert world.has_fired("commit:closed")
+    assert notes.version == "8.1"
+    assert "updated from 8.0 to 8.1" in world.slotctl("history", "notes")
