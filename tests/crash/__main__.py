@@ -5,6 +5,7 @@
     make crash LANES=3                          machines side by side
     make crash MINUTES=10                       as many as that allows, in an order drawn with the seed
     make crash AGAIN=1                          go on with the last whole run: what has not held yet, or not been run
+    make crash AGAIN=1 CELL=*/kill/commit*      these once more, their outcomes in place of those of the whole run
 
 Prints each cell as it ends; docs/reliability.md when all was run. Exits 1 if a cell did not hold or was not run.
 """
@@ -31,9 +32,9 @@ def main() -> int:
     sample = int(os.environ.get("SLOTD_CRASH_SAMPLE") or 0)
     lanes = int(os.environ.get("SLOTD_CRASH_LANES") or os.cpu_count() or 1)
     wanted = os.environ.get("SLOTD_CRASH_CELL") or "*"
-    is_whole = wanted == "*" and not sample
+    is_whole = again or (wanted == "*" and not sample)
     last = {told.outcome.name: told.outcome for told in before}
-    held = frozenset(name for name, outcome in last.items() if not outcome.why)
+    held = frozenset(name for name, outcome in last.items() if not outcome.why and wanted == "*")
     chosen = plan.Choice(tuple(wanted.split(",")), sample, seed, held)
     chunks = plan.chunks(chosen)
     if not chunks:

@@ -30,7 +30,8 @@ part failed; systemctl list-units --failed --plain --no-legend 'slotd*'
 part ran; cat /var/lib/notes/data/ran/* 2>/dev/null
 part witness; cat {WITNESS} 2>/dev/null
 part aside; for d in {QUARANTINE}/*/; do test -e "$d/header.json" && ls "$d"data/0/ran; done 2>/dev/null
-part journal; journalctl --sync; journalctl --quiet --output=json --output-fields=SLOTD_RESULT SLOTD_JOB=$JOB
+part journal; journalctl --sync; journalctl --quiet --since="$SINCE" --output=json --output-fields=SLOTD_RESULT \
+    SLOTD_JOB=$JOB
 part end
 """
 
@@ -49,7 +50,7 @@ class Seen:
 
 
 def look(world: World) -> Seen:
-    said = world.machine.run(LOOK, check=False, env={"JOB": str(world.job)}).stdout
+    said = world.machine.run(LOOK, check=False, env={"JOB": str(world.job), "SINCE": world.since}).stdout
     parts = {}
     for part in said.split("\036")[1:]:
         name, _, text = part.partition("\n")

@@ -90,6 +90,7 @@ class World:
         self.notes = Notes(self.machine, self.publisher)
         self.before: dict[str, object] = {}
         self.job = 0  # of the cell at hand
+        self.since = ""  # when it began, for the journal: the numbers of jobs come again in the next cell
         self._exit = contextlib.ExitStack()
         self._made: set[str] = set()
         self._packages = 0
@@ -152,11 +153,12 @@ class World:
         self.publisher.offer(NEW)
         copies = "\n".join(f"find {path} -mindepth 1 -delete; cp -a /kept/{start}{path}/. {path}/" for path in KEPT)
         cell = f"SLOTD_FAILPOINTS={points}\nSLOTD_FAILPOINTS_DIR={FIRED}\n{more}"
-        self.machine.run(
-            f"{STOP}\n{copies}\nset -e\nsync -f /var/lib\ncat >/run/slotd-cell\n"
+        said = self.machine.run(
+            f"{STOP}\n{copies}\nset -e\nsync -f /var/lib\ncat >/run/slotd-cell\ndate +@%s.%N\n"
             "systemctl start notes.service slotd.service",
             input=cell,
-        )
+        ).stdout
+        self.since = next(line for line in said.splitlines() if line.startswith("@"))
         self.job = int(self.machine.run("cat /kept/$S/job 2>/dev/null || echo 0", env={"S": start}).stdout)
 
     def _make(self, start: str) -> None:
