@@ -30,6 +30,7 @@ VERBS: Final = {
     "small": "slotd.sources.work:small",
     "verify": "slotd.verify.work:verify",
     "unpack": "slotd.engines.unpack:unpack",
+    "copy": "slotd.host.handover:copy",
 }
 
 

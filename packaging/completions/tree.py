@@ -10,13 +10,14 @@ from dataclasses import dataclass
 ASKED = {
     "APP": "apps",
     "APP|FILE": "apps",
+    "APP[=VERSION]": "apps",
     "VERSION": "versions",
     "ID": "backups",
     "JOB": "jobs",
     "JOB|APP": "jobs-or-apps",
 }
 ASKED_OF_OPTION = {"--to": "kept"}
-FILES = ("FILE", "DIR", "PATH", "BUNDLE")
+FILES = ("FILE", "DIR", "PATH", "KEY")
 
 
 @dataclass(frozen=True, slots=True)

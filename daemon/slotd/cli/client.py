@@ -149,11 +149,15 @@ class Client:
         path: str = ROOT,
         destination: str = NAME,
         timeout_s: float = READ_S,
+        fds: Sequence[int] = (),
     ) -> Any:
-        """One call; gives what the reply holds (one value, or a list of several, or None). Raises SlotdErrors."""
+        """One call; gives what the reply holds (one value, or a list of several, or None). Raises SlotdErrors.
+
+        An `h` in the body is an index into `fds`, which stay the caller's.
+        """
         try:
             values = await self._bus.call(
-                destination, path, interface, member, signature, body, timeout_s=timeout_s, interactive=True
+                destination, path, interface, member, signature, body, timeout_s=timeout_s, interactive=True, fds=fds
             )
         except SlotdError as error:
             raise to_error(getattr(error, "remote_name", ""), error.message, user=self._user) from None

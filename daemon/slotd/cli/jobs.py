@@ -28,6 +28,7 @@ class Request:
     member: str
     signature: str
     body: tuple[Any, ...]
+    fds: tuple[int, ...] = ()
 
 
 def options(**values: str | bool | None) -> dict[str, Any]:
@@ -113,7 +114,8 @@ async def run_jobs(
     watch = Watch(client, out)
     refused: list[Job] = []
     paths: list[str] = []
-    watch.screen.begin(f"{requests[0].kind} {', '.join(escape(r.app) for r in requests) or 'all apps'} …")
+    whose = "a bundle" if requests[0].kind == "import" else "all apps"
+    watch.screen.begin(f"{requests[0].kind} {', '.join(escape(r.app) for r in requests) or whose} …")
     with watch.until_interrupted(refused, paths):
         if not args.no_wait:
             await watch.start()
@@ -138,7 +140,7 @@ async def run_jobs(
 
 async def _call(client: Client, request: Request, ask: Callable[[SlotdError], Request | None], watch: Watch) -> Any:
     try:
-        return await client.call(request.member, request.signature, request.body, timeout_s=CHANGE_S)
+        return await client.call(request.member, request.signature, request.body, timeout_s=CHANGE_S, fds=request.fds)
     except SlotdError as error:
         watch.screen.close()
         other = ask(error)

@@ -36,7 +36,7 @@ def _paths(args: Namespace) -> Paths:
     return Paths.from_environment(args.user, os.environ)
 
 
-def _nowhere(name: str, loaded: Definitions, paths: Paths) -> NoSuchApp:
+def nowhere(name: str, loaded: Definitions, paths: Paths) -> NoSuchApp:
     from difflib import get_close_matches
 
     close = get_close_matches(name, sorted({*loaded.apps, *loaded.broken}), n=1)
@@ -73,11 +73,11 @@ def _care(args: Namespace, out: Out, act: Callable[..., Iterable[str]], *, enabl
     loaded = definitions.load(paths)
     app = loaded.apps.get(args.app)
     if app is None and enabled:
-        raise loaded.broken.get(args.app) or _nowhere(args.app, loaded, paths)
+        raise loaded.broken.get(args.app) or nowhere(args.app, loaded, paths)
     # An app is taken out of slotd's care also when its definition is broken or gone already.
     lines = list(act(app or App(args.app), user=args.user))
     if app is None and not lines and args.app not in loaded.broken:
-        raise _nowhere(args.app, loaded, paths)
+        raise nowhere(args.app, loaded, paths)
     out.document({"app": args.app, "enabled": enabled, "changes": lines})
     for line in lines or [f"{args.app}: nothing was to be changed"]:
         out.line(escape(line))
@@ -100,7 +100,7 @@ def verify(args: Namespace, out: Out) -> int:
         loaded = definitions.load(paths)
         names = sorted({*loaded.apps, *loaded.broken})
         if args.what and args.what not in names:
-            raise _nowhere(args.what, loaded, paths)
+            raise nowhere(args.what, loaded, paths)
         findings = [_of_app(name, loaded, paths, user=args.user) for name in ([args.what] if args.what else names)]
         general = list(loaded.settings_problems)
         warnings = [] if args.what else list(loaded.warnings)
@@ -149,7 +149,7 @@ def _finding(app: App, paths: Paths, *, user: bool) -> dict[str, Any]:
     keys: list[dict[str, str]] = []
     problems: list[str] = []
     spent: list[str] = []
-    for name in app.verify.keys:
+    for name in dict.fromkeys((*app.verify.keys, *app.verify.bundles)):
         try:
             content = read_keys(paths, [name])[name]
             described = describe_keys([KeyFile(name, content)])

@@ -112,14 +112,21 @@ def build() -> Parser:
     common = {waits: _common(default=False, waits=waits) for waits in (False, True)}
 
     def command(
-        name: str, handler: str, text: str, *, local: bool = False, changes: bool = False, waits: bool = False
+        name: str,
+        handler: str,
+        text: str,
+        *,
+        local: bool = False,
+        changes: bool = False,
+        waits: bool = False,
+        below: Any = commands,
     ) -> Parser:
         about: dict[str, Any] = {
             "help": text,
             "description": f"{text[0].upper()}{text[1:]}.",
             "parents": [common[waits]],
         }
-        sub: Parser = commands.add_parser(name, **about)
+        sub: Parser = below.add_parser(name, **about)
         sub.set_defaults(handler=handler, local=local, changes=changes or waits, waits=waits)
         return sub
 
@@ -196,6 +203,20 @@ def build() -> Parser:
     sub.add_argument("app", metavar="APP")
     sub.add_argument("--present", action="store_true", help="with the version that runs now; else as it was adopted")
 
+    sub = command("import", "bundle:import_bundle", "take in the releases of an offline bundle", waits=True)
+    sub.add_argument("file", metavar="FILE")
+    sub.add_argument("--force", action="store_true", help="also those that are older than what is installed")
+    group = commands.add_parser("bundle", help="make offline bundles, and look into them")
+    inner = group.add_subparsers(dest="bundle", metavar="COMMAND", parser_class=Parser, required=True)
+    text = "fetch releases, verify them, and put them into one signed file"
+    sub = command("create", "bundle:create", text, local=True, below=inner)
+    sub.add_argument("file", metavar="FILE")
+    sub.add_argument("apps", metavar="APP[=VERSION]", nargs="+", help="its newest release, or this one")
+    sub.add_argument("--key", metavar="KEY", required=True, help="a file with a minisign secret key, or a key of gpg's")
+    text = "show what is in a bundle and who signed it, and check every byte"
+    sub = command("inspect", "bundle:inspect", text, local=True, below=inner)
+    sub.add_argument("file", metavar="FILE")
+
     sub = command("jobs", "running:jobs", "list jobs that run")
     sub.add_argument("--all", action="store_true", help="finished ones too")
     sub.add_argument("--limit", metavar="N", type=_count, default=50, help="at most this many, the newest (50)")
@@ -242,7 +263,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         whose.error(f"unrecognized arguments: {' '.join(unknown)}")
     if args.no_wait and not args.waits:
         parser.error(
-            "--no-wait is for commands that start a job: check, update, rollback, backup, restore, adopt, release"
+            "--no-wait is for commands that start a job:"
+            " check, update, rollback, backup, restore, adopt, release, import"
         )
     if args.command == "backups":
         parser.prog = f"{parser.prog} {args.command}"

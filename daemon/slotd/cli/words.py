@@ -28,6 +28,8 @@ def summary(job: Job, app: App | None = None) -> tuple[str, str]:
     name, new, old = escape(job.app), escape(job.version), escape(job.previous_version)
     took = f" in {duration(job.took_s)}" if job.took_s else ""
     why = about_it(_why(job), new) if new else _why(job)
+    if job.kind == "import" and job.state != "refused":
+        return _imported(job)
     if job.state == "refused" or job.error_name in ("NothingToDo", "BadOption"):
         return f"{name}: {why}", escape(job.error_hint)
     if job.result == "updated":
@@ -71,6 +73,16 @@ def summary(job: Job, app: App | None = None) -> tuple[str, str]:
         kept = "the data it replaced was set aside, see `slotctl backups " + name + "`"
         return f"{name}: data restored{took}; {kept}", ""
     return f"{name}: {escape(job.kind)} done{took}", ""
+
+
+def _imported(job: Job) -> tuple[str, str]:
+    """How the import of a bundle ended, which is of no app in particular."""
+    notes = "\n".join(escape(line) for line in job.notes)
+    if job.state == "cancelled":
+        return "The import was cancelled; nothing was changed.", ""
+    if job.state == "failed":
+        return f"The bundle was not imported: {_why(job)}", escape(job.error_hint)
+    return ("The bundle was imported." if job.result == "done" else "The bundle holds nothing new."), notes
 
 
 def _why(job: Job) -> str:

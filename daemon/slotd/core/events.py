@@ -177,6 +177,22 @@ KINDS: tuple[EventKind, ...] = (
         Result.ROLLBACK_FAILED,
     ),
     EventKind(
+        "imported",
+        "5afa392810fc404fa08f954ed1a2e595",
+        NOTICE,
+        "A release came in a bundle",
+        "It was verified as a download is, and is installed as one: `slotctl status @SLOTD_APP@` says how it is.\n"
+        "The fields of this entry name the bundle's digest, who signed it, and who imported it.",
+    ),
+    EventKind(
+        "import-failed",
+        "e19fef124b31409a890df4c30c59a4b3",
+        WARNING,
+        "A bundle was refused",
+        "Nothing of it was taken in, and nothing was changed. The message says why.\n"
+        "`slotctl bundle inspect FILE` shows what is inside, and who signed it.",
+    ),
+    EventKind(
         "backup-made",
         "12c4952f9a4c44d5ba32f260afd37a39",
         INFO,

@@ -77,6 +77,7 @@ SINGLE: tuple[Rule, ...] = (
     Rule("backup", "copies the data and seals the copy", OnCrash.UNDO, OnError.UNDO, 100, cancellable=True),
     Rule("adopt", "copies what is installed, starts the copy", OnCrash.UNDO, OnError.UNDO, 100, cancellable=True),
     Rule("release", "starts what was installed before", OnCrash.UNDO, OnError.UNDO, 100),
+    Rule("import", "takes the releases of a bundle in", OnCrash.UNDO, OnError.UNDO, 100, cancellable=True),
     Rule("read", "reads saved copies and compares them", OnCrash.FORGET, OnError.UNDO, 100, cancellable=True),
 )
 

@@ -48,6 +48,7 @@ class Verify:
     issuer: str = ""
     repository: str = ""
     signers: int = 1  # how many of the OpenPGP keys must have signed
+    bundles: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +175,7 @@ class Limits:
     sums_bytes: int = 1024**2
     signature_bytes: int = 64 * 1024
     download_bytes: int = 8 * 1024**3
+    bundle_bytes: int = 32 * 1024**3
     download_s: float = 4 * 3600.0
     least_bytes_per_s: int = 1024  # over any 30 s
     redirects: int = 5

@@ -163,6 +163,7 @@ def verify(section: Section) -> Verify:
         issuer=section.text("issuer", default.issuer, forms.web_url),
         repository=section.text("repository", default.repository, forms.web_url),
         signers=section.whole("signers", default.signers, 1, 16),
+        bundles=section.texts("bundles", forms.key_file),
     )
     if section.lacks("require"):
         section.missing("require", 'nothing is installed unverified; name at least one check, like ["sha256"]')

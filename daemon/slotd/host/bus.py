@@ -39,6 +39,7 @@ __all__ = [
     "Malformed",
     "Typed",
     "Variant",
+    "close_fds",
     "current_sender",
     "outgoing",
     "serving",
@@ -391,4 +392,5 @@ class Bus:
         except Exception as error:
             self.fault(call, error)
         finally:
-            close_fds(call.take_fds())
+            if not call.keeps_fds:
+                close_fds(call.take_fds())

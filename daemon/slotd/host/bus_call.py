@@ -51,6 +51,7 @@ class Call:
     held_bytes: int = 0
     refused_bytes: int = 0
     fds: list[int] = field(default_factory=list)
+    keeps_fds: bool = False  # until it is answered: they are not closed when the call has been queued
     read: Callable[[], list[Any]] = list
     _body: list[Any] | None = None
 

@@ -124,7 +124,7 @@ def _load(
     if paths.owner and app.service.user not in ("", paths.owner):
         problem = f'service.user is "{app.service.user}": your applications run as you, leave it out.'
         raise misconfigured(name, [f"{written(main)}: {problem}"])
-    if with_keys and (missing := _missing_keys(main, paths, app.verify.keys)):
+    if with_keys and (missing := _missing_keys(main, paths, (*app.verify.keys, *app.verify.bundles))):
         raise misconfigured(name, missing)
     return app
 

@@ -28,7 +28,7 @@ SHUTDOWN: Final = 0x8004587D  # EXT4_IOC_SHUTDOWN and XFS_IOC_GOINGDOWN, linux/f
 NO_FLUSH: Final = 2  # what the journal has not written yet is lost, as with the power
 LOOK_S: Final = 0.01  # how often one that hangs looks whether it may go on
 
-WORKERS: Final = ("list", "fetch", "small", "verify", "unpack")
+WORKERS: Final = ("list", "fetch", "small", "verify", "unpack", "copy")
 UNDONE: Final = ("stage", "preserve", "stop", "switch", "backup")
 
 # Inside of steps: after which effect each one comes. What comes next has not happened.
@@ -113,6 +113,13 @@ INNER: Final[Mapping[str, str]] = {
     "backup:dated": "the job's row says that the app is stopped; it is not yet",
     "backup:stopped": "the app is down for a backup by hand",
     "backup:started": "the app runs again",
+    "import:scratch": "the place for a bundle is there, and empty",
+    "import:copied": "the bundle is copied and its digest is in the job's row",
+    "import:signed": "its signer may sign bundles for its apps",
+    "import:taken-out": "its files are what its manifest says, and lie beside it",
+    "import:proven": "its releases are what their publishers signed; nothing of them is offered yet",
+    "import:linked": "one more file of a release is in its app's cache",
+    "import:recorded": "a release is in its app's cache; it is not offered yet",
     "resume:begin": "a job that was interrupted is taken up",
     "resume:counted": "its row says how often that was",
     "boot:begin": "`slotd boot` has found a job that is not finished",

@@ -129,9 +129,7 @@ def write_atomic(path: Path, data: bytes, mode: int = 0o644) -> None:
             os.unlink(beside, dir_fd=parent)
         try:
             with opened(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, dir_fd=parent) as fd:
-                view = memoryview(data)
-                while view:
-                    view = view[os.write(fd, view) :]
+                write_all(fd, data)
                 os.fchmod(fd, mode)
                 os.fsync(fd)
             os.rename(beside, path.name, src_dir_fd=parent, dst_dir_fd=parent)
@@ -142,14 +140,19 @@ def write_atomic(path: Path, data: bytes, mode: int = 0o644) -> None:
         os.fsync(parent)
 
 
+def write_all(fd: int, data: bytes) -> None:
+    """Write all of it where the file stands. Raises the plain OSError."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
 def write_unsynced(path: Path, data: bytes) -> None:
     """Write the file anew with mode 0600, replacing what is there; it may be lost with the power until a sync."""
     with explaining(f"cannot write {path}"):
         path.unlink(missing_ok=True)
         with opened(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW) as fd:
-            view = memoryview(data)
-            while view:
-                view = view[os.write(fd, view) :]
+            write_all(fd, data)
 
 
 def _beside(link: Path) -> str:

@@ -4,7 +4,7 @@
 |---|---|---|---|---|
 | `network` (list, fetch, small) | a dynamic one | yes | nothing but itself | the descriptor it was given |
 | `verify` | a dynamic one | no | system programs | a private /tmp |
-| `unpack` | slotd-worker | no | nothing but itself | the directory it was given |
+| `unpack` (unpack, copy) | slotd-worker | no | nothing but itself | the directory or file it was given |
 | `command` (prepare, migrate, exec probes, backup commands) | the app's | if asked for | all | what it was given |
 
 Under a user's own manager there is no other user to be. With a user namespace (`NAMESPACES`; a kernel may refuse it)
@@ -46,6 +46,7 @@ PROFILES: Final[Mapping[str, Profile]] = {
     "small": Profile.NETWORK,
     "verify": Profile.VERIFY,
     "unpack": Profile.UNPACK,
+    "copy": Profile.UNPACK,
 }
 
 # Filters that the kernel keeps for any process: these hold under a user's manager, too.

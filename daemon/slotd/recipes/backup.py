@@ -12,6 +12,7 @@ from slotd.model import Backup, JobKind, Result
 from slotd.recipes import adopt as adopting
 from slotd.recipes import check as looking
 from slotd.recipes import hooks, preserve
+from slotd.recipes import import_ as importing
 from slotd.recipes.context import Work
 from slotd.recipes.copies import damaged, mark_damaged, require_room_for_backup
 from slotd.recipes.run import Step, Stopped, perform, undo
@@ -100,6 +101,7 @@ SINGLE: dict[JobKind, tuple[Step, ...]] = {
     JobKind.VERIFY: VERIFY_STEPS,
     JobKind.ADOPT: adopting.STEPS_ADOPT,
     JobKind.RELEASE: adopting.STEPS_RELEASE,
+    JobKind.IMPORT: importing.INTERRUPTED,
 }
 
 

@@ -143,6 +143,7 @@ class Plan:
     verdict_by: str = ""
     stopped_by_hand: tuple[str, ...] = ()
     seen: Mapping[str, UnitSeen] = field(default_factory=dict)
+    taken: tuple[str, ...] = ()  # apps of whose releases an import took some in
     stopped_at: float = 0.0
     started_at: float = 0.0
 
@@ -340,7 +341,7 @@ class Work:
         except Exception:
             _log.exception("%s: an event could not be written into the history", self.app.name)
         finally:
-            text = f"{self.app.name}: {message}"
+            text = f"{self.app.name}: {message}" if self.app.name else message
             more = {f"SLOTD_{key.upper()}": value for key, value in {**extra, **(journal or {})}.items()}
             if result := BY_NAME[kind].result:  # told before it is committed: the row of the job comes last
                 more["SLOTD_RESULT"] = result.value

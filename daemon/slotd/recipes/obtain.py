@@ -6,7 +6,6 @@ The app runs untouched all the while.
 from __future__ import annotations
 
 import asyncio
-import base64
 import dataclasses
 import json
 import os
@@ -14,17 +13,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from slotd.core import policy, trust, verifyplan
-from slotd.core.evidence import Evidence
-from slotd.core.plain import to_plain
+from slotd.core import bundle, trust, verifyplan
 from slotd.core.words import duration
 from slotd.errors import NoSpace, NoSuchVersion, SlotdError, SourceFailed, VerificationFailed
 from slotd.host import failpoint, files
 from slotd.host.definitions import read_keys
 from slotd.host.offloop import off_loop
 from slotd.model import Blocked, Release, Result, Slot, SlotName
+from slotd.recipes import asking, proof, shelf
 from slotd.recipes.cache import cached_path, is_cached, known_sha256, make_private, measured, partial_path, prune_cache
-from slotd.recipes.check import WORKER_GRACE_S, credential, look, shown_to_worker
+from slotd.recipes.check import look
 from slotd.recipes.context import Artifact, Held, Work
 from slotd.recipes.preserve import require_units
 from slotd.recipes.push import require_pushed
@@ -58,7 +56,7 @@ async def choose_release(work: Work) -> Result | None:
         return Result.UP_TO_DATE
     artifacts = tuple(Artifact(a.name, a.url, a.size, a.digest) for a in choice.assets)
     for artifact in artifacts:  # what cannot be verified is known now, before anything is downloaded
-        _plan_checks(work, artifact, release)
+        proof.plan_checks(work.app, artifact.name, release)
         trust.require_digests(work.app.verify, artifact.name, artifact.source_digest)
     await _remember_place(work, release, artifacts, active, old)
     return None
@@ -102,7 +100,10 @@ async def download(work: Work) -> None:
     done: list[Artifact] = []
     for artifact in work.plan.artifacts:
         known = artifact.sha256 if work.plan.kept else known_sha256(artifact)
-        if not known or not await is_cached(work, artifact, known):
+        if imported := bundle.digest_of(artifact.url):
+            known = imported  # whether that is what the source said is for `verify` to see
+            await off_loop(shelf.bring, cache, imported, cached_path(cache, imported))
+        elif not known or not await is_cached(work, artifact, known):
             known = await (
                 _fetch_kept(work, cache, artifact) if work.plan.kept else _download_one(work, cache, artifact)
             )
@@ -150,28 +151,17 @@ async def _download_one(work: Work, cache: Path, artifact: Artifact) -> str:
             if isinstance(done, int) and isinstance(total, int) and total > 0:
                 work.progress(min(1.0, done / total))
 
-        secret, host = credential(work.app)
-        request = {
-            "url": artifact.url,
-            "kind": "file" if work.app.source.type == "directory" else "http",
+        more = {
             "offset_state": await off_loop(_read_note, note),
             "limit_bytes": min(limits.download_bytes, room),
             "expected_size": artifact.size,
             "expected_digest": artifact.source_digest,
             "bandwidth": work.host.settings.bandwidth,
-            "limits": to_plain(limits),
-            "credential": secret,
-            "credential_host": host,
         }
+        workers, unit = work.host.workers, work.unit("fetch")
         try:
-            claim = await work.host.workers.call(
-                "fetch",
-                request,
-                [descriptor],
-                unit=work.unit("fetch"),
-                timeout_s=limits.download_s + WORKER_GRACE_S,
-                on_progress=on_progress,
-                shown=shown_to_worker(work),
+            claim = await asking.fetch(
+                workers, limits, work.app, artifact.url, descriptor, more, unit=unit, on_progress=on_progress
             )
         except SlotdError:
             is_full = os.fstat(descriptor).st_size + PIECE_BYTES >= min(limits.download_bytes, room)
@@ -281,57 +271,23 @@ async def check_signatures(work: Work) -> None:
     await work.remember(signers=tuple(signers) or work.plan.signers)
 
 
-def _plan_checks(work: Work, artifact: Artifact, release: Release) -> tuple[verifyplan.Wanted, ...]:
-    """The sums and signatures to fetch. Raises `VerificationFailed` if the release does not have one."""
-    words = policy.asset_words(release, work.app.source)
-    return verifyplan.plan(work.app.verify, artifact.name, release.version, release, words)
-
-
 async def _verify_one(work: Work, artifact: Artifact) -> trust.Trusted:
-    verify = work.app.verify
-    wanted = _plan_checks(work, artifact, work.plan.release)
+    wanted = proof.plan_checks(work.app, artifact.name, work.plan.release)
     bodies = {asset.name: await _small(work, asset.url) for asset in verifyplan.names(wanted)}
-    keys = await off_loop(read_keys, work.host.paths, verify.keys)
-    descriptor = await verified_descriptor(work, artifact)
-    request = verifyplan.request(verify, artifact.name, wanted, bodies, keys)
-    claims = await work.host.workers.call(
-        "verify", request, [descriptor], unit=work.unit("verify"), timeout_s=work.host.settings.limits.verify_s
+    keys = await off_loop(read_keys, work.host.paths, work.app.verify.keys)
+    subject = proof.Subject(
+        artifact.name, artifact.source_digest, artifact.sha256, await verified_descriptor(work, artifact)
     )
-    listed = claims.get("sums")
-    measured = {
-        algorithm: artifact.sha256 if algorithm == "sha256" else await off_loop(files.hash_fd, descriptor, algorithm)
-        for algorithm in verifyplan.digests_needed(
-            verify, artifact.source_digest, listed if isinstance(listed, Mapping) else ()
-        )
-    }
-    own_sums = verifyplan.sums_sha256(wanted, bodies)
-    evidence = Evidence.from_claims(measured, artifact.source_digest, claims, own_sums)
-    return trust.decide(verifyplan.expected(verify, work.plan.release), artifact.name, evidence)
+    workers, limits, unit = work.host.workers, work.host.settings.limits, work.unit("verify")
+    return await proof.prove(workers, limits, work.app, work.plan.release, subject, wanted, bodies, keys, unit=unit)
 
 
 async def _small(work: Work, url: str) -> bytes:
     """A sums file or a signature."""
     limits = work.host.settings.limits
-    secret, host = credential(work.app)
-    request = {
-        "url": url,
-        "kind": "file" if work.app.source.type == "directory" else "http",
-        "limit_bytes": max(limits.sums_bytes, limits.signature_bytes),
-        "limits": to_plain(limits),
-        "credential": secret,
-        "credential_host": host,
-    }
-    claim = await work.host.workers.call(
-        "small",
-        request,
-        unit=work.unit("small"),
-        timeout_s=limits.index_s + WORKER_GRACE_S,
-        shown=shown_to_worker(work),
-    )
-    try:
-        return base64.b64decode(str(claim["body"]), validate=True)
-    except (KeyError, ValueError):
-        raise SourceFailed(f"cannot read {url}: the worker gave nothing that can be used.") from None
+    if imported := bundle.digest_of(url):
+        return await off_loop(shelf.small, work.host.cache(work.app.name), imported, limits)
+    return await asking.small(work.host.workers, limits, work.app, url, unit=work.unit("small"))
 
 
 async def _reject(work: Work, artifact: Artifact, error: VerificationFailed) -> None:

@@ -10,6 +10,7 @@ from slotd.core import retention
 from slotd.host import failpoint, files
 from slotd.host.offloop import off_loop
 from slotd.model import Backup, JobState
+from slotd.recipes import shelf
 from slotd.recipes.cache import prune_cache
 from slotd.recipes.context import Work
 
@@ -35,6 +36,9 @@ async def prune_app(work: Work) -> None:
         if copy.kind == "backup" and copy.sealed and copy not in expired:
             await off_loop(work.data.complete, Path(copy.path))
     await off_loop(prune_cache, work)
+    active = await off_loop(work.engine.active)
+    installed = (await off_loop(store.slots, app.name))[active].version if active else ""
+    await off_loop(shelf.prune, work.host.cache(app.name), app.source.scheme, installed)
     await failpoint.reach("cleanup:cache")
     await off_loop(store.prune)
 

@@ -82,6 +82,10 @@ class Core(Protocol):
         """`present`: the directory gets the version that runs; else it is as it was."""
         ...
 
+    async def start_import(self, descriptor: int, uid: int, *, force: bool = False) -> int:
+        """The descriptor is the daemon's from now on, however it ends. `uid`: who handed it over."""
+        ...
+
     async def inspect_backup(self, app: str, backup: str, *, diff: bool = False, offset: int = 0) -> Inspection:
         """What a copy holds, or with `diff` how the data differ from it: one page, from entry `offset` on."""
         ...

@@ -94,7 +94,12 @@ class Board:
             ) from None
 
     async def refresh(self, name: str) -> None:
-        """Put a view together anew, and tell if it changed. One at a time: an old view never follows a newer one."""
+        """Put a view together anew, and tell if it changed. One at a time: an old view never follows a newer one.
+
+        A job of the whole host has no app, and no view.
+        """
+        if not name:
+            return
         async with self._lock(name):
             await self._rebuild(name)
 

@@ -216,6 +216,10 @@ class Daemon(Starter):
         await self._board.keep(self._names())
         if work.job.kind is JobKind.CHECK:
             self._follow_up(work.app)
+        for name in work.plan.taken:
+            await self._board.refresh(name)
+            if name in self._definitions.apps:
+                self._follow_up(self._definitions.apps[name])
 
     def job_forgotten(self, job_id: int) -> None:
         for listener in self._board.listeners:

@@ -78,8 +78,8 @@ class Jobs:
         return next((job.id for job in checks if not job.is_finished), None)
 
     def apps(self) -> set[str]:
-        """Apps with a running job, whatever became of their definitions."""
-        return {work.job.app for work in self._works.values()}
+        """Apps with a running job, whatever became of their definitions. An import is of the host, not of one."""
+        return {work.job.app for work in self._works.values() if work.job.app}
 
     def known(self) -> list[Job]:
         """Running and recently finished jobs, as they are now."""
@@ -97,6 +97,8 @@ class Jobs:
             return
         job = self._works[job_id].job if job_id in self._works else None
         what = f"{job.kind} (job {job.id}, step {job.step or 'waiting'})" if job else "a job"
+        if not app:
+            raise Busy("cannot import another bundle: one is being imported.", hint="See `slotctl jobs`.")
         raise Busy(
             f"cannot start another job on {app}: {what} is running.", hint=f"Follow it with `slotctl follow {app}`."
         )
@@ -127,7 +129,7 @@ class Jobs:
         held_room = False
         lock = contextlib.ExitStack()
         try:
-            if work.job.kind is not JobKind.CHECK:
+            if work.job.kind not in (JobKind.CHECK, JobKind.IMPORT):
                 await self._lock(work, lock)
             if work.job.kind is JobKind.UPDATE and not work.job.step:
                 await self._room.acquire()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any
 
-from slotd.errors import Failed
+from slotd.errors import BadOption
 from slotd.host.bus import Call
 from slotd.service.api import Core
 from slotd.service.interface import ROOT, Answer, Arg, Interface, Method, Property, Signal, app_path, job_path
@@ -19,6 +19,7 @@ from slotd.service.verbs import (
     OPTIONS,
     VERBS,
     about_all,
+    about_import,
     do,
     history,
     options_of,
@@ -109,7 +110,7 @@ class ManagerNode:
 
     def _change(self, method: Method, call: Call) -> Awaitable[Sequence[Any]]:
         """What changes something, and is not about one app."""
-        if method.name != "Reload":
+        if method.name not in ("Reload", "Import"):
             options_of(call.body[-1], {}, method.name)
         match method.name:
             case "CheckAll":
@@ -137,8 +138,13 @@ class ManagerNode:
         return []
 
     async def _import(self, call: Call) -> Sequence[Any]:
-        await self._authority.require(call, about_all(call.member))
-        raise Failed("cannot import a bundle: this is not supported yet.", hint="Use a source of type `directory`.")
+        force = options_of(call.body[1], {"force": "b"}, call.member).get("force", False)
+        if call.body[0] != 0 or len(call.fds) != 1:
+            raise BadOption("cannot do Import: it takes one descriptor, of a file; or too many of them wait already.")
+        await self._authority.require(call, about_import(force=force))
+        uid = await self._authority.user(call)
+        [descriptor] = call.take_fds()
+        return [job_path(await self._core.start_import(descriptor, uid, force=force))]
 
     async def _reload(self, call: Call) -> Sequence[Any]:
         await self._authority.require(call, about_all(call.member))

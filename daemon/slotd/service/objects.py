@@ -19,7 +19,7 @@ from typing import Any
 from dbus_fast import Variant
 
 from slotd.errors import SlotdError
-from slotd.host.bus import LIMITS_EXCEEDED, Bus, Call, Malformed, serving
+from slotd.host.bus import LIMITS_EXCEEDED, Bus, Call, Malformed, close_fds, serving
 from slotd.host.bus_credit import Account, Credit, CreditLimits, unread_bytes
 from slotd.service.callers import Callers, has_left
 from slotd.service.interface import ROOT, Arg, Interface, Method, Node, typed
@@ -33,6 +33,7 @@ _PEER = "org.freedesktop.DBus.Peer"
 TURN_S = 0.005
 PEERS = 1024  # that are remembered, more or less
 BACKLOG_BYTES = 512 * 1024
+FILES = 64  # that are open for calls which wait or are worked on, of all callers together
 _SHOWN_CHARS = 120  # of a caller's own words in an error
 
 INTROSPECTABLE = Interface(_INTROSPECTABLE, (Method("Introspect", (), (Arg("xml_data", "s"),)),))
@@ -100,6 +101,7 @@ class Objects:
         self._peers: dict[str, Peer] = {}
         self._turns = Turns()
         self._are_piled_up = False
+        self._files = 0
         self._is_to_take_turns = False
         self._learning: dict[Peer, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -139,6 +141,9 @@ class Objects:
                 call, peer, Refused(LIMITS_EXCEEDED, "cannot take more calls: too many of yours wait already.")
             )
             return
+        if call.member == "Import" and len(call.fds) == 1 and self._files < FILES:  # any other call's are closed
+            call.keeps_fds = True
+            self._files += 1
         self._take_turns_soon()
         self._learn(peer)
         self._settled.clear()
@@ -155,8 +160,15 @@ class Objects:
             self._turns.know(peer, await self._callers.user(peer.account.name))
         except SlotdError as error:
             if has_left(error):
-                self._turns.drop(peer)
+                for call in self._turns.drop(peer):
+                    self._let_go(call)
                 self._settle()
+
+    def _let_go(self, call: Call) -> None:
+        if call.keeps_fds:
+            call.keeps_fds = False
+            self._files -= 1
+            close_fds(call.take_fds())
 
     def _on_learned(self, peer: Peer) -> None:
         del self._learning[peer]
@@ -230,6 +242,7 @@ class Objects:
             self._refuse(call, peer, error)
         except Exception as error:
             self._credit.sent(peer.account, self._bus.fault(call, error))
+        self._let_go(call)
 
     async def _later(self, call: Call, peer: Peer, signature: str, answer: Awaitable[Sequence[Any]]) -> None:
         try:

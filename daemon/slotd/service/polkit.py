@@ -128,6 +128,10 @@ class Authority:
         if not self._may_all(await self._uid(call.sender)):
             raise NotAuthorized(f"cannot do that: {call.member} is for root alone.", hint="Run it as root.")
 
+    async def user(self, call: Call) -> int:
+        """Whose the call is, for the record. Raises NotAuthorized if the bus does not say."""
+        return await self._uid(call.sender)
+
     def _may_all(self, uid: int) -> bool:
         if uid == 0 or (self._user_mode and uid == os.geteuid()):
             return True

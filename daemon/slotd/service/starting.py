@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
+import os
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -15,8 +16,9 @@ from slotd.core.schema import App
 from slotd.errors import SlotdError
 from slotd.host import definitions
 from slotd.host.offloop import off_loop
-from slotd.model import AppView, Job, JobKind
+from slotd.model import AppView, Job, JobKind, Result
 from slotd.recipes import backup as backing
+from slotd.recipes import import_ as importing
 from slotd.recipes import restore as restoring
 from slotd.recipes import update
 from slotd.recipes.context import Host, Plan, Work
@@ -190,6 +192,23 @@ class Starter:
         return await self._start(
             JobKind.RELEASE, plan, backing.release, version=plan.version, previous=plan.old_version
         )
+
+    async def start_import(self, descriptor: int, uid: int, *, force: bool = False) -> int:
+        """A job of the whole host: whose releases are in the bundle is known when it has been read."""
+        handed = importing.Handed(descriptor, uid, force, dict(self._definitions.apps))
+
+        async def take_in(work: Work) -> Result:
+            try:
+                return await backing.run_single(work, importing.steps(handed))
+            finally:
+                await off_loop(os.close, descriptor)  # of a medium that does not answer, that may take its time
+
+        try:
+            self.jobs_.reserve("")
+            return await self._start(JobKind.IMPORT, Plan(), take_in)
+        except BaseException:
+            await off_loop(os.close, descriptor)
+            raise
 
     async def check_all(self) -> Sequence[int]:
         return await self._each(sorted(self._definitions.apps), self.start_check)

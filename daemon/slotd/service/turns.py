@@ -72,13 +72,15 @@ class Turns:
         if peer.waiting:
             self._join(peer)
 
-    def drop(self, peer: Peer) -> None:
-        """Forget the calls of one who has left."""
+    def drop(self, peer: Peer) -> list[Call]:
+        """Forget the calls of one who has left; gives them."""
+        dropped = [*peer.waiting]
         if peer.waiting:
             self._users[peer.uid].ready.remove(peer)
         self.waiting -= len(peer.waiting)
         peer.waiting.clear()
         peer.waiting_bytes = 0
+        return dropped
 
     def _take(self, user: _User, peer: Peer) -> Call:
         call = peer.waiting.popleft()

@@ -7,7 +7,7 @@ What was authorised is what is done. Arguments are checked and copied before pol
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from slotd.core.policy import require_version
@@ -116,6 +116,15 @@ def about_all(verb: str) -> Question:
         "Reload": ("reload", "read the definitions of all applications again"),
     }[verb]
     return _question(verb, action, ALL_APPS, "", message)
+
+
+def about_import(*, force: bool) -> Question:
+    """The question for `Import`: what is inside is known when it was read, and proves itself."""
+    question = about_all("Import")
+    if not force:
+        return question
+    message = question.message.removesuffix(".") + ", also of those that are older than what is installed."
+    return replace(question, details={**question.details, "force": "true"}, message=message)
 
 
 def about_job(job: Job) -> Question:

@@ -1,0 +1,281 @@
+"""Bundles made and looked into, by a person and as that person: the daemon has no part in it.
+
+What goes in is fetched and verified by the same workers and the same rules as an update. With root's rights these are
+units of their own, as the daemon's are; a person's run as that person.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from slotd.core import bundle, policy, trust, verifyplan
+from slotd.core.bundle import Bundled, Content, Manifest
+from slotd.core.schema import App, Settings
+from slotd.core.words import last_words
+from slotd.errors import Failed, NoSuchApp, NoSuchVersion, SlotdError
+from slotd.host import bundlefile, files, signing
+from slotd.host.definitions import Definitions, read_keys
+from slotd.host.offloop import off_loop
+from slotd.host.paths import Paths
+from slotd.host.run import Workers
+from slotd.model import AppRecord, Asset, Release
+from slotd.recipes import asking, proof
+from slotd.sources.work import listing_from_json
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Where a bundle is made: the workers, the definitions' places, a directory for what is fetched.
+
+    `told` is given a sentence now and then.
+    """
+
+    workers: Workers
+    settings: Settings
+    paths: Paths
+    directory: Path
+    told: Callable[[str], None] = lambda _: None
+
+
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """One release whose files are here and are what its publisher signed. `sources`: digest -> file."""
+
+    release: Bundled
+    checks: tuple[str, ...]
+    sources: Mapping[str, Path] = field(default_factory=dict)
+
+
+def make_workers(settings: Settings) -> Workers:
+    """Sandboxed units where root may start them; else plain processes of whoever this is."""
+    return Workers(limits=settings.limits, sandbox=os.geteuid() == 0 and os.path.isdir("/run/systemd/system"))
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A whole bundle: its SHA-256, its bytes, what is in it."""
+
+    sha256: str
+    size: int
+    manifest: Manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """`kind`: of the signature. By app: who signed it as far as its definition lets them, or why nobody did."""
+
+    made: Made
+    kind: str
+    signers: Mapping[str, str]
+    problems: Mapping[str, str]
+
+
+# -- made -------------------------------------------------------------------------------------------
+
+
+async def gather(site: Site, app: App, version: str) -> Gathered:
+    """Find, fetch and verify a release; an empty version is the newest that the definition allows.
+
+    Raises what an update would raise: `NoSuchVersion`, `SourceFailed`, `VerificationFailed` …
+    """
+    listing = await _list(site, app)
+    choice = policy.choose(
+        listing,
+        app=app,
+        current="",
+        record=AppRecord(app.name),
+        blocked=(),
+        now=time.time(),
+        machine_id="",
+        wanted=version,
+        force=True,  # age, ring and fraction are for the hosts that install it to judge
+    )
+    release = choice.release
+    if release is None:
+        raise NoSuchVersion(
+            f"cannot put {app.name} in: its source offers no release that may be installed.",
+            hint="\n".join(choice.passed_over),
+        )
+    site.told(f"{app.name} {release.version}: fetching {', '.join(asset.name for asset in choice.assets)}")
+    contents: dict[str, Content] = {}
+    sources: dict[str, Path] = {}
+    checks: list[str] = []
+    keys = await off_loop(read_keys, site.paths, app.verify.keys)
+    for asset in choice.assets:
+        wanted = proof.plan_checks(app, asset.name, release)
+        trust.require_digests(app.verify, asset.name, asset.digest)
+        path, sha256 = await _fetch(site, app, asset)
+        sources[sha256] = path
+        contents[asset.name] = Content(asset.name, sha256, asset.digest)
+        bodies: dict[str, bytes] = {}
+        for small in verifyplan.names(wanted):
+            bodies[small.name] = await _small(site, app, small)
+            path, of_small = await off_loop(_keep, site.directory, bodies[small.name])
+            sources[of_small] = path
+            contents[small.name] = Content(small.name, of_small, small.digest)
+        with files.opened(sources[sha256], os.O_RDONLY) as descriptor:
+            subject = proof.Subject(asset.name, asset.digest, sha256, descriptor)
+            limits, unit = site.settings.limits, _unit(app, "verify")
+            trusted = await proof.prove(site.workers, limits, app, subject, wanted, bodies, keys, unit=unit)
+        checks += [f"{asset.name}: {check}" for check in trusted.checks]
+    if needs_dependencies(app):
+        site.told(f"{app.name} {release.version}: fetching what it depends on")
+        first = choice.assets[0]
+        path = sources[contents[first.name].sha256]
+        more, wheels = await _dependencies(site, app, first, path)
+        contents |= {each.name: each for each in more}
+        sources |= wheels
+    elif app.slots.network and app.slots.prepare:
+        site.told(f"{app.name}: what its prepare commands fetch from the network is not in the bundle")
+    return Gathered(_bundled(app, release, tuple(contents.values())), tuple(checks), sources)
+
+
+def _bundled(app: App, release: Release, contents: tuple[Content, ...]) -> Bundled:
+    notes = release.notes.encode()[: bundle.NOTES_BYTES].decode("utf-8", "ignore")
+    return Bundled(app.name, release.version, release.tag, int(release.published), notes, contents)
+
+
+async def _list(site: Site, app: App) -> Sequence[Release]:
+    limits = site.settings.limits
+    claim = await asking.list_releases(site.workers, limits, app, {}, unit=_unit(app, "list"))
+    return listing_from_json(claim, app.source, limits).releases
+
+
+async def _fetch(site: Site, app: App, asset: Asset) -> tuple[Path, str]:
+    """A file of the release, and its SHA-256 as it lies here."""
+    limits = site.settings.limits
+    room = min(limits.download_bytes, files.free_bytes(site.directory), bundle.FILE_BYTES)
+    more = {"limit_bytes": room, "expected_size": asset.size, "expected_digest": asset.digest}
+    more["bandwidth"] = site.settings.bandwidth
+    descriptor, path = tempfile.mkstemp(dir=site.directory)
+    try:
+        os.fchmod(descriptor, 0o644)  # in a directory of ours alone
+        await asking.fetch(site.workers, limits, app, asset.url, descriptor, more, unit=_unit(app, "fetch"))
+        return Path(path), await off_loop(files.hash_and_sync, descriptor)
+    finally:
+        os.close(descriptor)
+
+
+async def _small(site: Site, app: App, asset: Asset) -> bytes:
+    return await asking.small(site.workers, site.settings.limits, app, asset.url, unit=_unit(app, "small"))
+
+
+def _keep(directory: Path, content: bytes) -> tuple[Path, str]:
+    descriptor, path = tempfile.mkstemp(dir=directory)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+    return Path(path), hashlib.sha256(content).hexdigest()
+
+
+def _unit(app: App, verb: str) -> str:
+    return f"slotd-worker-{app.name}-bundle-{verb}"
+
+
+def needs_dependencies(app: App) -> bool:
+    """Whether its prepare commands let pip fetch what the release depends on."""
+    return app.slots.network and any("install" in each and "{artifact}" in each for each in app.slots.prepare)
+
+
+async def _dependencies(site: Site, app: App, asset: Asset, path: Path) -> tuple[list[Content], dict[str, Path]]:
+    """The wheels that pip would fetch for the release on a host like this one."""
+    folder = Path(tempfile.mkdtemp(dir=site.directory))
+    named = folder / asset.name
+    await off_loop(shutil.copyfile, path, named)
+    target = folder / "wheels"
+    target.mkdir()
+    user = app.service.user if os.geteuid() == 0 else ""
+    if user:
+        for each in (site.directory, folder):
+            each.chmod(0o711)
+        shutil.chown(target, user)
+    argv = ["python3", "-m", "pip", "--quiet", "--disable-pip-version-check", "download", "--only-binary=:all:"]
+    done = await site.workers.command(
+        [*argv, "--dest", str(target), str(named)],
+        unit=_unit(app, "pip"),
+        user=user or "root",
+        cwd=target,
+        writable=[target],
+        network=True,
+        timeout_s=site.settings.limits.prepare_s,
+    )
+    if done.status != 0:
+        raise Failed(
+            f"cannot put {app.name} in: pip cannot get what {asset.name} depends on. {last_words(done.output)}",
+            hint=f"Run it by hand: `{' '.join(argv)} {asset.name}`.",
+        )
+    contents: list[Content] = []
+    sources: dict[str, Path] = {}
+    for wheel in sorted(target.iterdir()):
+        if wheel.name == asset.name or not wheel.is_file() or wheel.is_symlink():
+            continue
+        with files.opened(wheel, os.O_RDONLY | os.O_NOFOLLOW) as descriptor:
+            sha256 = await off_loop(files.hash_fd, descriptor)
+        contents.append(Content(wheel.name, sha256, kind=bundle.DEPENDENCY))
+        sources[sha256] = wheel
+    return contents, sources
+
+
+def put_together(target: Path, gathered: Sequence[Gathered], key: str, directory: Path) -> Made:
+    """Sign and write the bundle: beside, on disk, then under its name."""
+    sources = {sha256: path for each in gathered for sha256, path in each.sources.items()}
+    parts = bundle.lay_out((sha256, path.stat().st_size) for sha256, path in sources.items())
+    manifest = Manifest(int(time.time()), tuple(each.release for each in gathered), parts)
+    signed = bundle.dump(manifest)
+    bundle.read(signed)  # what nobody would take is not made
+    if len(signed) > bundle.MANIFEST_BYTES:
+        raise Failed("cannot make the bundle: its manifest is too large.", hint="Put less into one, and make several.")
+    signature = signing.sign(signed, key, directory, bundle.COMMENT)
+    with files.explaining(f"cannot write {target}"):
+        descriptor, beside = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+        try:
+            with os.fdopen(descriptor, "wb", closefd=True):
+                sha256 = bundlefile.write(descriptor, manifest, signed, signature, sources)
+                os.fchmod(descriptor, 0o644)
+                os.fsync(descriptor)
+                size = os.fstat(descriptor).st_size
+            os.rename(beside, target)
+        except BaseException:
+            os.unlink(beside)
+            raise
+    files.fsync_dir(target.parent)
+    return Made(sha256, size, manifest)
+
+
+# -- looked into --------------------------------------------------------------------------------------
+
+
+async def look_into(workers: Workers, loaded: Definitions, paths: Paths, descriptor: int, size: int) -> Looked:
+    """Read a bundle, hold every byte against its manifest, and ask whose it is; nothing is taken out.
+
+    Raises `VerificationFailed` for what is damaged. Whether anybody here may have signed it is in the answer.
+    """
+    head = await off_loop(bundlefile.read_head, descriptor)
+    manifest = bundle.read(head.manifest)
+    await off_loop(bundlefile.require_layout, descriptor, head, manifest)
+    names = {one.sha256: one.name for each in manifest.releases for one in each.contents}
+    for part in manifest.parts:
+        await off_loop(bundlefile.require_content, descriptor, head, part, names[part.sha256])
+    with_digest = await off_loop(files.hash_fd, descriptor)
+    kind = bundle.signature_kind(head.signature)
+    signers: dict[str, str] = {}
+    problems: dict[str, str] = {}
+    for name in dict.fromkeys(each.app for each in manifest.releases):
+        app = loaded.apps.get(name)
+        try:
+            if app is None:
+                raise NoSuchApp(f"{name} is not defined here, or cannot be used")
+            wanted = bundle.requirement(app, kind)
+            keys = await off_loop(read_keys, paths, wanted.keys)
+            limits = loaded.settings.limits
+            claims = await proof.ask_signature(workers, limits, head, kind, keys, unit=_unit(app, "verify"))
+            signers[name] = bundle.signer(wanted, name, claims)
+        except SlotdError as error:
+            problems[name] = error.message
+    return Looked(Made(with_digest, size, manifest), kind, signers, problems)
