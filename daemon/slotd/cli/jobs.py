@@ -178,6 +178,6 @@ def _report(out: Out, requests: Sequence[Request], refused: list[Job], ended: li
     if waited:
         return worst(codes + [exit_code(job) for job in ended])
     for job in ended:
-        name = escape(job.app)
+        name = escape(job.whose)
         out.line(f"{name}: {escape(job.kind)} started as job {job.id}; `slotctl follow {job.id}` shows it")
     return worst([*codes, *(DONE for _ in ended)])

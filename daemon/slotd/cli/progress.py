@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 STEPS = {
     "check": "asking the source",
     "backup": "copying the data; at its end the app is stopped for a moment",
+    "import": "copying the bundle, then verifying what is in it",
     "read": "reading what was saved, every file of it",
     "adopt": "copying what is installed; at its end the app is restarted",
     "release": "starting what was installed before",
@@ -153,7 +154,7 @@ class Lines:
         what = STEPS.get(job.step, "")
         if job.step.startswith("rb-") and job.kind != "restore":
             what = f"rolling back: {what}"
-        self.note(f"{escape(job.app)}: {escape(job.step)}{' - ' + what if what else ''}")
+        self.note(f"{escape(job.whose)}: {escape(job.step)}{' - ' + what if what else ''}")
 
     def note(self, text: str, *, error: bool = False) -> None:
         line = f"{clock(self._out.now())} {text}"
@@ -192,7 +193,7 @@ class Bar:
         progress = self._progress or self._open()
         task = self._tasks.get(job.id)
         if task is None:
-            task = self._tasks[job.id] = progress.add_task(escape(job.app), total=100, step="", time="")
+            task = self._tasks[job.id] = progress.add_task(escape(job.whose), total=100, step="", time="")
         now = self._out.now()
         step = escape(job.step or job.state)
         time = duration(int(max(now - job.started, 0))) if job.started else ""

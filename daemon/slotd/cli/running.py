@@ -38,7 +38,7 @@ async def jobs(client: Client, args: Namespace, out: Out) -> int:
         [
             (
                 str(j.id),
-                j.app,
+                j.whose,
                 j.kind,
                 Cell(j.result or j.state, STATE_COLOURS.get(j.result or j.state, "")),
                 _step(j),

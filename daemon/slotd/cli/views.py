@@ -202,6 +202,11 @@ class Job:
         )
 
     @property
+    def whose(self) -> str:
+        """What it works on, by name: an import is of no app."""
+        return self.app or "bundle"
+
+    @property
     def notes(self) -> list[str]:
         """What a job that ended without an error has to say, a line each."""
         return [line for line in (self.error_message, *self.error_hint.splitlines()) if line]

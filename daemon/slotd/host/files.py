@@ -366,6 +366,12 @@ def hash_fd(fd: int, algorithm: str = "sha256") -> str:
     return digest.hexdigest()
 
 
+def hash_path(path: Path) -> str:
+    """The SHA-256 of a regular file. Raises the plain OSError."""
+    with opened(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK) as fd:
+        return hash_fd(fd)
+
+
 def hash_and_sync(fd: int) -> str:
     """The SHA-256 of the whole file, which is put on disk meanwhile. Raises the plain OSError of either."""
     with ThreadPoolExecutor(1) as beside:

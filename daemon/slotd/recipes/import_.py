@@ -120,8 +120,12 @@ async def _take_in(work: Work, handed: Handed, who: str) -> Result:
         work.progress(0.7 + 0.25 * (number + 1) / len(fresh))
     await failpoint.reach("import:proven")
     work.too_late = True  # from here on it is there, in parts at least
-    for each in fresh:
-        notes.append(await _put(work, handed, who, Imported(each, sha256, signers[each.app], 0.0), scratch))
+    now = work.host.clock.now()
+    taken = [Imported(each, sha256, signers[each.app], now) for each in fresh]
+    await _put(work, taken, scratch)
+    for one in taken:
+        await _tell(work, handed, who, one)
+        notes.append(await _offer(work, handed.apps[one.release.app], one.release.version))
     notes += [f"{app} is not defined here, or cannot be used" for app in unknown]
     work.note = "\n".join(notes)
     return Result.DONE if fresh else Result.UP_TO_DATE
@@ -280,25 +284,35 @@ async def _prove(work: Work, app: App, release: Bundled, scratch: Path) -> None:
 # -- and there it is ----------------------------------------------------------------------------------
 
 
-async def _put(work: Work, handed: Handed, who: str, imported: Imported, scratch: Path) -> str:
-    """Onto the app's shelf, told, and offered if the rules allow it. Gives a sentence about it."""
-    app, release, now = handed.apps[imported.release.app], imported.release, work.host.clock.now()
-    sources = {one.sha256: scratch / one.sha256 for one in release.contents}
-    imported = dataclasses.replace(imported, at=now)
-    await off_loop(shelf.put, work.host.cache(app.name), imported, sources)
-    await work.remember(taken=(*work.plan.taken, app.name))
-    told = copy.copy(work)  # as an event of the app, beside its own words
-    told.app, told.job = app, dataclasses.replace(work.job, app=app.name, version=release.version)
+async def _put(work: Work, taken: list[Imported], scratch: Path) -> None:
+    """Onto the apps' shelves: all of it, or none where one cannot be."""
+    done: list[Imported] = []
+    try:
+        for each in taken:
+            cache = work.host.cache(each.release.app)
+            done.append(each)
+            await off_loop(shelf.put, cache, each, {one.sha256: scratch / one.sha256 for one in each.release.contents})
+        await work.remember(taken=tuple(dict.fromkeys(each.release.app for each in taken)))
+    except BaseException:
+        for each in done:
+            await off_loop(shelf.drop, work.host.cache(each.release.app), each.release.version)
+        raise
+
+
+async def _tell(work: Work, handed: Handed, who: str, imported: Imported) -> None:
+    """The record of it, in the app's history and beside the app's own words in the journal."""
+    app, version = handed.apps[imported.release.app], imported.release.version
+    told = copy.copy(work)
+    told.app, told.job = app, dataclasses.replace(work.job, app=app.name, version=version)
     await told.tell(
         "imported",
-        f"{release.version} came with the bundle sha256:{imported.bundle}, which {imported.signer} signed"
-        f" and {who} (uid {handed.uid}) imported",
+        f"{version} came with the bundle sha256:{imported.bundle}, signed by {imported.signer};"
+        f" {who} (uid {handed.uid}) imported it",
         bundle=f"sha256:{imported.bundle}",
         signer=imported.signer,
         uid=str(handed.uid),
         user=who,
     )
-    return await _offer(work, app, release.version)
 
 
 async def _offer(work: Work, app: App, version: str) -> str:

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
 
+from slotd.core import bundle
 from slotd.core.artifact import place_name
 from slotd.core.template import expand_command
 from slotd.core.words import last_words
 from slotd.errors import Failed
-from slotd.host import failpoint
+from slotd.host import failpoint, files
 from slotd.host.offloop import off_loop
 from slotd.model import Blocked, Result, Slot, SlotState
-from slotd.recipes import space
+from slotd.recipes import shelf, space
 from slotd.recipes.context import Artifact, Work
 from slotd.recipes.copies import check_copy
 from slotd.recipes.obtain import verified_descriptor
+
+_WHEELS = ".wheels"  # beside the slots, while prepare commands run
+_AGAIN = "The disk may be failing; import the bundle again."
 
 
 async def fill_slot(work: Work) -> None:
@@ -92,6 +99,35 @@ async def prepare(work: Work) -> None:
     await off_loop(work.engine.lend, work.new_slot)
     path = work.engine.path(work.new_slot)
     user = work.app.service.user if work.app.service.user not in ("", "root") else "slotd-worker"
+    wheels = await off_loop(_lay_out_wheels, work)
+    offline = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(wheels)} if wheels else {}
+    try:
+        await _run_prepare(work, path, user, offline)
+    finally:
+        await off_loop(files.remove_tree, work.engine.root / _WHEELS)
+
+
+def _lay_out_wheels(work: Work) -> Path | None:
+    """What came in the bundle with the release, under the names that pip knows, where the app's user can read it."""
+    folder, cache = work.engine.root / _WHEELS, work.host.cache(work.app.name)
+    files.remove_tree(folder)
+    is_imported = any(bundle.digest_of(artifact.url) for artifact in work.plan.artifacts)
+    found = shelf.dependencies(cache, work.plan.version) if is_imported else {}
+    if not found:
+        return None
+    with files.explaining(f"cannot lay out what {work.app.name} depends on in {folder}"):
+        folder.mkdir(mode=0o755)
+        folder.chmod(0o755)
+        for name, source in found.items():
+            if files.hash_path(source) != source.name:
+                raise Failed(f"cannot use {name}, which came in a bundle: its bytes have changed.", hint=_AGAIN)
+            shutil.copyfile(source, folder / name)
+            (folder / name).chmod(0o644)
+    return folder
+
+
+async def _run_prepare(work: Work, path: Path, user: str, offline: Mapping[str, str]) -> None:
+    slots = work.app.slots
     for number, template in enumerate(slots.prepare):
         argv = expand(work, template)
         done = await work.host.workers.command(
@@ -100,9 +136,14 @@ async def prepare(work: Work) -> None:
             user=user,
             cwd=path,
             writable=[path],
-            network=slots.network,
+            network=slots.network and not offline,
             timeout_s=work.host.settings.limits.prepare_s,
-            environment={"SLOTD_APP": work.app.name, "SLOTD_VERSION": work.plan.version, "SLOTD_SLOT": str(path)},
+            environment={
+                "SLOTD_APP": work.app.name,
+                "SLOTD_VERSION": work.plan.version,
+                "SLOTD_SLOT": str(path),
+                **offline,
+            },
         )
         if done.status != 0:
             how = "took too long" if done.timed_out else f"ended with status {done.status}"

@@ -59,6 +59,19 @@ def put(cache: Path, imported: Imported, sources: Mapping[str, Path]) -> None:
     failpoint.hit("import:recorded")
 
 
+def drop(cache: Path, version: str) -> None:
+    """Take a release off again; its files go with the next `prune`. None is fine."""
+    with files.explaining(f"cannot tidy up {cache / FOLDER}"):
+        (cache / FOLDER / f"{_RECORD}{version}.json").unlink(missing_ok=True)
+
+
+def dependencies(cache: Path, version: str) -> dict[str, Path]:
+    """What the release's prepare commands would fetch from elsewhere: name -> file."""
+    here = next((each.release for each in imported(cache) if each.release.version == version), None)
+    contents = here.contents if here else ()
+    return {each.name: cache / FOLDER / each.sha256 for each in contents if each.kind == bundle.DEPENDENCY}
+
+
 def imported(cache: Path) -> list[Imported]:
     """All that is there, the newest first. A record that cannot be read is none."""
     found = []

@@ -160,8 +160,7 @@ class Objects:
             self._turns.know(peer, await self._callers.user(peer.account.name))
         except SlotdError as error:
             if has_left(error):
-                for call in self._turns.drop(peer):
-                    self._let_go(call)
+                [*map(self._let_go, self._turns.drop(peer))]
                 self._settle()
 
     def _let_go(self, call: Call) -> None:
@@ -236,8 +235,9 @@ class Objects:
                     self._tasks.add(task)
                     self._settled.clear()
                     task.add_done_callback(self._settle)
-                else:
-                    self._credit.sent(peer.account, self._bus.reply(call, signature, answer))
+                    task.add_done_callback(lambda _: self._let_go(call))
+                    return
+                self._credit.sent(peer.account, self._bus.reply(call, signature, answer))
         except (Refused, SlotdError) as error:
             self._refuse(call, peer, error)
         except Exception as error:
