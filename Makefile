@@ -7,7 +7,7 @@ DEB := dist/slotd_$(VERSION)_all.deb
 INPUTS := $(shell find daemon units dbus packaging docs -not -name __pycache__ -not -name '*.pyc') \
 	$(wildcard README.md CHANGELOG.md SECURITY.md) LICENSE pyproject.toml
 
-.PHONY: help deb test test-unit test-parts test-system stress vm crash lint demo bench clean bootstrap
+.PHONY: help deb test test-unit test-parts test-system attack stress vm crash lint demo bench clean bootstrap
 
 help:
 	@echo 'make deb          build $(DEB)'
@@ -16,6 +16,7 @@ help:
 	@echo 'make test-unit    the rules alone, in seconds'
 	@echo 'make test-parts   each part with its real counterpart'
 	@echo 'make test-system  the package in booted containers'
+	@echo 'make attack       every hostile case: what is offered to harm it, and refused'
 	@echo 'make bench        speed and memory, each beside an opponent; writes docs/performance.md'
 	@echo 'make vm           power cuts, hangs and worse on emulated machines; SEED=N again, ARGS=--help for more'
 	@echo 'make crash        every step of an update by every fault; CELL=name for one, SAMPLE=40 SEED=7 for some'
@@ -43,6 +44,9 @@ test-parts: bootstrap
 
 test-system: deb
 	$(PYTEST) tests/system
+
+attack: deb
+	$(PYTEST) tests -m attack
 
 # The whole takes up to an hour and writes docs/reliability.md; LANES machines run side by side.
 crash: deb

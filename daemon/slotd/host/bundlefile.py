@@ -28,7 +28,17 @@ class Head:
     end: int
 
 
-def read_head(descriptor: int) -> Head:
+def examine(descriptor: int) -> tuple[Head, Manifest]:
+    """What stands in front, and the manifest in it, if every byte of the file is where that says. Whose it is, and
+    whether the files are what they are called, is not known yet.
+    """
+    head = _read_head(descriptor)
+    manifest = bundle.read(head.manifest)
+    _require_layout(descriptor, head, manifest)
+    return head, manifest
+
+
+def _read_head(descriptor: int) -> Head:
     """Manifest and signature as they lie there; of neither is anything known yet."""
     at, manifest = _entry(descriptor, 0, MANIFEST, bundle.MANIFEST_BYTES)
     at, signature = _entry(descriptor, at, SIGNATURE, Limits().signature_bytes)
@@ -44,7 +54,7 @@ def _entry(descriptor: int, at: int, name: str, most: int) -> tuple[int, bytes]:
     return at + BLOCK + padded(size), block[:size]
 
 
-def require_layout(descriptor: int, head: Head, manifest: Manifest) -> None:
+def _require_layout(descriptor: int, head: Head, manifest: Manifest) -> None:
     """All that is not a file's own bytes: headers, padding, the end, and that nothing follows."""
     size = os.fstat(descriptor).st_size
     if size != head.end + manifest.size:

@@ -123,7 +123,7 @@ async def gather(site: Site, app: App, version: str) -> Gathered:
         with files.opened(sources[sha256], os.O_RDONLY) as descriptor:
             subject = proof.Subject(asset.name, asset.digest, sha256, descriptor)
             limits, unit = site.settings.limits, _unit(app, "verify")
-            trusted = await proof.prove(site.workers, limits, app, subject, wanted, bodies, keys, unit=unit)
+            trusted = await proof.prove(site.workers, limits, app, release, subject, wanted, bodies, keys, unit=unit)
         checks += [f"{asset.name}: {check}" for check in trusted.checks]
     if needs_dependencies(app):
         site.told(f"{app.name} {release.version}: fetching what it depends on")
@@ -256,9 +256,7 @@ async def look_into(workers: Workers, loaded: Definitions, paths: Paths, descrip
 
     Raises `VerificationFailed` for what is damaged. Whether anybody here may have signed it is in the answer.
     """
-    head = await off_loop(bundlefile.read_head, descriptor)
-    manifest = bundle.read(head.manifest)
-    await off_loop(bundlefile.require_layout, descriptor, head, manifest)
+    head, manifest = await off_loop(bundlefile.examine, descriptor)
     names = {one.sha256: one.name for each in manifest.releases for one in each.contents}
     for part in manifest.parts:
         await off_loop(bundlefile.require_content, descriptor, head, part, names[part.sha256])

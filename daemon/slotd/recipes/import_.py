@@ -50,10 +50,9 @@ class Handed:
 
 @dataclass(frozen=True, slots=True)
 class _Open:
-    """A bundle in our hands: the file that nobody else can change, its digest, what is in it."""
+    """A bundle in our hands: the file that nobody else can change, and what is in it."""
 
     descriptor: int
-    sha256: str
     head: Head
     manifest: Manifest
 
@@ -102,7 +101,7 @@ async def _take_in(work: Work, handed: Handed, who: str) -> Result:
     await work.remember(source=f"sha256:{sha256}")
     await failpoint.reach("import:copied")
     with files.opened(scratch / "bundle", os.O_RDONLY | os.O_NOFOLLOW) as descriptor:
-        opened = await off_loop(_open, descriptor, sha256)
+        opened = _Open(descriptor, *await off_loop(bundlefile.examine, descriptor))
         known = tuple(each for each in opened.manifest.releases if each.app in handed.apps)
         unknown = sorted({each.app for each in opened.manifest.releases} - handed.apps.keys())
         if not known:
@@ -180,13 +179,6 @@ def _no_room(place: Path) -> NoSpace:
         f"cannot take the bundle in: {place} has no room for it beside the {RESERVE_BYTES >> 20} MiB that stay free.",
         hint="Free some space there, then import again; nothing was changed.",
     )
-
-
-def _open(descriptor: int, sha256: str) -> _Open:
-    head = bundlefile.read_head(descriptor)
-    manifest = bundle.read(head.manifest)
-    bundlefile.require_layout(descriptor, head, manifest)
-    return _Open(descriptor, sha256, head, manifest)
 
 
 # -- who signed it -----------------------------------------------------------------------------------
@@ -278,7 +270,9 @@ async def _prove(work: Work, app: App, release: Bundled, scratch: Path) -> None:
         sha256 = bundle.digest_of(asset.url)
         with files.opened(scratch / sha256, os.O_RDONLY | os.O_NOFOLLOW) as descriptor:
             subject = proof.Subject(asset.name, asset.digest, sha256, descriptor)
-            await proof.prove(work.host.workers, limits, app, subject, wanted, bodies, keys, unit=work.unit("verify"))
+            await proof.prove(
+                work.host.workers, limits, app, offered, subject, wanted, bodies, keys, unit=work.unit("verify")
+            )
 
 
 # -- and there it is ----------------------------------------------------------------------------------

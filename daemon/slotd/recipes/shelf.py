@@ -111,14 +111,14 @@ def merged(here: Sequence[Release], listed: Sequence[Release]) -> tuple[Release,
 
 
 def bring(cache: Path, sha256: str, target: Path) -> None:
-    """Put a file where downloads lie; nothing to do if it is there. Raises `Failed` if it is here no more."""
+    """Put a file where downloads lie, in the place of what is there. Raises `Failed` if it is in neither place."""
+    source = cache / FOLDER / sha256
     with files.explaining(f"cannot take {sha256} from what was imported"):
-        try:
-            os.link(cache / FOLDER / sha256, target)
-        except FileExistsError:
-            return
-        except FileNotFoundError:
-            raise _gone(cache) from None
+        if source.is_file():
+            target.unlink(missing_ok=True)
+            os.link(source, target)
+        elif not target.is_file():
+            raise _gone(cache)
 
 
 def small(cache: Path, sha256: str, limits: Limits) -> bytes:

@@ -84,6 +84,12 @@ class Desk:
         """Any call, as `Bus.call` takes it."""
         return await self._bus.call(*question, **more)
 
+    async def begin(self, *question: Any, **more: Any) -> None:
+        """The same for who does not wait for the answer: it has been sent."""
+        asking = asyncio.ensure_future(self.ask(*question, **more))
+        asking.add_done_callback(lambda asked: asked.cancelled() or asked.exception())
+        await asyncio.sleep(0)
+
     async def start(self, verb: str, app: str, *words: str, **options: Any) -> str:
         """Begin a job; gives its path."""
         job: str = await self.call(verb, f"s{'s' * len(words)}a{{sv}}", app, *words, **options)

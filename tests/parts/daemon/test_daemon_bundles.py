@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-import json
+import os
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
+from tests import bundles, schemas
 from tests.keys import MinisignKey, minisign_key
+from tests.parts.daemon.desk import MANAGER, NAME, ROOT, Desk
 from tests.parts.daemon.notes import Notes
-from tests.parts.daemon.world import World
-from tests.release_server import ReleaseServer
+from tests.parts.daemon.world import World, wait_for
+
+from slotd.errors import SlotdError
+from slotd.host.bus import Variant
+
+DEAD = "http://127.0.0.1:9/"  # the port `discard`: nobody listens there
 
 
 @pytest.fixture(scope="module")
@@ -24,33 +33,228 @@ def carrier(world: World) -> MinisignKey:
 
 @pytest.fixture(scope="module")
 def installed(notes: Notes, carrier: MinisignKey) -> Notes:
-    notes.define(more="\n[verify_]\n".replace("\n[verify_]\n", ""))
-    text = notes.definition.read_text().replace("[data]", 'bundles = ["carrier.pub"]\n\n[data]', 1)
-    notes.world.write(notes.definition, text)
+    """1.0 is installed, 2.0 released; then the network is gone."""
+    define(notes)
     notes.publish("1.0")
+    notes.publish("2.0")
     notes.world.start()
-    notes.world.slotctl("update", "notes")
+    notes.world.slotctl("update", "notes", "--version", "1.0")
     return notes
 
 
-def bundle_of(notes: Notes, carrier: MinisignKey, *apps: str) -> Path:
-    target = notes.world.root / "carried" / f"{len(list(notes.world.root.glob('carried/*')))}.bundle"
-    notes.world.make(target.parent)
-    notes.world.slotctl("bundle", "create", str(target), *apps, "--key", str(carrier.home / "minisign.key"))
+def define(notes: Notes, *, url: str = "", bundled_by: str = "carrier.pub") -> None:
+    notes.define()
+    text = notes.definition.read_text().replace("[data]", f'bundles = ["{bundled_by}"]\n\n[data]', 1)
+    notes.world.write(notes.definition, re.sub('url = ".*/index.json"', f'url = "{url}"', text, count=1) if url else text)
+
+
+@pytest.fixture(scope="module")
+def bundle(installed: Notes, carrier: MinisignKey) -> Path:
+    """With 2.0, made while there was a network."""
+    world = installed.world
+    target = world.make(world.root / "stick") / "monday.bundle"
+    key = str(carrier.home / "minisign.key")
+    made = world.json("bundle", "create", str(target), "notes=2.0", "--key", key)
+    schemas.check("bundle-create", made)
+    assert made["bytes"] == target.stat().st_size
+    assert made["sha256"] == bundles.sha256(target.read_bytes())
+    define(installed, url=DEAD)
+    world.slotctl("status")
+    world.systemctl("kill", "--signal=HUP", "slotd.service")
     return target
 
 
-def test_a_release_goes_from_its_publisher_into_a_bundle_and_from_there_onto_the_host(
-    installed: Notes, carrier: MinisignKey
-) -> None:
+def by_hand(notes: Notes, carrier: MinisignKey, version: str, files: Mapping[str, bytes], **digests: str) -> Path:
+    release = bundles.release("notes", version, files, digests=digests)
+    folder = notes.world.make(notes.world.root / "stick")
+    content = bundles.build([release], list(files.values()), carrier, folder)
+    return notes.world.write(folder / f"{bundles.sha256(content)[:12]}.bundle", content)
+
+
+def kept(world: World) -> dict[str, str]:
+    """What lies in the cache and in the slots: every file's digest."""
+    places = [world.root / "cache", world.state / "apps"]
+    found = [path for place in places for path in place.rglob("*") if path.is_file() and not path.is_symlink()]
+    return {str(path): bundles.sha256(path.read_bytes()) for path in found}
+
+
+def refused(notes: Notes, file: Path, why: str) -> None:
+    """It is refused for that, told in the history, and nothing has changed."""
+    world, before = notes.world, kept(notes.world)
+    answer = world.slotctl("import", str(file), status=1)
+    assert why in answer
+    assert kept(world) == before
+    last = world.json("history")[-1]
+    assert last["kind"] == "import-failed"
+    assert why in last["message"]
+    assert "nobody (uid 65534)" in last["message"]
+
+
+def test_a_bundle_is_inspected_without_the_daemon_having_a_part_in_it(installed: Notes, bundle: Path) -> None:
     world = installed.world
-    installed.publish("2.0")
-    bundle = bundle_of(installed, carrier, "notes=2.0")
-    print(world.slotctl("bundle", "inspect", str(bundle)))
-    installed.server.stop() if hasattr(installed.server, "stop") else None
-    print(world.slotctl("import", str(bundle)))
-    print(world.slotctl("history", "notes"))
-    print(world.slotctl("status", "notes"))
-    print(world.slotctl("update", "notes"))
+    document = world.json("bundle", "inspect", str(bundle))
+    schemas.check("bundle-inspect", document)
+    [release] = document["releases"]
+    assert (release["app"], release["version"], release["problem"]) == ("notes", "2.0", None)
+    assert release["signer"].startswith("minisign:")
+    assert {file["name"] for file in release["files"]} == {"notes-2.0.tar.gz", "notes-2.0.tar.gz.minisig"}
+    said = world.slotctl("bundle", "inspect", str(bundle))
+    assert release["signer"] in said
+    assert document["sha256"] in said
+
+
+@pytest.mark.attack
+def test_a_bundle_of_a_stranger_is_shown_as_that_and_refused(
+    installed: Notes, bundle: Path, carrier: MinisignKey
+) -> None:
+    stranger = minisign_key(installed.world.root / "stranger")
+    release = bundles.release("notes", "2.0", {"notes-2.0.tar.gz": b"harm"})
+    folder = installed.world.make(installed.world.root / "stick")
+    file = installed.world.write(folder / "strange.bundle", bundles.build([release], [b"harm"], stranger, folder))
+    said = installed.world.slotctl("bundle", "inspect", str(file), status=1)
+    assert "nobody who may" in said
+    refused(installed, file, "it was made by a key that is not among the app's keys")
+
+
+@pytest.mark.attack
+def test_the_signature_of_the_bundle_does_not_stand_in_for_the_publishers(
+    installed: Notes, bundle: Path, carrier: MinisignKey
+) -> None:
+    """Who carries releases over, and turns bad, cannot make one."""
+    name, harm = "notes-2.0.tar.gz", b"harm"
+    digest = f"sha256:{bundles.sha256(harm)}"
+    alone = by_hand(installed, carrier, "2.0", {name: harm}, **{name: digest})
+    refused(installed, alone, f"the release has no file {name}.minisig")
+    for signature, why in (
+        (carrier.sign(harm), "it was made by a key that is not among the app's keys"),
+        (installed.key.sign(b"something else"), "it does not fit the file"),
+    ):
+        files = {name: harm, f"{name}.minisig": signature}
+        refused(installed, by_hand(installed, carrier, "2.0", files, **{name: digest}), why)
+
+
+@pytest.mark.attack
+def test_a_digest_that_nobody_gives_is_not_made_up(installed: Notes, bundle: Path, carrier: MinisignKey) -> None:
+    name, content = "notes-2.0.tar.gz", b"a release"
+    files = {name: content, f"{name}.minisig": installed.key.sign(content)}
+    refused(installed, by_hand(installed, carrier, "2.0", files), "nobody gives its sha256")
+    wrong = {name: f"sha256:{bundles.sha256(b'another')}"}
+    refused(installed, by_hand(installed, carrier, "2.0", files, **wrong), "the source says")
+
+
+@pytest.mark.attack
+def test_a_damaged_bundle_is_refused_and_says_where(installed: Notes, bundle: Path) -> None:
+    content = bundle.read_bytes()
+    for changed, why in (
+        (content[:-600], "its manifest accounts for"),
+        (content.replace(b'"2.0"', b'"3.0"', 1), "it does not fit the file"),
+        (content[:2000] + b"\xff" + content[2001:], ""),
+        (b"", "it ends before"),
+        (b"PK\x03\x04" + bytes(5000), "manifest.json is not where it has to be"),
+    ):
+        file = installed.world.write(bundle.with_name("damaged.bundle"), changed)
+        refused(installed, file, why)
+        assert installed.world.slotctl("bundle", "inspect", str(file), status=1)
+
+
+def _pipe(_: Path) -> int:
+    return os.pipe()[0]
+
+
+HANDED: dict[str, tuple[Callable[[Path], int], str]] = {
+    "a pipe": (_pipe, "a pipe"),
+    "a directory": (lambda folder: os.open(folder, os.O_RDONLY), "a directory"),
+    "/dev/zero": (lambda _: os.open("/dev/zero", os.O_RDONLY), "a device"),
+    "a path": (lambda folder: os.open(folder / "monday.bundle", os.O_PATH), "not opened for reading"),
+    "memory": (lambda _: os.open("/proc/self/mem", os.O_RDONLY), "Input/output error"),
+}
+
+
+async def hand_over(desk: Desk, *fds: int, index: int = 0, **options: Any) -> str:
+    given = {key: Variant("b", value) for key, value in options.items()}
+    body = [index, given]
+    [job] = await desk.ask(NAME, ROOT, MANAGER, "Import", "ha{sv}", body, fds=fds)
+    return str(job)
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize("what", HANDED)
+async def test_what_is_no_file_is_refused_by_its_job(installed: Notes, bundle: Path, desk: Desk, what: str) -> None:
+    make, why = HANDED[what]
+    before, descriptor = kept(installed.world), make(bundle.parent)
+    try:
+        job = await hand_over(desk, descriptor)
+        ended = await desk.end_of(job)
+    finally:
+        os.close(descriptor)
+    assert ended["result"] == "failed"
+    assert why in (await desk.job(job))["Error"][1]
+    assert kept(installed.world) == before
+
+
+@pytest.mark.attack
+async def test_a_call_without_its_one_descriptor_is_refused_at_once(installed: Notes, bundle: Path, desk: Desk) -> None:
+    with bundle.open("rb") as file:
+        number = file.fileno()
+        for fds, index in (((), 0), ((number, number), 0), ((number,), 1), ((number,), 2**32 - 1)):
+            with pytest.raises(SlotdError, match="it takes one descriptor"):
+                await hand_over(desk, *fds, index=index)
+        with pytest.raises(SlotdError, match='there is no option "now"'):
+            await hand_over(desk, number, now=True)
+
+
+@pytest.mark.attack
+async def test_callers_who_hand_something_over_and_leave_cost_nothing(installed: Notes, bundle: Path, desk: Desk) -> None:
+    pid = int(installed.world.unit("slotd.service", "MainPID")["MainPID"])
+    before = len(os.listdir(f"/proc/{pid}/fd"))
+    for _ in range(20):
+        leaver = await Desk.open(installed.world.address)
+        reading, writing = os.pipe()
+        await leaver.begin(NAME, ROOT, MANAGER, "Import", "ha{sv}", [0, {}], fds=[reading])
+        await leaver.close()
+        os.close(reading)
+        os.close(writing)
+    wait_for(lambda: not installed.world.json("jobs"))
+    assert await desk.call("ListApps")
+    wait_for(lambda: len(os.listdir(f"/proc/{pid}/fd")) <= before + 3)
+
+
+def test_a_release_of_a_bundle_is_available_and_is_installed_without_its_source(installed: Notes, bundle: Path) -> None:
+    world = installed.world
+    document = world.json("import", str(bundle))
+    schemas.check("import", document)
+    assert [job["result"] for job in document["jobs"]] == ["done"]
+    assert installed.version == "1.0"
+    status = world.json("status", "notes")
+    assert (status["state"], status["available"]) == ("awaiting-approval", "2.0")
+    told = next(event for event in world.json("history", "notes") if event["kind"] == "imported")
+    signer = world.json("bundle", "inspect", str(bundle))["releases"][0]["signer"]
+    for part in (bundles.sha256(bundle.read_bytes()), signer, "nobody (uid 65534)", "2.0"):
+        assert part in told["message"]
+    world.slotctl("approve", "notes", "2.0")
+    world.slotctl("update", "--all")
     assert installed.version == "2.0"
-    assert 0
+    assert not list((world.root / "cache").rglob("release-2.0.json")), "what is installed is not offered any more"
+
+
+def test_the_same_bundle_once_more_holds_nothing_new(installed: Notes, bundle: Path) -> None:
+    assert installed.version == "2.0"
+    said = installed.world.slotctl("import", str(bundle), status=3)
+    assert "notes 2.0 is installed already" in said
+
+
+@pytest.mark.attack
+def test_an_older_release_is_taken_in_only_when_somebody_says_so_and_installed_when_they_say_it_again(
+    installed: Notes, bundle: Path, carrier: MinisignKey
+) -> None:
+    world, name = installed.world, "notes-1.0.tar.gz"
+    content = CONTENT
+    files = {name: content, f"{name}.minisig": installed.key.sign(content)}
+    older = by_hand(installed, carrier, "1.0", files, **{name: f"sha256:{bundles.sha256(content)}"})
+    assert "older than 2.0" in world.slotctl("import", str(older), status=2)
+    said = world.slotctl("import", str(older), "--force")
+    assert "not offered: 2.0 is installed" in said
+    world.slotctl("update", "notes", status=None)
+    assert installed.version == "2.0"
+    world.slotctl("update", "notes", "--version", "1.0", "--force")
+    assert installed.version == "1.0"
