@@ -45,7 +45,9 @@ def installed(notes: Notes, carrier: MinisignKey) -> Notes:
 def define(notes: Notes, *, url: str = "", bundled_by: str = "carrier.pub") -> None:
     notes.define()
     text = notes.definition.read_text().replace("[data]", f'bundles = ["{bundled_by}"]\n\n[data]', 1)
-    notes.world.write(notes.definition, re.sub('url = ".*/index.json"', f'url = "{url}"', text, count=1) if url else text)
+    notes.world.write(
+        notes.definition, re.sub('url = ".*/index.json"', f'url = "{url}"', text, count=1) if url else text
+    )
 
 
 @pytest.fixture(scope="module")
@@ -204,7 +206,9 @@ async def test_a_call_without_its_one_descriptor_is_refused_at_once(installed: N
 
 
 @pytest.mark.attack
-async def test_callers_who_hand_something_over_and_leave_cost_nothing(installed: Notes, bundle: Path, desk: Desk) -> None:
+async def test_callers_who_hand_something_over_and_leave_cost_nothing(
+    installed: Notes, bundle: Path, desk: Desk
+) -> None:
     pid = int(installed.world.unit("slotd.service", "MainPID")["MainPID"])
     before = len(os.listdir(f"/proc/{pid}/fd"))
     for _ in range(20):
@@ -248,7 +252,7 @@ def test_an_older_release_is_taken_in_only_when_somebody_says_so_and_installed_w
     installed: Notes, bundle: Path, carrier: MinisignKey
 ) -> None:
     world, name = installed.world, "notes-1.0.tar.gz"
-    content = CONTENT
+    content = (installed.server.root / "http" / "notes" / "1.0" / name).read_bytes()
     files = {name: content, f"{name}.minisig": installed.key.sign(content)}
     older = by_hand(installed, carrier, "1.0", files, **{name: f"sha256:{bundles.sha256(content)}"})
     assert "older than 2.0" in world.slotctl("import", str(older), status=2)
