@@ -40,6 +40,8 @@ match call["verb"]:
         store.restore(spec, Path(call["src"]), dest)
     case "put_back":
         store.put_back(spec, Path(call["src"]), dest)
+    case "complete":
+        store.complete(dest)
     case "remove":
         store.remove(dest)
 """
@@ -122,6 +124,33 @@ def call(
         timeout=120,
         check=False,
     )
+
+
+def make_place(path: Path) -> None:
+    """A directory for an app's data; on btrfs a subvolume."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if is_on_btrfs(path.parent):
+        subprocess.run(["btrfs", "-q", "subvolume", "create", str(path)], check=True)
+    else:
+        path.mkdir()
+
+
+def is_on_btrfs(path: Path) -> bool:
+    said = subprocess.run(
+        ["stat", "--file-system", "--format=%T", str(path)], check=True, capture_output=True, text=True
+    )
+    return said.stdout.strip() == "btrfs"
+
+
+def clear(path: Path) -> None:
+    """Remove all of it, read-only snapshots too."""
+    if path.exists() and is_on_btrfs(path):
+        for top, names, _ in os.walk(path):
+            for name in names:
+                at = Path(top, name)
+                if not at.is_symlink() and at.stat().st_ino == 256:
+                    subprocess.run(["btrfs", "property", "set", str(at), "ro", "false"], check=True)
+    subprocess.run(["rm", "-rf", str(path)], check=True)
 
 
 @contextmanager

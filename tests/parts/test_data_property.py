@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.trees import acl, look
+from tests.trees import acl, clear, look, make_place, mounted
 
 from slotd.data import DataSpec
 from slotd.data.tree import TreeStore
@@ -87,10 +88,27 @@ def change(top: Path, act: str, rel: str, other: str, data: bytes, number: int) 
 @settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(first=CHANGES, while_hot=CHANGES, after=CHANGES, later=CHANGES)
 def test_a_restore_gives_back_what_was_there_when_the_app_was_stopped(first, while_hot, after, later) -> None:  # type: ignore[no-untyped-def]
-    room = Path(tempfile.mkdtemp(prefix="slotd-property-"))
+    check(None, first, while_hot, after, later)
+
+
+@pytest.fixture(scope="module")
+def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with mounted("btrfs", tmp_path_factory.mktemp("btrfs"), size=1 << 30) as mount:
+        yield mount
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(first=CHANGES, while_hot=CHANGES, after=CHANGES, later=CHANGES)
+def test_so_does_one_from_a_snapshot_of_a_subvolume(disk, first, while_hot, after, later) -> None:  # type: ignore[no-untyped-def]
+    check(disk, first, while_hot, after, later)
+
+
+def check(disk, first, while_hot, after, later) -> None:  # type: ignore[no-untyped-def]
+    """Two backups of data that are changed before, during and after them; then back, and forth again."""
+    room = Path(tempfile.mkdtemp(prefix="slotd-property-", dir=disk))
     try:
         live = room / "live"
-        live.mkdir()
+        make_place(live)
         spec = DataSpec((live,))
         store = TreeStore()
         for one in first:
@@ -122,4 +140,4 @@ def test_a_restore_gives_back_what_was_there_when_the_app_was_stopped(first, whi
         store.restore(spec, room / "aside-1", room / "aside-3")
         assert look(live) == damaged
     finally:
-        subprocess.run(["rm", "-rf", str(room)], check=True)
+        clear(room)

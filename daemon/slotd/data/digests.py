@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 
-from slotd.data.index import LIST_LIMIT
+from slotd.data import snapshots
+from slotd.data.index import LIST_LIMIT, unescape
 from slotd.data.layout import Layout
 from slotd.host import copy, files
 
@@ -19,7 +20,10 @@ _KIND, _DIGEST, _PATH = 0, 6, 8  # columns of a manifest line
 def complete(layout: Layout) -> None:
     """Take the digests that a sealed backup still lacks. Nothing for any other copy. Raises the plain OSError."""
     scope = layout.scope()
-    if layout.digests.exists() or scope is None or scope.kind != "backup" or layout.sealed() is None:
+    if scope is None or scope.kind != "backup" or layout.sealed() is None:
+        return
+    snapshots.complete(layout)
+    if layout.digests.exists():
         return
     lines = []
     with files.opened(layout.data, files.DIRECTORY) as data:
@@ -31,9 +35,9 @@ def complete(layout: Layout) -> None:
 
 
 def completed(layout: Layout) -> str:
-    """The manifest with the digests that were taken later."""
+    """The manifest with what was taken later: digests, and the lines of places that are snapshots."""
     late = known(layout)
-    lines = _manifest(layout)
+    lines = [*_manifest(layout), *snapshots.walked(layout)]
     if not late:
         return "\n".join(lines)
     return "\n".join(with_digest(line, late) for line in lines)
@@ -55,13 +59,6 @@ def with_digest(line: str, late: dict[str, str]) -> str:
         words[_DIGEST] = late[words[_PATH]]
         return " ".join(words)
     return line
-
-
-def unescape(path: str) -> str:
-    """The path that `index.escape` made a word of."""
-    raw = path.encode("ascii")
-    parts = raw.split(b"\\x")
-    return os.fsdecode(parts[0] + b"".join(bytes([int(part[:2], 16)]) + part[2:] for part in parts[1:]))
 
 
 def _manifest(layout: Layout) -> list[str]:

@@ -99,6 +99,13 @@ def escape(path: str) -> str:
     )
 
 
+def unescape(path: str) -> str:
+    """The path that `escape` made a word of."""
+    raw = path.encode("ascii")
+    parts = raw.split(b"\\x")
+    return os.fsdecode(parts[0] + b"".join(bytes([int(part[:2], 16)]) + part[2:] for part in parts[1:]))
+
+
 def read_index(path: Path) -> Index:
     """The index at `path`; an empty one if there is none, or none of this format: it is only a help."""
     try:

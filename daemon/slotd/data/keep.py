@@ -12,9 +12,8 @@ import os
 import stat
 from collections.abc import Mapping
 
-from slotd.data.digests import unescape
 from slotd.data.entries import VANISHED, Base, outside_of
-from slotd.data.index import LIST_LIMIT, Seen, escape
+from slotd.data.index import LIST_LIMIT, Seen, escape, unescape
 from slotd.data.layout import Layout
 from slotd.host import files
 from slotd.host.failpoint import hit

@@ -9,6 +9,8 @@ dest/            0700
     header.json  written last, when all the rest is on disk. With it, this is a backup
     tmp/         files being copied
     digests      those that were still missing in the manifest when it was sealed
+    snapshots    which places are btrfs snapshots (see `snapshots`); their lines are not in `manifest`, but in
+    walked       written when the app ran again
     found/       what turned up at a place after it had been set aside (quarantine only)
     restore.json how far a restore has come that set its data aside here (quarantine only)
 """
@@ -86,6 +88,10 @@ class Layout:
         return self.dest / "digests"
 
     @property
+    def walked(self) -> Path:
+        return self.dest / "walked"
+
+    @property
     def unfinished(self) -> Path:
         return self.dest / "unfinished"
 
@@ -133,6 +139,27 @@ class Layout:
             cut_short.unlink(missing_ok=True)
         files.write_atomic(path, data, 0o600)
 
+    def snapshots(self) -> Mapping[str, Mapping[str, Any]]:
+        """The places that are snapshots, by their number, and what is known of each."""
+        try:
+            return read_json(self.dest / "snapshots")
+        except FileNotFoundError:
+            return {}
+        except ValueError as error:
+            raise errors.Failed(f"cannot use the copy in {self.dest}: its `snapshots` is damaged ({error}).") from error
+
+    def has_snapshots(self, numbers: Iterable[str] | None = None) -> bool:
+        """Whether all snapshots that were planned (or these) are there."""
+        return all((self.data / number).is_dir() for number in (self.snapshots() if numbers is None else numbers))
+
+    def write_snapshots(self, found: Mapping[str, Mapping[str, Any]]) -> None:
+        """Say which places are snapshots, not yet on disk. Their lines, if there were any, are of an earlier pass."""
+        self.walked.unlink(missing_ok=True)
+        if found:
+            files.write_unsynced(self.dest / "snapshots", json.dumps(found).encode())
+        else:
+            (self.dest / "snapshots").unlink(missing_ok=True)
+
     def index(self) -> Index:
         """What the last finished pass saw; empty if there is none."""
         return read_index(self.dest / "index")
@@ -153,6 +180,7 @@ class Layout:
             "bytes": total,
             "entries": manifest.count(b"\n"),
             "manifest": "sha256:" + hashlib.sha256(manifest).hexdigest(),
+            "snapshots": sorted(self.snapshots()),
             "header": dict(header),
         }
         beside = self.dest / "header.json.new"
@@ -171,6 +199,8 @@ class Layout:
             return None
         if raw.get("format") != FORMAT or raw.get("manifest") != "sha256:" + hashlib.sha256(manifest).hexdigest():
             return None
+        if not self.has_snapshots(raw.get("snapshots", ())):
+            return None  # somebody has removed one
         return raw
 
 

@@ -18,7 +18,7 @@ from slotd.data import Change, DataSpec, Entry
 from slotd.data.digests import completed
 from slotd.data.entries import VANISHED
 from slotd.data.layout import Layout, Scope
-from slotd.data.places import DEPTH, SHARED_MEMORY, matcher, places, spot
+from slotd.data.places import DEPTH, left_out, places, spot
 from slotd.host import files
 
 _KINDS = {"f": "file", "d": "directory", "l": "link"}
@@ -99,8 +99,7 @@ def _look(kind: str, mode: int, uid: int, gid: int, mtime_ns: int, size: int) ->
 
 def _live(spec: DataSpec, scope: Scope) -> dict[str, _Look]:
     """How the live data look, by path, without what a restore would leave alone."""
-    shared_memory = [f"{pattern}{SHARED_MEMORY}" for pattern in spec.sqlite]  # SQLite makes it anew
-    is_excluded = matcher((*spec.exclude, *scope.exclude, *shared_memory))
+    is_excluded = left_out((*spec.exclude, *scope.exclude), spec.sqlite)
     found: dict[str, _Look] = {}
     for place in places(spec):
         if place.volatile:

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from slotd.data.index import escape, line_of
 from slotd.data.layout import Layout
-from slotd.data.places import DEPTH, matcher
+from slotd.data.places import DEPTH, left_out
 from slotd.host import copy, files
 
 
@@ -29,19 +29,22 @@ class Manifest:
     bytes: int = 0
     _counted: set[int] = field(default_factory=set)
 
-    def walk(self, layout: Layout) -> Manifest:
-        """Read the tree of `layout`, without what its own patterns exclude."""
+    def walk(self, layout: Layout, numbers: Iterable[str] | None = None) -> Manifest:
+        """Read the tree of `layout` (only the places `numbers`), without what is no part of it by its own patterns."""
         scope = layout.scope()
-        left_out = matcher(scope.exclude if scope else ())
+        patterns = (scope.exclude, scope.sqlite if scope.kind == "backup" else ()) if scope else ((), ())
+        is_left_out = left_out(*patterns)
         with (
             files.explaining(f"cannot read the copy in {layout.dest}"),
             files.opened(layout.data, files.DIRECTORY) as data,
         ):
-            for number in sorted(os.listdir(data)):
-                self._entry(data, number, number, "", left_out, 0)
+            for number in sorted(os.listdir(data) if numbers is None else numbers):
+                self._entry(data, number, number, "", is_left_out, 0)
         return self
 
-    def _entry(self, dir_fd: int, name: str, key: str, rel: str, left_out: Callable[[str], bool], depth: int) -> None:
+    def _entry(
+        self, dir_fd: int, name: str, key: str, rel: str, is_left_out: Callable[[str], bool], depth: int
+    ) -> None:
         found = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
         if stat.S_ISLNK(found.st_mode):
             self._add(line_of("l", found, escape(os.readlink(name, dir_fd=dir_fd)), {}, escape(key)))
@@ -60,8 +63,8 @@ class Manifest:
                 if depth < DEPTH:  # a renamed tree may be deeper than any we would copy: kept, but not listed
                     for child in sorted(os.listdir(fd)):
                         below = f"{rel}/{child}" if rel else child
-                        if not left_out(below):
-                            self._entry(fd, child, f"{key}/{child}", below, left_out, depth + 1)
+                        if not is_left_out(below):
+                            self._entry(fd, child, f"{key}/{child}", below, is_left_out, depth + 1)
 
     def _add(self, line: str) -> None:
         self.lines[line[line.rindex(" ") + 1 :]] = line

@@ -18,17 +18,18 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
 from slotd import errors
-from slotd.data import CopyStats, DataSpec
+from slotd.data import CopyStats, DataSpec, snapshots
 from slotd.data.digests import known, with_digest
 from slotd.data.entries import VANISHED, At, Base, Own, Vanished, kind_of, outside_of
 from slotd.data.index import Index, Seen, boot_id, escape, line_of
 from slotd.data.layout import Layout
-from slotd.data.places import DEPTH, Place, matcher, places, refuse_link, spot
+from slotd.data.places import DEPTH, Place, Spot, left_out, matcher, places, refuse_link, spot
 from slotd.data.regular import Regular, reading
 from slotd.data.tally import Tally
-from slotd.host import copy, files
+from slotd.host import btrfs, copy, files
 from slotd.host.failpoint import hit
 
 _BY_NAME = attrgetter("name")
@@ -49,6 +50,8 @@ class Pass:
         self.is_sqlite = matcher(spec.sqlite)
         self.tally = Tally(cancelled, str(dest))
         self.started_ns = time.time_ns()
+        self.snapshots: dict[str, dict[str, Any]] = {}  # the places that are, or will be, snapshots, by number
+        self.is_left_out = left_out(spec.exclude, spec.sqlite)
 
     def run(self) -> CopyStats:
         self.layout.make()
@@ -62,7 +65,10 @@ class Pass:
             own = Own(None, "", data)
             for place in places(self.spec):
                 self._place(place, own, base)
-            own.prune({str(place.number) for place in places(self.spec)})
+            numbers = {str(place.number) for place in places(self.spec)}
+            for number in set(os.listdir(data)) - numbers:
+                snapshots.discard(data, number)
+            own.prune(numbers)
         hit("data.pass.index")
         self._finish()
         return self.tally.stats()
@@ -73,6 +79,8 @@ class Pass:
         was_finished = not self.layout.unfinished.exists()
         self.layout.unfinished.touch(mode=0o600)
         last = self.layout.index() if before else Index()
+        follows_hot = before is not None and was_finished and not self.app_runs
+        self.tried: Mapping[str, Mapping[str, Any]] = self.layout.snapshots() if follows_hot else {}
         scope = self.layout.begin("backup", self.spec, before)
         if before is None or [place.path for place in before.places] != [place.path for place in scope.places]:
             last = Index()
@@ -87,6 +95,7 @@ class Pass:
         """Write the lists. Only a hot pass waits for the disk: what a cold pass leaves is for the seal's one sync."""
         with files.explaining(f"cannot finish the copy in {self.layout.dest}"):
             self.layout.write_lists(self.tally.total, self.tally.index.values())
+            self.layout.write_snapshots(self.snapshots)
             if self.app_runs:
                 files.syncfs(self.layout.dest)
             hit("data.pass.synced")
@@ -126,12 +135,44 @@ class Pass:
             if found and found.found and not place.volatile:
                 refuse_link(place.path, found)
                 hit("data.pass.entry")
+                snapshots.discard(data.fd(), number)
+                if self._by_snapshot(place, found, data.fd(), number):
+                    if self.app_runs:
+                        data.remove(number)
+                    return
                 theirs = self.numbers.get(place.number)
                 below = base if theirs is not None else Base(None, "")
                 at = At(place, "", number, found.parent, found.name, data, number, below, theirs or "")
                 kept = self._entry(at, found.found)
         if not kept:
             data.remove(number)
+
+    def _by_snapshot(self, place: Place, at: Spot, data: int, number: str) -> bool:
+        """Save a place that is a subvolume as a snapshot of it; False if it is none, or that would not be all of it."""
+        if not self.app_runs and files.exists_at(number, data):
+            return False  # the hot pass has copied it file by file: there is little left to do
+        if not btrfs.is_subvolume_at(at.parent, at.name):
+            return False
+        with (
+            files.explaining(f"cannot save {place.path} in {self.layout.dest}"),
+            files.opened(at.name, files.DIRECTORY, dir_fd=at.parent) as subvolume,
+        ):
+            if problem := snapshots.why_not(at, subvolume, self.is_left_out):
+                text = f"{place.path} is copied file by file, not as a snapshot: {files.shown(problem)}"
+                self.tally.tell(self.tally.notes, text)
+                return False
+            note = dict(self.tried.get(number, ()))
+            if not note:
+                self._sync_source(subvolume, os.fstat(subvolume).st_dev)
+                if not snapshots.attempt(subvolume, self.layout):
+                    return False
+                note["bytes"] = snapshots.measure(subvolume, place.path, self.is_left_out, self.tally)
+                note["base"] = str(self.base.dest) if self.base else ""
+            if not self.app_runs:
+                note |= snapshots.take(subvolume, data, number)
+        self.tally.total += note["bytes"]
+        self.snapshots[number] = note
+        return True
 
     def _entry(self, at: At, found: os.stat_result) -> bool:
         """Copy one entry; whether the copy has it now."""
@@ -264,4 +305,6 @@ def _numbers(base: Layout, spec: DataSpec) -> dict[int, str]:
     """What each place is called in the base, where it has it."""
     scope = base.scope()
     found = {place.number: scope.number_of(place.path) for place in places(spec)} if scope else {}
-    return {number: str(was) for number, was in found.items() if was is not None}
+    numbers = {number: str(was) for number, was in found.items() if was is not None}
+    apart = base.snapshots()  # no file of another subvolume can have a name here
+    return {number: was for number, was in numbers.items() if was not in apart}

@@ -81,6 +81,11 @@ def matcher(patterns: Sequence[str]) -> Callable[[str], bool]:
     return lambda rel: compiled.fullmatch(rel) is not None
 
 
+def left_out(exclude: Sequence[str], sqlite: Sequence[str]) -> Callable[[str], bool]:
+    """What is no part of a backup: what is excluded, and the shared memory of databases, which SQLite makes anew."""
+    return matcher((*exclude, *(f"{pattern}{SHARED_MEMORY}" for pattern in sqlite)))
+
+
 def _translate(pattern: str) -> str:
     out = ""
     at = 0

@@ -2,7 +2,8 @@
 
 The present data are set aside first, by the structure of the call: a restore without a sealed quarantine makes it.
 Each unit is built beside its place as `.NAME.slotd-restore`, put on disk, written down in `restore.json` by its inode,
-and renamed into place, so that a call after a kill knows what is already there. Then comes back from the quarantine
+and renamed into place, so that a call after a kill knows what is already there. What the copy has as a btrfs
+subvolume is built by one snapshot. Then comes back from the quarantine
 what the copy never covered: what `exclude` names, now or when the backup was made, and places that are newer than it.
 The copy itself is only read; files that did not change since are given back and not copied (`keep`).
 """
@@ -26,8 +27,9 @@ from slotd.data.entries import Base
 from slotd.data.index import Seen
 from slotd.data.keep import Keep, mend_times
 from slotd.data.layout import Covered, Layout, Scope, read_json
-from slotd.data.places import DEPTH, Place, Spot, beside, matcher, places, spot, stat_at, within
-from slotd.host import copy, files
+from slotd.data.places import DEPTH, Place, Spot, beside, left_out, matcher, places, spot, stat_at, within
+from slotd.data.snapshots import NOT_HERE, strip
+from slotd.host import btrfs, copy, files
 from slotd.host.failpoint import hit
 
 PLACE_ATTEMPTS = 3  # someone else may put something at the place between two looks
@@ -59,6 +61,8 @@ class Restore:
         if aside_scope is None:
             raise errors.Failed(f"cannot restore: the quarantine {self.aside.dest} has lost its tree.json.")
         self.is_excluded = self.matches = matcher((*self.spec.exclude, *scope.exclude))
+        sqlite = scope.sqlite if scope.kind == "backup" else ()
+        self.is_left_out = self.leaves_out = left_out((*self.spec.exclude, *scope.exclude), sqlite)
         if self._finished_before(aside_scope):
             return
         self.index = self.src.index().entries
@@ -107,7 +111,7 @@ class Restore:
 
     def is_there(self, parent: int, name: str, key: str) -> bool:
         try:
-            return key in self.done and os.stat(name, dir_fd=parent, follow_symlinks=False).st_ino == self.done[key]
+            return key in self.done and btrfs.identity(parent, name) == self.done[key]
         except FileNotFoundError:
             return False
 
@@ -120,6 +124,7 @@ class Restore:
             raise errors.Failed(f"cannot restore {place.path}: it was not set aside in {self.aside.dest}.")
         prefix = within(self.spec, place.path)
         self.is_excluded = (lambda rel: self.matches(f"{prefix}/{rel}")) if prefix else self.matches
+        self.is_left_out = (lambda rel: self.leaves_out(f"{prefix}/{rel}")) if prefix else self.leaves_out
         if number is not None and parents:
             self._make_parents(scope.places[number], number, parents)
         with (
@@ -201,13 +206,14 @@ class Restore:
         building = beside(name, PURPOSE)
         self.mover.take_found(parent, name, number)
         files.remove_at(parent, building)
-        with self._kept(key, rel) as keep:
-            tree = TreeCopy(self.is_excluded, keep, key.rpartition("/")[2])
-            if not tree.run(src_dir, src, parent, building, rel):
-                return
+        if not self._as_snapshot(src_dir, src, parent, building, rel):
+            with self._kept(key, rel) as keep:
+                tree = TreeCopy(self.is_left_out, keep, key.rpartition("/")[2])
+                if not tree.run(src_dir, src, parent, building, rel):
+                    return
         hit("data.restore.built")
         files.syncfs_fd(parent)
-        self.done[key] = os.stat(building, dir_fd=parent, follow_symlinks=False).st_ino
+        self.done[key] = btrfs.identity(parent, building)
         self._write_state(finished=False)
         hit("data.restore.place")
         for attempt in range(1, PLACE_ATTEMPTS + 1):
@@ -220,6 +226,24 @@ class Restore:
                 self.mover.take_found(parent, name, number)
         os.fsync(parent)
         hit("data.restore.placed")
+
+    def _as_snapshot(self, src_dir: int, src: str, parent: int, building: str, rel: str) -> bool:
+        """Build a unit that the copy has as a subvolume by one act; False if it is none, or this is not its disk."""
+        if not btrfs.is_subvolume_at(src_dir, src):
+            return False
+        with files.opened(src, files.DIRECTORY, dir_fd=src_dir) as copied:
+            try:
+                if btrfs.children(copied):
+                    return False  # what lies in them would be missing
+                btrfs.snapshot(copied, parent, building, read_only=False)
+            except OSError as error:
+                if error.errno in NOT_HERE:
+                    return False
+                raise
+        hit("data.restore.snapshot")
+        with files.opened(building, files.DIRECTORY, dir_fd=parent) as made:
+            strip(made, self.is_left_out, rel)
+        return True
 
     @contextmanager
     def _kept(self, key: str, rel: str) -> Iterator[Keep]:

@@ -6,12 +6,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from slotd import errors
-from slotd.data import Change, CopyStats, DataSpec, Entry, digests
+from slotd.data import Change, CopyStats, DataSpec, Entry, digests, snapshots
 from slotd.data.aside import Aside
 from slotd.data.index import boot_id
 from slotd.data.layout import Layout
@@ -45,7 +47,7 @@ class TreeStore:
     def seal(self, dest: Path, header: Mapping[str, Any]) -> int:
         layout = Layout(dest)
         scope = layout.scope()
-        if scope is None or layout.unfinished.exists():
+        if scope is None or layout.unfinished.exists() or not layout.has_snapshots():
             raise errors.Failed(f"cannot seal {dest}: its last copy was not finished.")
         index = layout.index()
         if index.boot != boot_id():  # what a pass left unsynced may be gone with the power
@@ -82,6 +84,8 @@ class TreeStore:
         layout = Layout(dest)
         if layout.sealed() is None:
             return [f"{dest} is not a sealed backup"]
+        with suppress(errors.NoSpace), files.explaining(f"cannot read the backup in {dest}"):
+            snapshots.complete(layout)  # on a full disk it is only read
         written = digests.completed(layout)
         return sorted(differences(written, Manifest(read).walk(layout).lines))
 
@@ -114,12 +118,24 @@ class TreeStore:
                     f"cannot remove {dest}: data were being set aside there, and it may hold the only copy.",
                     hint="Finish the rollback first, or move the data out by hand.",
                 )
+            _remove_snapshots(going)
             files.remove_tree(going)
             with files.explaining(f"cannot remove {dest}"):
                 dest.rename(going)  # from now on it is no backup, however far the removal comes
             files.fsync_dir(dest.parent)
         hit("data.remove.begun")
+        _remove_snapshots(going)
         files.remove_tree(going)
+
+
+def _remove_snapshots(dest: Path) -> None:
+    """What is read-only as a whole cannot be emptied first."""
+    with files.explaining(f"cannot remove {dest}"):
+        for holder in (dest / "data", dest / "tmp"):
+            if holder.is_dir():
+                with files.opened(holder, files.DIRECTORY) as fd:
+                    for name in os.listdir(fd):
+                        snapshots.discard(fd, name)
 
 
 def _may_be_the_only_copy(layout: Layout) -> bool:
