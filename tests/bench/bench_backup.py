@@ -3,8 +3,8 @@
     BYTES=2147483648 FILES=20000 SIZES=10,1024,10240 python3 -m tests.bench backup
 
 The data: small files, some large ones, and two SQLite databases that are written to all the while. Each tool makes a
-first backup and one after 1 % of the files and a page of a large one have changed, on ext4 and on xfs. `slotd`
-is its tree store as the daemon calls it: hot, then cold and seal with the writer stopped.
+first backup and one after 1 % of the files and a page of a large one have changed, on ext4, on xfs and, as a
+subvolume, on btrfs. `slotd` is its tree store as the daemon calls it: hot, then cold and seal with the writer stopped.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from pathlib import Path
 
 from tests.bench.figure import Line, draw
 from tests.bench.ledger import PAGE, REPOSITORY, Aim, Samples, record
+from tests.trees import make_place
 
 QUICK = bool(os.environ.get("QUICK"))
 BYTES = int(os.environ.get("BYTES", (256 << 20) if QUICK else (2 << 30)))
@@ -98,7 +99,7 @@ class Data:
 
     def make(self, size: int, count: int) -> None:
         """`count` small files with a quarter of the bytes, the rest in large ones; two databases of 32 MiB."""
-        self.live.mkdir()
+        make_place(self.live)
         small = max(1, size // 4 // count)
         for number in range(count):
             path = self.live / f"{number % 200:03}" / f"file-{number}"
@@ -310,7 +311,7 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     rows: list[list[object]] = []
     aims = []
-    for kind in ("ext4", "xfs"):
+    for kind in ("ext4", "xfs", "btrfs"):
         table, second = compare(kind)
         rows += table
         ours, restic = second["slotd"], second["restic"]
