@@ -159,6 +159,7 @@ INNER: Final[Mapping[str, str]] = {
     "data.restic.back": "data: a snapshot is restored",
     "data.restic.forgotten": "data: the snapshots are forgotten, the backup's directory is still there",
     "data.restore.exchange": "data: about to give back a file that did not change",
+    "data.restore.snapshot": "data: what comes back is a writable snapshot of the copy, beside its place",
     "data.restore.built": "data: what comes back is whole, beside its place",
     "data.restore.place": "data: about to put it into its place",
     "data.restore.placed": "data: it is in its place",
