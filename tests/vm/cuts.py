@@ -15,12 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.vm.guest import GuestError
+from tests.vm.ledger import Ended
 from tests.vm.oracle import SIGNED, judge
 from tests.vm.world import GuestNotes, World, begin_update
 
 # What 2.0 is like; it deserves to stay, or it does not.
 KINDS = {"well": True, "damage-data": False, "crash-after 3": False}
-GAP_S = (1.0, 14.0)  # between two cuts of one update
+GAP_S = (1.0, 9.0)  # between two cuts of one update
 AGAIN = 0.4  # the share of machines that are cut once more while they come up
 AGAIN_AT = (0.1, 1.5)  # of the time that such a machine needs to come up
 UPDATE_S = 1500.0
@@ -37,20 +38,8 @@ class Cut:
     image: Path
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """How a machine ended after its cut. `wrong` empty: right."""
-
-    cut: Cut
-    cuts: int
-    step: str
-    version: str
-    wrong: tuple[str, ...]
-    seconds: float
-
-
-def cut_during_update(world: World, kind: str, seed: int, first: int) -> list[Cut]:
-    """Runs one update and gives the disks of its power cuts."""
+def cut_during_update(world: World, kind: str, seed: int) -> list[Cut]:
+    """Runs one update and gives the disks of its power cuts, numbered from 0."""
     chance = random.Random(seed)
     found: list[Cut] = []
     with world.guest(f"update-{seed}", world.publisher(kind), base=world.installed) as notes:
@@ -63,13 +52,13 @@ def cut_during_update(world: World, kind: str, seed: int, first: int) -> list[Cu
             image = world.directory / f"cut-{seed}-{len(found)}.qcow2"
             with notes.machine.frozen():
                 shutil.copyfile(notes.machine.layer, image)
-            found.append(Cut(first + len(found), kind, chance.randrange(1 << 30), notes.machine.had_s() - begun, image))
+            found.append(Cut(len(found), kind, chance.randrange(1 << 30), notes.machine.had_s() - begun, image))
             if notes.now_at().endswith(("|done", "|failed")):
                 return found
     raise GuestError(f"the update to 2.0 ({kind}) did not end within {UPDATE_S:g} s")
 
 
-def boot_and_judge(world: World, cut: Cut) -> Ended:
+def boot_and_judge(world: World, cut: Cut, build: str) -> Ended:
     """Boots the disk that a cut left, maybe cuts again, lets it settle, and judges what it ended on."""
     chance = random.Random(cut.seed)
     begun, cuts = time.monotonic(), 1
@@ -85,7 +74,8 @@ def boot_and_judge(world: World, cut: Cut) -> Ended:
             version, step, wrong = "", "", [f"{type(error).__name__}: {error}"]
         if wrong:
             world.keep(notes, f"cut-{cut.number}")
-    return Ended(cut, cuts, step, version, tuple(wrong), time.monotonic() - begun)
+    took = time.monotonic() - begun
+    return Ended(f"cut {cut.number}", build, took, tuple(wrong), cut.kind, cut.seed, cut.after_s, cuts, step, version)
 
 
 def _settle(notes: GuestNotes, world: World, good: bool) -> tuple[str, str, list[str]]:

@@ -13,7 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.system.notes import Notes, Publisher
+from tests import keys
+from tests.keys import OpenPGPKey
+from tests.system import notes as notes_app
+from tests.system.image import _cached, _digest
+from tests.system.notes import APP, Notes, Publisher
 from tests.vm.disk import APP_PORT, RELEASES_PORT, Disk
 from tests.vm.guest import Guest, GuestError
 
@@ -89,14 +93,25 @@ class GuestNotes(Notes):
         unfinished = (
             "SELECT (SELECT count(*) FROM jobs WHERE state IN ('waiting', 'running')) + (SELECT count(*) FROM trials)"
         )
-        self.machine.wait_for(
-            f'test "$(sqlite3 -readonly /var/lib/slotd/state.db "{unfinished}")" = 0', timeout_s=timeout_s
-        )
+        self.wait_found(unfinished, "0", timeout_s=timeout_s)
+
+    def wait_found(self, sql: str, wanted: str, *, timeout_s: float) -> None:
+        """Waits until slotd's state says so; a machine that does not answer, for it hangs or boots, is asked again."""
+        deadline = self.machine.had_s() + timeout_s
+        while True:
+            try:
+                found = self.machine.ask_state(sql, timeout_s=20)
+            except GuestError as error:
+                found = str(error)
+            if found == wanted:
+                return
+            if self.machine.had_s() > deadline:
+                raise GuestError(f"`{sql}` gave {found} and not {wanted} for {timeout_s:g} s")
+            self.machine.sleep(1)
 
     def now_at(self) -> str:
-        """The step of the newest job, and its state."""
-        line = "sqlite3 -readonly /var/lib/slotd/state.db 'SELECT step, state FROM jobs ORDER BY id DESC LIMIT 1'"
-        return self.machine.run(line, check=False).stdout.strip()
+        """The step of the newest job, and its state; empty if there is none."""
+        return self.machine.ask_state("SELECT step, state FROM jobs ORDER BY id DESC LIMIT 1")
 
 
 @dataclass
@@ -107,9 +122,10 @@ class World:
     directory: Path
     deb: Path
     kept: Path = Path()  # what a machine that ended wrong leaves to look at
-    installed: Path = Path()
+    installed: Path = Path()  # a disk
     boot_s: float = 30.0  # what such a machine needs to come up
     before: dict[str, Any] = field(default_factory=dict)  # what lies on the installed disk
+    _key_of_all: OpenPGPKey | None = None
     _publishers: dict[str, GuestPublisher] = field(default_factory=dict)
     _exit: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -117,23 +133,39 @@ class World:
     def __enter__(self) -> World:
         self.directory.mkdir(parents=True, exist_ok=True)
         try:
-            self._install()
+            self._take(_cached(f"notes-{self._key()}", self._install))
         except BaseException:
             self.__exit__()
             raise
         return self
 
-    def _install(self) -> None:
-        with self.guest("installing", self.publisher(""), base=None) as notes:
+    def _key(self) -> str:
+        """Of all that makes the installed disk. A layer knows the one below only by its place: its time counts, too."""
+        made_by = (*(HERE / name for name in ("world.py", "guest.py", "look.py")), Path(notes_app.__file__), APP)
+        disk = self.disk.raw.stat()
+        return _digest(str(self.disk.raw), str(disk.st_mtime_ns), *(path.read_text() for path in made_by))
+
+    def _install(self, target: Path) -> None:
+        """1.0 installed on a disk, what lies on it, and the key of those who sign."""
+        publisher = self.publisher("")
+        with self.guest("installing", publisher, base=None) as notes:
             begun = notes.machine.had_s()
             notes.machine.boot()
-            self.boot_s = notes.machine.had_s() - begun
+            boot_s = notes.machine.had_s() - begun
             notes.set_up(trial="4s")
             notes.install("1.0")
-            self.before = notes.look()
+            said = {"boot_s": boot_s, "before": notes.look(), "fingerprint": publisher.key.fingerprint}
             notes.machine.power_off()
-            self.installed = self.directory / "installed.qcow2"
-            notes.machine.layer.rename(self.installed)
+            shutil.copyfile(notes.machine.layer, target / "installed.qcow2")
+        keys.stop_agents([publisher.key.home])
+        shutil.copytree(publisher.key.home, target / "gnupg", ignore=shutil.ignore_patterns("S.*", "*.lock"))
+        (target / "said.json").write_text(json.dumps(said))
+
+    def _take(self, cached: Path) -> None:
+        said = json.loads((cached / "said.json").read_text())
+        self.installed, self.boot_s, self.before = cached / "installed.qcow2", said["boot_s"], said["before"]
+        shutil.copytree(cached / "gnupg", self.directory / "gnupg")
+        self._key_of_all = OpenPGPKey(self.directory / "gnupg", said["fingerprint"])
 
     def __exit__(self, *_: object) -> None:
         self._exit.close()
@@ -146,8 +178,7 @@ class World:
                 directory = self.directory / f"publisher{len(self._publishers)}"
                 directory.mkdir()
                 publisher = self._exit.enter_context(GuestPublisher(directory))
-                if self._publishers:
-                    publisher.key = self._publishers[""].key
+                publisher.key = self._key_of_all or publisher.key
                 publisher.publish("1.0")
                 if behaviour:
                     publisher.publish("2.0", f"signing {behaviour}", schema=2)
