@@ -13,13 +13,13 @@ import random
 import shutil
 import sys
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.system.image import REPOSITORY, slotd_image
 from tests.vm.cases import CASES, run_case
-from tests.vm.cuts import KINDS, Cut, boot_and_judge, cut_during_update
+from tests.vm.cuts import KINDS, Cut, boot_and_judge, cut_during_update, left_over, store
 from tests.vm.disk import make_disk
 from tests.vm.ledger import Ended, Ledger, build_of
 from tests.vm.report import write_report
@@ -91,30 +91,35 @@ def _tell(run: Run, wanted: int, report: Path | None) -> None:
 
 
 def _power_cuts(world: World, run: Run, wanted: int, pool: ThreadPoolExecutor) -> None:
-    """Updates one after another give disks; as many of them as are wanted are booted meanwhile."""
-    futures: list[Future[None]] = []
+    """Updates one after another give disks; as many as are wanted are booted meanwhile, those left over first."""
     free = [number for number in range(wanted) if f"cut {number}" not in run.ledger]
+    left = [cut for cut in left_over(world) if cut.number in free]
+    futures = [pool.submit(_cut, world, run, cut) for cut in left]
+    free = sorted(set(free) - {cut.number for cut in left})
     while free and time.monotonic() < run.until:
         chance = random.Random(f"{run.seed} {free[0]}")
         kind = list(KINDS)[(free[0] // OF_ONE_UPDATE) % len(KINDS)]
-        cuts = cut_during_update(world, kind, chance.randrange(1, 1 << 30))
+        cuts = pool.submit(cut_during_update, world, kind, chance.randrange(1, 1 << 30)).result()
         chosen = sorted(chance.sample(range(len(cuts)), min(len(cuts), len(free), OF_ONE_UPDATE)))
         for place in set(range(len(cuts))) - set(chosen):
             cuts[place].image.unlink()
         for place in chosen:
-            futures.append(pool.submit(_cut, world, run, dataclasses.replace(cuts[place], number=free.pop(0))))
+            cut = store(world, dataclasses.replace(cuts[place], number=free.pop(0)))
+            futures.append(pool.submit(_cut, world, run, cut))
     for future in futures:
         future.result()
 
 
 def _cut(world: World, run: Run, cut: Cut) -> None:
     """The disk of one that ends wrong is kept: `--number` boots it again."""
-    if time.monotonic() < run.until:
-        ended = boot_and_judge(world, cut, run.ledger.build)
-        if ended.wrong:
-            shutil.copyfile(cut.image, world.kept / f"cut-{cut.number}" / DISK)
-        _note(run, ended, f"cuts --number {cut.number}")
+    if time.monotonic() > run.until:
+        return  # the next go does it
+    ended = boot_and_judge(world, cut, run.ledger.build)
+    if ended.wrong:
+        shutil.copyfile(cut.image, world.kept / f"cut-{cut.number}" / DISK)
+    _note(run, ended, f"cuts --number {cut.number}")
     cut.image.unlink()
+    cut.image.with_suffix(".json").unlink(missing_ok=True)
 
 
 def _cut_again(world: World, run: Run, number: int) -> None:

@@ -8,6 +8,8 @@ on their way up. Nothing of the memory of the cut machine is used.
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import random
 import shutil
 import time
@@ -56,6 +58,24 @@ def cut_during_update(world: World, kind: str, seed: int) -> list[Cut]:
             if notes.now_at().endswith(("|done", "|failed")):
                 return found
     raise GuestError(f"the update to 2.0 ({kind}) did not end within {UPDATE_S:g} s")
+
+
+def store(world: World, cut: Cut) -> Cut:
+    """Keeps the disk until it was booted, also by a later run of the same seed."""
+    world.made.mkdir(exist_ok=True)
+    stored = dataclasses.replace(cut, image=world.made / f"cut-{cut.number}.qcow2")
+    cut.image.rename(stored.image)
+    stored.image.with_suffix(".json").write_text(json.dumps([cut.kind, cut.seed, cut.after_s]))
+    return stored
+
+
+def left_over(world: World) -> list[Cut]:
+    """The disks that were stored and not booted yet."""
+    found = []
+    for path in world.made.glob("cut-*.json"):
+        kind, seed, after_s = json.loads(path.read_text())
+        found.append(Cut(int(path.stem.removeprefix("cut-")), kind, seed, after_s, path.with_suffix(".qcow2")))
+    return sorted(found, key=lambda cut: cut.number)
 
 
 def boot_and_judge(world: World, cut: Cut, build: str) -> Ended:

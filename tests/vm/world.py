@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
 import shutil
 import threading
@@ -50,6 +51,16 @@ class GuestPublisher(Publisher):
     @property
     def port(self) -> int:
         return int(self._server.server_address[1])
+
+    def publish_once(self, behaviour: str, stored: Path) -> None:
+        """2.0 of this behaviour: the same bytes in every run, for a disk that is booted later may hold some."""
+        at = stored / behaviour.replace(" ", "-")
+        if not at.is_dir():
+            self.publish("2.0", f"signing {behaviour}", schema=2)
+            shutil.copytree(self.directory, at)
+            return
+        shutil.copytree(at, self.directory, dirs_exist_ok=True)
+        self._releases = json.loads((at / "index.json").read_text())["releases"]
 
 
 class GuestNotes(Notes):
@@ -141,9 +152,9 @@ class World:
 
     def _key(self) -> str:
         """Of all that makes the installed disk. A layer knows the one below only by its place: its time counts, too."""
-        made_by = (*(HERE / name for name in ("world.py", "guest.py", "look.py")), Path(notes_app.__file__), APP)
-        disk = self.disk.raw.stat()
-        return _digest(str(self.disk.raw), str(disk.st_mtime_ns), *(path.read_text() for path in made_by))
+        made_by = [inspect.getsource(each) for each in (World._install, GuestNotes.set_up, notes_app)]
+        files = [path.read_text() for path in (HERE / "look.py", APP)]
+        return _digest(str(self.disk.raw), str(self.disk.raw.stat().st_mtime_ns), SLOW, *made_by, *files)
 
     def _install(self, target: Path) -> None:
         """1.0 installed on a disk, what lies on it, and the key of those who sign."""
@@ -160,6 +171,11 @@ class World:
         keys.stop_agents([publisher.key.home])
         shutil.copytree(publisher.key.home, target / "gnupg", ignore=shutil.ignore_patterns("S.*", "*.lock"))
         (target / "said.json").write_text(json.dumps(said))
+
+    @property
+    def made(self) -> Path:
+        """The disks of this seed that stand on the installed one, beside it: they go with it."""
+        return self.installed.parent / self.kept.name
 
     def _take(self, cached: Path) -> None:
         said = json.loads((cached / "said.json").read_text())
@@ -181,7 +197,7 @@ class World:
                 publisher.key = self._key_of_all or publisher.key
                 publisher.publish("1.0")
                 if behaviour:
-                    publisher.publish("2.0", f"signing {behaviour}", schema=2)
+                    publisher.publish_once(behaviour, self.installed.parent / "releases")
                 self._publishers[behaviour] = publisher
             return self._publishers[behaviour]
 
