@@ -134,41 +134,66 @@ def test_a_restore_that_has_no_room_is_refused_before_the_app_is_stopped(notes: 
     assert notes.wait_state() == before
 
 
-def test_a_restore_that_finds_the_disk_full_puts_back_what_was_there_and_says_so(
-    notes: Notes, all_on_disk: SmallDisk
-) -> None:
-    big = "/var/lib/notes/data/files/big.txt"
-    notes.machine.run(f"head -c 8M /dev/zero | tr '\\0' a > {big}")
-    notes.slotctl("backup", "notes")
-    backup = next(copy["id"] for copy in notes.json("backups", "notes") if copy["kind"] == "backup")
-    saved = notes.wait_state()
-    notes.machine.run(f"head -c 8M /dev/zero | tr '\\0' b > {big}")
+BIG = "/var/lib/notes/data/files/big.txt"
+
+
+def change_big_file(notes: Notes, letter: str) -> None:
+    notes.machine.run(f"head -c 8M /dev/zero | tr '\\0' {letter} > {BIG}")
+
+
+def meet_a_full_disk(notes: Notes, disk: SmallDisk, *command: str) -> None:
+    """In the middle of a way back that needs room; it is undone, and told."""
     before = notes.wait_state()
     copies = [copy["id"] for copy in notes.json("backups", "notes")]
-
     arm(notes, "rb-restore:begin=hang")
-    notes.slotctl("--no-wait", "restore", "notes", backup)
+    notes.slotctl("--no-wait", *command)
     notes.machine.wait_for("test -e /run/slotd-fired/rb-restore:begin")
-    all_on_disk.fill(leave_mib=4)
+    disk.fill(leave_mib=4)
     notes.machine.run("echo on > /run/slotd-fired/rb-restore:begin")
     assert notes.wait_state() == before  # it runs again, while the disk is still full
-
-    all_on_disk.empty()
+    disk.empty()
     wait_until_done(notes)
     assert notes.wait_state() == before
     job = notes.json("jobs", "--all")[-1]
-    assert (job["kind"], job["state"]) == ("restore", "failed")
+    assert (job["kind"], job["state"]) == (command[0], "failed")
     said = " ".join(notes.slotctl("history", "notes").split())
-    assert f"backup {backup} was not restored" in said
     assert "No space left on device" in said
-    assert "The data are those that were there before the restore." in said
+    assert f"The data are those that were there before the {command[0]}." in said
     shown = notes.json("status", "notes")
-    assert (shown["held"], shown["state"]) == (False, "idle")
+    assert (shown["held"], shown["version"]) == (False, before["version"])
     assert [copy["id"] for copy in notes.json("backups", "notes")] == copies
-    assert notes.machine.run(f"find {all_on_disk.at} -name '.slotd-*'").stdout == ""
+    assert notes.machine.run(f"find {disk.at} -name '.slotd-*'").stdout == ""
     arm(notes, "")
+
+
+def test_a_restore_that_finds_the_disk_full_puts_back_what_was_there_and_says_so(
+    notes: Notes, all_on_disk: SmallDisk
+) -> None:
+    change_big_file(notes, "a")
+    notes.slotctl("backup", "notes")
+    backup = next(copy["id"] for copy in notes.json("backups", "notes") if copy["kind"] == "backup")
+    saved = notes.wait_state()
+    change_big_file(notes, "b")
+    meet_a_full_disk(notes, all_on_disk, "restore", "notes", backup)
     notes.slotctl("restore", "notes", backup)
     assert notes.wait_state() == saved
+
+
+def test_a_rollback_by_hand_that_finds_the_disk_full_leaves_the_version_with_its_data(
+    notes: Notes, all_on_disk: SmallDisk
+) -> None:
+    change_big_file(notes, "c")
+    saved, version = notes.wait_state(), f"2.{next(_versions)}"
+    notes.publisher.publish(version)
+    notes.set_trial("300ms")
+    notes.slotctl("update", "notes", "--version", version)
+    notes.set_trial("")
+    change_big_file(notes, "d")
+    meet_a_full_disk(notes, all_on_disk, "rollback", "notes", "--data=restore")
+    assert notes.wait_state()["version"] == version
+    notes.slotctl("rollback", "notes", "--data=restore")
+    assert notes.wait_state() == saved
+    notes.machine.run(f"rm {BIG}")
 
 
 @pytest.fixture

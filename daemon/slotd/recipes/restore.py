@@ -6,17 +6,14 @@ with its manifest, and the room that it needs is counted.
 
 from __future__ import annotations
 
-from contextlib import suppress
-
 from slotd.core import machine
-from slotd.errors import Failed, NoSuchBackup, SlotdError
+from slotd.errors import Failed, SlotdError
 from slotd.host.offloop import off_loop
 from slotd.model import JobState, Result
 from slotd.recipes import preserve, rollback
 from slotd.recipes.context import Work
 from slotd.recipes.copies import where_to_set_aside
 from slotd.recipes.run import Step, Stopped, perform
-from slotd.store import TROUBLE
 
 STEPS: tuple[Step, ...] = (
     rollback.CHECK,
@@ -29,7 +26,7 @@ assert tuple(step.name for step in STEPS) == tuple(rule.name for rule in machine
 async def restore(work: Work, *, first: str = "") -> Result:
     """Bring a backup's data back to the version that runs; what is there becomes quarantine."""
     work.rules = machine.RESTORE
-    work.must_go_on = bool(work.plan.gave_up)
+    work.must_go_on = rollback.puts_back(work)
     if not first:
         await work.remember(
             restore=True,
@@ -39,31 +36,17 @@ async def restore(work: Work, *, first: str = "") -> Result:
     try:
         await perform(work, STEPS, first=first)
     except Stopped as stopped:
-        if stopped.step == "rb-restore" and not work.plan.gave_up:
-            work.must_go_on = True  # the disk that is full may be that of the state
-            await work.remember(gave_up=str(stopped.error))
-            return await restore(work, first="rb-restore")  # which puts back what was set aside
+        if await rollback.will_put_back(work, stopped):
+            return await restore(work, first="rb-restore")
         return await _stopped(work, stopped)
-    if work.plan.gave_up:
-        error = Failed(f"{work.plan.gave_up} The data are those that were there before the restore.")
-        await work.tell("warning", f"backup {work.plan.backup} was not restored: {error}")
-        await _forget_quarantine(work)
-        await work.finish(Result.FAILED, error)
-        return Result.FAILED
+    if rollback.puts_back(work):
+        return await rollback.report_put_back(work)
     what = f"{len(work.plan.paths)} paths of backup" if work.plan.paths else "backup"
     kept = f"what was there is kept as {work.plan.quarantine}"
     still = f"; {', '.join(work.plan.resting)} stays stopped, as before" if work.plan.resting else ""
     await work.tell("restored", f"{what} {work.plan.backup} was restored; {kept}{still}")
     await work.finish(Result.DONE)
     return Result.DONE
-
-
-async def _forget_quarantine(work: Work) -> None:
-    """Its data are in their place again; what else turned up there stays."""
-    if await off_loop(work.host.copy_path("quarantine", work.app.name, work.plan.quarantine).exists):
-        return
-    with suppress(NoSuchBackup, *TROUBLE):
-        await off_loop(lambda: work.host.store.forget(work.host.store.backup(work.app.name, work.plan.quarantine)))
 
 
 def _was_left_down(work: Work) -> bool:

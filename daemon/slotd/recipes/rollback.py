@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from slotd.core import machine
@@ -32,7 +33,7 @@ async def roll_back(work: Work, reason: str, *, first: str = "") -> Result:
     A store that cannot be written does not stop it. Raises what that store raises only when all is done but its end:
     then the app runs, and whoever resumes the job commits that.
     """
-    work.must_go_on = work.job.kind is JobKind.UPDATE
+    work.must_go_on = work.job.kind is JobKind.UPDATE or puts_back(work)
     if not first:
         if work.app.policy.on_failure == "stop" and work.job.kind == "update":
             return await stop_and_hold(work, reason)
@@ -49,7 +50,11 @@ async def roll_back(work: Work, reason: str, *, first: str = "") -> Result:
     except Stopped as stopped:
         if stopped.step == CHECK.name:
             return await not_begun(work, stopped)
+        if by_hand and await will_put_back(work, stopped):
+            return await roll_back(work, reason, first="rb-restore")
         return await report_failed_rollback(work, stopped)
+    if puts_back(work):
+        return await report_put_back(work)
     await close(work)
     back = f"rolled back to {work.plan.old_version}" if work.plan.old_version else "removed again"
     await work.tell("rolled-back", f"{back}: {work.plan.reason}")
@@ -84,6 +89,32 @@ async def not_begun(work: Work, stopped: Stopped) -> Result:
     return work.job.result
 
 
+def puts_back(work: Work) -> bool:
+    """Whether this way back, which a person asked for, is given up: its data could not be brought back."""
+    return bool(work.plan.gave_up) and work.job.kind is not JobKind.UPDATE
+
+
+async def will_put_back(work: Work, stopped: Stopped) -> bool:
+    """Whether data that did not come back make room for those that were set aside: `rb-restore` does that then."""
+    if stopped.step != "rb-restore" or work.plan.gave_up:
+        return False
+    work.must_go_on = True  # the disk that is full may be that of the state
+    await work.remember(gave_up=str(stopped.error))
+    return True
+
+
+async def report_put_back(work: Work) -> Result:
+    """The data are in their place again, and the version that they belong to runs on them."""
+    aside = work.host.copy_path("quarantine", work.app.name, work.plan.quarantine)
+    if not await off_loop(aside.exists):  # else something turned up at their place meanwhile, and is kept in it
+        with suppress(NoSuchBackup, *TROUBLE):
+            await off_loop(lambda: work.host.store.forget(work.host.store.backup(work.app.name, work.plan.quarantine)))
+    error = Failed(f"{work.plan.gave_up} The data are those that were there before the {work.job.kind}.")
+    await work.tell("warning", f"backup {work.plan.backup} was not restored: {error}")
+    await work.finish(Result.FAILED, error)
+    return Result.FAILED
+
+
 async def stop_units(work: Work) -> None:
     if not work.plan.dependents:
         await work.remember(dependents=tuple(await dependents_of(work)))
@@ -114,8 +145,12 @@ async def bring_data_back(work: Work) -> None:
     if backup is None:
         return
     aside = work.host.copy_path("quarantine", work.app.name, work.plan.quarantine)
-    if work.plan.gave_up:  # a restore that could not be finished
-        await off_loop(work.data.put_back, work.data_spec, Path(backup.path), aside)
+    if puts_back(work):
+        await stop_all(work)
+        try:
+            await off_loop(work.data.put_back, work.data_spec, Path(backup.path), aside)
+        except SlotdError as error:
+            raise Failed(f"{work.plan.gave_up} {error.message}", hint=error.hint) from error
         return
     for _ in range(MOST_RESTORES):
         aside = work.host.copy_path("quarantine", work.app.name, work.plan.quarantine)
@@ -156,7 +191,9 @@ async def _require_whole_backup(work: Work) -> Backup | None:
 
 
 async def point_back(work: Work) -> None:
-    """`current` at the old slot again, or gone where nothing was installed before."""
+    """`current` at the old slot again, or gone where nothing was installed before. Not without its data."""
+    if puts_back(work):
+        return
     await off_loop(work.engine.switch, work.plan.old_slot)
     await failpoint.reach("rb-switch:link")
     await stop_all(work)  # whatever was started meanwhile is of the other slot
@@ -178,7 +215,8 @@ async def start_units(work: Work) -> None:
 async def ask_probes(work: Work) -> None:
     """Only a rollback that ends in a healthy app is one. A unit that stays stopped is not asked."""
     if work.plan.old_version and not work.plan.resting:
-        await wait_until_healthy(work, work.plan.old_version)
+        stays = puts_back(work) and work.job.kind is JobKind.ROLLBACK
+        await wait_until_healthy(work, work.plan.version if stays else work.plan.old_version)
 
 
 STEPS: tuple[Step, ...] = (

@@ -236,6 +236,25 @@ async def test_a_job_that_ended_unheard_while_the_daemon_was_away_for_a_moment_i
     assert "notes: updated 1.0 → 1.1" in run.out
 
 
+async def test_who_asked_a_daemon_that_died_of_it_is_told_that_a_job_may_have_begun(address: str) -> None:
+    from dbus_fast import Message
+    from dbus_fast.aio import MessageBus
+
+    bus = await MessageBus(bus_address=address).connect()
+
+    def die(message: Message) -> bool:
+        if message.member == "Update":
+            bus.disconnect()
+        return message.member == "Update"
+
+    bus.add_message_handler(die)
+    await bus.request_name("org.slotd1")
+    run = await slotctl(address, "update", "notes")
+    assert run.code == 1
+    assert "cannot finish: slotd did not answer." in run.err
+    assert "`slotctl jobs` shows whether a job was started all the same." in " ".join(run.err.split())
+
+
 async def test_signals_of_somebody_else_are_not_believed(slotd: Slotd, address: str) -> None:
     from dbus_fast import Message, MessageType
     from dbus_fast.aio import MessageBus
