@@ -21,7 +21,7 @@ from tests.system.container import Container, free_port
 from tests.system.notes import DEFINITION, UNIT, Notes, Publisher
 
 APPS = ("one", "two", "three", "four", "five")
-ROUNDS = int(os.environ.get("SLOTD_STRESS_ROUNDS") or "60")
+ROUNDS = int(os.environ.get("SLOTD_STRESS_ROUNDS") or "200")
 SEED = int(os.environ.get("SLOTD_STRESS_SEED") or str(random.randrange(10**9)))
 SHOWN = 100  # after so many calls, how far it is is said
 ENDINGS = {"0": "done", "1": "failed", "2": "refused", "3": "nothing to do", "4": "rolled back", "6": "busy"}
