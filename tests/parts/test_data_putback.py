@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from tests.parts.test_data_keep import back_up, damage, fill
-from tests.trees import call, look, mounted
+from tests.trees import call, look, make_place, mounted
 
 from slotd.data import DataSpec
 from slotd.data.tree import TreeStore
@@ -91,6 +91,27 @@ def test_what_turned_up_at_the_place_meanwhile_is_kept_as_all_that_is_left_of_th
     assert present(tmp_path) == before
     assert [at.read_text() for at in aside.rglob("stray")] == ["written by who was started meanwhile"]
     assert TreeStore().verify(aside) == []
+
+
+@pytest.mark.parametrize("point", ["data.restore.snapshot", "data.restore.place", "data.restore.placed"])
+def test_data_that_are_a_subvolume_are_put_back_as_the_one_that_they_were(tmp_path: Path, point: str) -> None:
+    with mounted("btrfs", tmp_path / "disk") as home:
+        live, backup, aside = home / "srv" / "live", home / "backup", home / "aside"
+        make_place(live)
+        spec = DataSpec((live,), exclude=("temp",))
+        for name in ("notes", "temp"):
+            (live / name).write_text(f"good {name}")
+        back_up(spec, backup)
+        (live / "notes").write_text("newer notes")
+        before, number = look(live), live.stat().st_dev
+        done = call("restore", spec, aside, src=backup, failpoint=f"{point}=enospc")
+        assert "No space left" in done.stderr
+        TreeStore().put_back(spec, backup, aside)
+        assert look(live) == before
+        assert live.stat().st_dev == number
+        assert [at.name for at in live.parent.iterdir()] == ["live"]
+        assert not aside.exists()
+        assert TreeStore().verify(backup) == []
 
 
 def test_where_a_rename_does_not_reach_nothing_is_moved(tmp_path: Path) -> None:
