@@ -181,7 +181,8 @@ class MemoryCore:
         self.all_jobs[job.id] = job
         for listener in self.listeners:
             listener.job_new(job)
-        self.change_app(app, state=AppState.UPDATING)
+        if app:
+            self.change_app(app, state=AppState.UPDATING)
         return job.id
 
     def change_app(self, app: str, **changes: Any) -> None:
@@ -224,6 +225,11 @@ class MemoryCore:
 
     async def start_release(self, app: str, *, present: bool = False) -> int:
         return await self._start(JobKind.RELEASE, app, present)
+
+    async def start_import(self, descriptor: int, uid: int, *, force: bool = False) -> int:
+        content = os.pread(descriptor, 100, 0)
+        os.close(descriptor)
+        return await self._start(JobKind.IMPORT, "", content, uid, force)
 
     async def start_verify(self, app: str, backup: str) -> int:
         return await self._start(JobKind.VERIFY, app, backup)

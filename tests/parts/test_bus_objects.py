@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import xml.etree.ElementTree as ElementTree
 from typing import Any
 
@@ -212,12 +213,16 @@ async def test_a_job_is_cancelled_until_it_is_too_late() -> None:
         assert (await it.error("Cancel", path=job, interface=JOB))[0] == ERROR + "TooLate"
 
 
-async def test_what_is_not_built_yet_says_so(tmp_path: Any) -> None:
+async def test_an_import_is_given_the_file_of_its_caller_and_who_that_is(tmp_path: Any) -> None:
     async with world() as it:
-        with (tmp_path / "bundle").open("wb") as bundle:
-            name, text = await it.error("Import", "ha{sv}", 0, {}, fds=[bundle.fileno()])
-        assert name == ERROR + "Failed"
-        assert "is not supported yet" in text
+        (tmp_path / "bundle").write_bytes(b"a bundle")
+        with (tmp_path / "bundle").open("rb") as bundle:
+            [job] = await it.call("Import", "ha{sv}", 0, {"force": Variant("b", True)}, fds=[bundle.fileno()])
+            name, text = await it.error("Import", "ha{sv}", 0, {}, fds=[bundle.fileno()] * 2)
+        assert job == "/org/slotd1/job/1"
+        assert it.core.done[-1] == ("import", "", b"a bundle", os.getuid(), True)
+        assert name == ERROR + "BadOption"
+        assert "it takes one descriptor" in text
 
 
 async def test_a_fault_of_ours_gives_a_reference_and_nothing_of_its_inside(caplog: pytest.LogCaptureFixture) -> None:

@@ -111,7 +111,8 @@ async def test_a_bundle_is_imported_by_who_may() -> None:
             given = {"fds": [bundle.fileno()], "by": nobody}
             assert (await it.error("Import", "ha{sv}", 0, {}, **given))[0] == NOT_AUTHORIZED
             polkit.allowed = {"org.slotd1.import"}
-            assert (await it.error("Import", "ha{sv}", 0, {}, **given))[0] != NOT_AUTHORIZED
+            await it.call("Import", "ha{sv}", 0, {}, **given)
+            assert it.core.done[-1][0] == "import"
             assert [asked[1] for asked in polkit.asked] == ["org.slotd1.import"] * 2
 
 

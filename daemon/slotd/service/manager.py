@@ -139,9 +139,9 @@ class ManagerNode:
 
     async def _import(self, call: Call) -> Sequence[Any]:
         force = options_of(call.body[1], {"force": "b"}, call.member).get("force", False)
+        await self._authority.require(call, about_import(force=force))
         if call.body[0] != 0 or len(call.fds) != 1:
             raise BadOption("cannot do Import: it takes one descriptor, of a file; or too many of them wait already.")
-        await self._authority.require(call, about_import(force=force))
         uid = await self._authority.user(call)
         [descriptor] = call.take_fds()
         return [job_path(await self._core.start_import(descriptor, uid, force=force))]

@@ -5,6 +5,7 @@ The tests walk through an app's life, in order; the last one looks whether every
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from typing import Any
 
@@ -185,10 +186,15 @@ async def test_nothing_is_done_with_a_definition_that_cannot_be_used(notes: Note
 
 
 async def test_a_bundle_is_refused_with_the_documented_error(world: World, desk: Desk) -> None:
-    with (world.root / "bus.conf").open("rb") as file, pytest.raises(SlotdError) as caught:
-        await desk.ask(NAME, ROOT, MANAGER, "Import", "ha{sv}", [0, {}], fds=[file.fileno()])
-    assert str(getattr(caught.value, "remote_name", "")) == f"{OURS}Failed"
-    met.add(("Import", "Failed"))
+    with (world.root / "bus.conf").open("rb") as file:
+        both = [desk.ask(NAME, ROOT, MANAGER, "Import", "ha{sv}", [0, {}], fds=[file.fileno()]) for _ in range(2)]
+        [job], busy = await asyncio.gather(*both, return_exceptions=True)
+        await desk.end_of(job)
+    with pytest.raises(SlotdError) as lacking:
+        await desk.ask(NAME, ROOT, MANAGER, "Import", "ha{sv}", [0, {}])
+    for error, name in ((busy, "Busy"), (lacking.value, "BadOption")):
+        assert str(getattr(error, "remote_name", "")) == f"{OURS}{name}"
+        met.add(("Import", name))
 
 
 def test_every_documented_error_was_met() -> None:
