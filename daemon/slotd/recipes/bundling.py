@@ -188,31 +188,33 @@ async def _dependencies(site: Site, app: App, asset: Asset, path: Path) -> tuple
     folder = Path(tempfile.mkdtemp(dir=site.directory))
     named = folder / asset.name
     await off_loop(shutil.copyfile, path, named)
-    target = folder / "wheels"
-    target.mkdir()
+    area = folder / "pip"
+    area.mkdir()
     user = app.service.user if os.geteuid() == 0 else ""
-    if user:
+    if user:  # what pip runs is not root's to run
         for each in (site.directory, folder):
             each.chmod(0o711)
-        shutil.chown(target, user)
-    argv = ["python3", "-m", "pip", "--quiet", "--disable-pip-version-check", "download", "--only-binary=:all:"]
-    done = await site.workers.command(
-        [*argv, "--dest", str(target), str(named)],
-        unit=_unit(app, "pip"),
-        user=user or "root",
-        cwd=target,
-        writable=[target],
-        network=True,
-        timeout_s=site.settings.limits.prepare_s,
-    )
-    if done.status != 0:
-        raise Failed(
-            f"cannot put {app.name} in: pip cannot get what {asset.name} depends on. {last_words(done.output)}",
-            hint=f"Run it by hand: `{' '.join(argv)} {asset.name}`.",
+        shutil.chown(area, user)
+    venv, wheels = area / "venv", area / "wheels"
+    download = [str(venv / "bin" / "pip"), "--quiet", "--disable-pip-version-check", "download", "--only-binary=:all:"]
+    for argv in (["python3", "-m", "venv", str(venv)], [*download, "--dest", str(wheels), str(named)]):
+        done = await site.workers.command(
+            argv,
+            unit=_unit(app, "pip"),
+            user=user or "root",
+            cwd=area,
+            writable=[area],
+            network=True,
+            timeout_s=site.settings.limits.prepare_s,
         )
+        if done.status != 0:
+            raise Failed(
+                f"cannot put {app.name} in: pip cannot get what {asset.name} depends on. {last_words(done.output)}",
+                hint=f"Try `pip {' '.join(download[3:])} {asset.name}`; python3-venv must be installed.",
+            )
     contents: list[Content] = []
     sources: dict[str, Path] = {}
-    for wheel in sorted(target.iterdir()):
+    for wheel in sorted(wheels.iterdir()):
         if wheel.name == asset.name or not wheel.is_file() or wheel.is_symlink():
             continue
         with files.opened(wheel, os.O_RDONLY | os.O_NOFOLLOW) as descriptor:
