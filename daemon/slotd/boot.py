@@ -26,10 +26,10 @@ from slotd.host.offloop import off_loop
 from slotd.host.paths import Paths
 from slotd.host.systemd import CommandSystemd, Systemd, Told
 from slotd.model import Job, JobKind, Result, Trial
+from slotd.recipes import dumps, rollback
 from slotd.recipes import prune as pruning
 from slotd.recipes import push as pushing
 from slotd.recipes import recover as recovering
-from slotd.recipes import rollback
 from slotd.recipes.context import Host, Plan, Work
 from slotd.recipes.restore import STEPS as RESTORE_STEPS
 from slotd.recipes.run import perform
@@ -194,7 +194,8 @@ async def finish_data_part(work: Work, *, first: str) -> None:
     work.job = dataclasses.replace(work.job, step="rb-start")
     await off_loop(work.host.store.save, work.job)
     await failpoint.reach("boot:end")
-    await _let_start(work)
+    if not dumps.come_back(work):  # a database is loaded by the daemon, which starts the app after it
+        await _let_start(work)
 
 
 async def recover(*, user_mode: bool) -> int:

@@ -370,3 +370,18 @@ def test_a_full_disk_fails_a_backup_or_a_restore_in_a_sentence_and_loses_nothing
     back_up(spec, disk / "second", disk / "first")
     assert store.verify(disk / "second") == []
     assert look(disk / "second/data/0") == good
+
+
+@pytest.mark.parametrize("point", ["data.restore.snapshot", "data.restore.place", "data.restore.finish"])
+def test_a_restore_that_cannot_be_finished_is_taken_back(live: Path, disk: Path, point: str) -> None:
+    spec = DataSpec((live,), exclude=("temp",))
+    back_up(spec, disk / "backup")
+    (live / "notes/note 1").write_text("ruined")
+    (live / "temp/cache").write_text("newer cache")
+    bad = look(live)
+    assert call("restore", spec, disk / "aside", src=disk / "backup", failpoint=f"{point}=kill").returncode < 0
+    done = call("put_back", spec, disk / "aside", src=disk / "backup")
+    assert done.returncode == 0, done.stderr
+    assert look(live) == bad
+    assert is_subvolume(live)
+    assert not (disk / "aside").exists()

@@ -55,7 +55,14 @@ trial = "2s"
 MIGRATE = "psql -qX notes -c 'ALTER TABLE notes DROP COLUMN text; INSERT INTO notes VALUES (99)'"
 READY = "systemd-notify --ready"
 STAY = "exec sleep infinity"
-RUN = {"1.0": f"{READY}; {STAY}", "2.0": f"{MIGRATE}; {STAY}", "2.1": f"{MIGRATE}; {READY}; {STAY}"}
+# What 1.0 finds when it starts; it could not read the newer database.
+LOOK = "psql -qXAt notes -c 'SELECT count(text) FROM notes' >>/var/lib/notes/found 2>&1"
+RUN = {
+    "1.0": f"{LOOK}; {READY}; {STAY}",
+    "2.0": f"{MIGRATE}; {STAY}",
+    "2.1": f"{MIGRATE}; {READY}; {STAY}",
+    "2.2": f"{MIGRATE}; : again; {READY}; {STAY}",
+}
 CONTENT = "psql -qXAt notes -c 'SELECT id, text FROM notes ORDER BY id'"
 
 
@@ -131,6 +138,28 @@ def test_going_back_by_hand_from_a_release_that_passed_brings_the_content_back(m
     assert content(machine) == ""  # the column is gone
     machine.run("slotctl rollback notes --data=restore", timeout_s=180)
     assert content(machine) == before
+
+
+def test_a_host_that_goes_down_during_the_trial_starts_the_old_version_on_its_own_content_only(
+    machine: Container,
+) -> None:
+    """`slotd boot` has no server to load the dump into: until the daemon has done it, the app does not start."""
+    before = content(machine)
+    policy = '[policy]\ndelay = "0"\ntrial = "1h"\nattempts = 1\n'
+    machine.write_file("/etc/slotd/apps.d/notes.toml.d/policy.toml", policy)
+    machine.run("slotctl enable notes; systemctl reload slotd")
+    publish(machine, "2.2")
+    machine.run("slotctl --no-wait update notes --force")
+    machine.wait_for('slotctl --json status notes | grep -q \'"state": "trial"\'', timeout_s=120)
+    assert content(machine) == ""
+    machine.run("rm -f /var/lib/notes/found; sync")
+    machine.crash()
+    machine.boot()
+    machine.wait_for("systemctl is-active --quiet notes.service", timeout_s=120)
+    machine.wait_for("slotctl --json status notes | grep -q '\"trial\": null'", timeout_s=60)
+    assert content(machine) == before
+    assert machine.read_file("/var/lib/notes/found") == "2\n"
+    machine.run("rm /etc/slotd/apps.d/notes.toml.d/policy.toml; systemctl reload slotd")
 
 
 def test_a_server_that_is_down_fails_the_update_before_the_app_is_stopped(machine: Container) -> None:

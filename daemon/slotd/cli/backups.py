@@ -31,9 +31,14 @@ async def backups(client: Client, args: Namespace, out: Out) -> int:
     if not app.backups:
         out.line(f"{escape(app.name)} has no backups. `slotctl backup {escape(app.name)}` makes one.")
         return DONE
-    rows = [(b.id, b.kind, b.version or _NONE, relative(b.created, now), size(b.bytes), b.reason) for b in app.backups]
+    rows = [(b.id, b.kind, _whose(b), relative(b.created, now), size(b.bytes), b.reason) for b in app.backups]
     out.table(("ID", "KIND", "VERSION", "MADE", "SIZE", "REASON"), rows)
     return DONE
+
+
+def _whose(backup: Backup) -> str:
+    """The version that wrote the data; of what was there before slotd installed any, that."""
+    return backup.version or ("none yet" if backup.kind == "backup" else _NONE)
 
 
 async def _look(client: Client, args: Namespace, out: Out) -> int:
@@ -42,7 +47,8 @@ async def _look(client: Client, args: Namespace, out: Out) -> int:
     document = backup.json() | {"said": [_said(each) for each in said]}
     out.document(document | {"changes" if args.diff else "entries": [_json(each) for each in entries]})
     now = out.now()
-    made = f"{escape(backup.kind)} of {escape(backup.version) or 'no version'}, made {relative(backup.created, now)}"
+    whose = f"of {escape(backup.version)}" if backup.version else "of what was there before the first version"
+    made = f"{escape(backup.kind)} {whose}, made {relative(backup.created, now)}"
     out.line(f"{escape(backup.id)}: {made} ({escape(backup.reason)}), {size(backup.bytes)}")
     for each in said:
         told = _said(each)

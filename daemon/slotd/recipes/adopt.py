@@ -51,12 +51,12 @@ async def adopt(work: Work) -> Result:
     await _write(work, texts)
     await failpoint.reach("adopt:written")
     await _restart(work)
-    await wait_until_healthy(work, version)
+    await _ask(work, version)
     await failpoint.reach("adopt:healthy")
     good = Slot(work.app.name, SlotName.A, SlotState.GOOD, version, whole.digest, whole.manifest, record.installed_at)
     await off_loop(work.host.store.save, good)
     units = ", ".join(texts)
-    await work.tell("adopted", f"{source} was adopted as {version} in slot a; {units} start from there now")
+    await work.tell("adopted", f"{source} was adopted as {version} in slot a; {units} start from there {_when(work)}")
     return Result.DONE
 
 
@@ -79,13 +79,13 @@ async def release(work: Work) -> Result:
     await failpoint.reach("release:removed")
     await work.host.systemd.reload()
     await _restart(work)
-    await wait_until_healthy(work, work.plan.version)
+    await _ask(work, work.plan.version)
     await failpoint.reach("release:healthy")
     await off_loop(work.engine.switch, None)  # from here on it goes forward only
     await failpoint.reach("release:unlinked")
     await off_loop(_empty, work)
     what = "the present version" if work.plan.brings_present else "as it was"
-    await work.tell("given-back", f"its units start {work.plan.version} from {source} again, {what}")
+    await work.tell("given-back", f"its units start {work.plan.version} from {source} again, {what}, {_when(work)}")
     return Result.DONE
 
 
@@ -197,6 +197,16 @@ async def _restart(work: Work) -> None:
         await work.remember(dependents=tuple(await preserve.dependents_of(work)))
     await preserve.stop_all(work)
     await preserve.start_all(work)
+
+
+async def _ask(work: Work, version: str) -> None:
+    """Only an app that runs can be asked."""
+    if not work.plan.resting:
+        await wait_until_healthy(work, version)
+
+
+def _when(work: Work) -> str:
+    return "once they are started: they were stopped, and were not asked" if work.plan.resting else "now"
 
 
 # -- directories -------------------------------------------------------------------------------------------

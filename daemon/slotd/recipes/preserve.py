@@ -126,14 +126,18 @@ async def stop_units(work: Work) -> None:
     if not work.plan.old_version:
         await stop_all(work)  # nothing of ours runs yet; what else the unit may start must not touch the data
         return
-    if not work.plan.dependents:
-        await work.remember(dependents=tuple(await dependents_of(work)))
+    if not work.plan.stopped_at:
+        await work.remember(resting=await stopped_by_somebody(work), dependents=tuple(await dependents_of(work)))
     await failpoint.reach("stop:remembered")
     await work.remember(stopped_at=work.host.clock.now())
     await failpoint.reach("stop:dated")
     await stop_all(work)
     await failpoint.reach("stop:stopped")
-    await work.tell("app-stopped", f"stopped {', '.join(work.app.service.units)} for the {work.job.kind}")
+    if not work.plan.resting:
+        await work.tell("app-stopped", f"stopped {', '.join(work.app.service.units)} for the {work.job.kind}")
+    else:
+        again = "it runs for the trial of the new version, and is stopped again"
+        await work.tell("app-stopped", f"{work.app.name} was stopped already: {again}")
 
 
 async def dependents_of(work: Work) -> list[str]:
@@ -173,7 +177,7 @@ async def start_old(work: Work) -> None:
 async def start_all(work: Work) -> None:
     """Start first to last, then what was stopped along with them. Raises for the first that does not, after all.
 
-    What a person had stopped before a backup or a restore stays stopped.
+    What a person had stopped before stays stopped.
     """
     systemd = work.host.systemd
     problem: SlotdError | None = None
@@ -218,7 +222,9 @@ async def seal_copy(work: Work) -> None:
         if come_since:
             await record_backup(work, reason="update")
     if work.plan.backup:
-        sealed = await seal(work, await off_loop(work.host.store.backup, work.app.name, work.plan.backup))
+        backup = await off_loop(work.host.store.backup, work.app.name, work.plan.backup)
+        await copy_cold(work, backup)
+        sealed = await seal(work, backup)
         await require_down(work)
         whose = f"of {sealed.version}" if sealed.version else "that were there before it"
         await work.tell("backup-made", f"saved the data {whose} as backup {sealed.id}")
@@ -239,19 +245,36 @@ async def resting_units(work: Work) -> tuple[str, ...]:
     return tuple(unit for unit, state in states.items() if state == "inactive")
 
 
+async def stopped_by_somebody(work: Work) -> tuple[str, ...]:
+    """All units of an app that nobody wants to run; none of one that is in use, if only by a socket or a timer."""
+    resting = await resting_units(work)
+    return resting if len(resting) == len(work.app.service.units) else ()
+
+
+async def rest_again(work: Work) -> None:
+    """What somebody had stopped before the update ran for its trial, and is stopped again."""
+    if work.plan.resting:
+        await stop_all(work)
+        await work.tell("app-stopped", f"stopped {', '.join(work.plan.resting)} again, as before the {work.job.kind}")
+
+
 async def is_up(work: Work) -> bool:
     """Whether any unit of the app runs, or is about to. Sockets do not count: they are never stopped."""
     units = [unit for unit in work.app.service.units if not unit.endswith(".socket")]
     return any([(await work.host.systemd.show(unit)).active_state in _UP for unit in units])
 
 
-async def seal(work: Work, backup: Backup) -> Backup:
-    """The dumps, the cold pass, the seal, the row. Gives the sealed backup."""
+async def copy_cold(work: Work, backup: Backup) -> None:
+    """The dumps and the cold pass: all of a backup that needs the app to be down."""
     await hooks.run_around_backup(work, "dump")
     await off_loop(work.data.cold, work.data_spec, Path(backup.path))
     await failpoint.reach("snapshot:copied")
     await hooks.run_around_backup(work, "after")
     await failpoint.reach("snapshot:hooked")
+
+
+async def seal(work: Work, backup: Backup) -> Backup:
+    """Put the copy on disk and make it a backup, in its row too. Gives the sealed backup."""
     header = {
         "app": backup.app,
         "id": backup.id,

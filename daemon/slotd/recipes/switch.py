@@ -129,11 +129,12 @@ async def start_on_trial(work: Work, *, ended: str = "") -> None:
     await failpoint.reach("start:remembered")
     if ended:
         return  # that it is on trial was told when it began
-    down = now - work.plan.stopped_at if work.plan.stopped_at else 0.0
+    was_up = work.plan.stopped_at and not work.plan.resting
+    down = now - work.plan.stopped_at if was_up else 0.0
     await work.tell(
         "trial-started",
         f"{work.plan.version} was started and is on trial for {duration(work.app.policy.trial_s)}"
-        + (f"; the app was down for {down:.1f} s" if work.plan.stopped_at else ""),
+        + (f"; the app was down for {down:.1f} s" if was_up else ""),
         downtime=f"{down:.3f}",
     )
 

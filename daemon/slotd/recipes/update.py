@@ -32,6 +32,7 @@ async def save_data(work: Work) -> None:
 
 
 async def tidy_up(work: Work) -> None:
+    await preserve.rest_again(work)
     await space.give_back(work)
     await prune.prune_app(work)
 

@@ -13,7 +13,7 @@ from slotd import engines
 from slotd.core import policy
 from slotd.core.plain import from_plain, to_plain
 from slotd.core.schema import App
-from slotd.errors import SlotdError
+from slotd.errors import NothingToDo, SlotdError
 from slotd.host import definitions
 from slotd.host.offloop import off_loop
 from slotd.model import AppView, Job, JobKind, Result
@@ -109,9 +109,20 @@ class Starter:
         policy.require_version(app, version)
         self.jobs_.require_free(app)
         await off_loop(requests.require_updatable, self.store, app)
+        if automatic:
+            await self._require_in_use(definition)
         self.jobs_.reserve(app)
         plan = Plan(definition, version, force, now, automatic, only)
         return await self._start(JobKind.UPDATE, plan, update.update, previous=self.app(app).version)
+
+    async def _require_in_use(self, app: App) -> None:
+        """What somebody has stopped is not started by an update that nobody asked for. Raises `NothingToDo`."""
+        states = [(await self.host.systemd.show(unit)).active_state for unit in app.service.units]
+        if self.app(app.name).version and all(state == "inactive" for state in states):
+            raise NothingToDo(
+                f"cannot update {app.name} by itself: it is stopped, and would be started to try the new version.",
+                hint=f"Start it (`systemctl start {app.service.units[0]}`), or `slotctl update {app.name}`.",
+            )
 
     async def start_rollback(self, app: str, *, data: str = "", to: str = "") -> int:
         definition = self._definition(app)
