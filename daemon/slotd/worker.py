@@ -28,6 +28,8 @@ VERBS: Final = {
     "list": "slotd.sources.work:list_releases",
     "fetch": "slotd.sources.work:fetch",
     "small": "slotd.sources.work:small",
+    "collect": "slotd.sources.tuf:collect",
+    "judge": "slotd.verify.tuf:judge",
     "verify": "slotd.verify.work:verify",
     "unpack": "slotd.engines.unpack:unpack",
     "copy": "slotd.host.handover:copy",

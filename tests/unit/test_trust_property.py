@@ -54,7 +54,10 @@ GOOD = Evidence(
     has_sums=True,
     sums=MEASURED,
     openpgp=(Status("artifact", (*good(), *good(SECOND, SECOND))),),
-    signed={kind: (Signed("artifact", True, KEY_ID),) for kind in ("minisign", "sigstore", "tuf")},
+    signed={
+        kind: (Signed("artifact", True, KEY_ID, digest=f"sha256:{MEASURED['sha256']}"),)
+        for kind in ("minisign", "sigstore", "tuf")
+    },
 )
 # Good in all but a few places, so that many of them are trusted.
 evidence = st.fixed_dictionaries(
@@ -115,7 +118,7 @@ def is_met(kind: str, requirement: Verify, known: Evidence) -> bool:
     if kind == "openpgp":
         return len(openpgp_signers(requirement, known)) >= requirement.signers
     pinned = kind == "minisign" and requirement.fingerprints and "openpgp" not in requirement.require
-    right = ("", f"sha256:{MEASURED['sha256']}")
+    right = (f"sha256:{MEASURED['sha256']}", *([""] if kind == "minisign" else []))
     return any(each.good and each.digest in right and not pinned for each in known.signed.get(kind, ()))
 
 

@@ -176,7 +176,7 @@ def _lacking(app: App) -> list[str]:
     """What the definition needs and no Debian package has."""
     from slotd.host import extras
 
-    needed = [("sigstore", "sigstore")] if "sigstore" in app.verify.require else []
+    needed = [(kind, kind) for kind in ("sigstore", "tuf") if kind in app.verify.require]
     return [
         f"verify.require holds {kind}: the Python package {package} is not installed. Install it with {extras.INSTALL}."
         for kind, package in needed

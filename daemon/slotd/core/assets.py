@@ -7,12 +7,15 @@ parts of a name: `app-linux-amd64-debug.tar.gz` is not `app-linux-amd64.tar.gz`.
 from __future__ import annotations
 
 import platform
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import product
 
+from slotd.core.release import is_version
 from slotd.core.schema import Source
 from slotd.core.template import expand_name, words_in
+from slotd.core.version import parse, version_of_tag
 from slotd.model import Asset, Release
 
 THIS_ARCHITECTURE = platform.machine()
@@ -119,3 +122,31 @@ def _is_universal_wheel(name: str) -> bool:
 
 def _is_beside(name: str) -> bool:
     return name.lower().endswith(_SIGNATURES + _SUMS) or "sums" in name.lower()
+
+
+def patterns(template: str) -> Iterator[re.Pattern[str]]:
+    """A template of a file name as patterns, one for each spelling of this host's architecture and system."""
+    for spelled, _ in names(template, version="{version}", tag="{tag}", arch=THIS_ARCHITECTURE):
+        pieces = []
+        seen: set[str] = set()
+        for piece in re.split(r"(\{version\}|\{tag\})", spelled):
+            word = piece[1:-1]
+            if piece not in ("{version}", "{tag}"):
+                pieces.append(re.escape(piece))
+            elif word in seen:
+                pieces.append(f"(?P={word})")
+            else:
+                pieces.append(f"(?P<{word}>[0-9A-Za-z][0-9A-Za-z.+_~!-]{{0,127}})")
+                seen.add(word)
+        yield re.compile("".join(pieces))
+
+
+def captured(pattern: re.Pattern[str], name: str, scheme: str) -> tuple[str, str] | None:
+    """Version and tag in a file's name, if it fits and what it holds is a version in this scheme."""
+    match = pattern.fullmatch(name)
+    if match is None:
+        return None
+    found = match.groupdict()
+    tag = found.get("tag") or found.get("version") or ""
+    version = version_of_tag(scheme, found.get("version") or tag)
+    return (version, tag) if is_version(version) and parse(scheme, version) is not None else None

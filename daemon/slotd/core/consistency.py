@@ -11,7 +11,7 @@ from slotd.core.template import words_in
 from slotd.core.validate import Report
 
 # The digests that a source itself gives for each file.
-_OWN_DIGESTS = {"github": ("sha256",), "pypi": ("sha256",), "http": ("sha256", "sha512")}
+_OWN_DIGESTS = {"tuf": ("sha256",), "github": ("sha256",), "pypi": ("sha256",), "http": ("sha256", "sha512")}
 
 
 def check(app: App, report: Report, state: str, cache: str) -> None:
@@ -79,7 +79,7 @@ def _verification(app: App, report: Report) -> None:
                 ("verify", "require"),
                 f'verify.require holds "{algorithm}": {why}; name the file of sums in verify.checksums',
             )
-    for kind, example in (("openpgp", "app.gpg"), ("minisign", "app.pub"), ("sigstore", "trusted_root.json")):
+    for kind, example in _EXAMPLES.items():
         if kind not in verify.require:
             continue
         if not verify.keys and not report.blames("verify", "keys"):
@@ -87,10 +87,13 @@ def _verification(app: App, report: Report) -> None:
                 ("verify", "require"),
                 f'verify.require holds "{kind}": it needs {_KEYS[kind]} in verify.keys, like ["{example}"]',
             )
-        if not verify.signature:
+        if not verify.signature and kind != "tuf":
             report.add(("verify", "signature"), f'verify.signature is empty: "{kind}" needs the signature\'s file name')
     _identity(app, report)
-    signed = [kind for kind in ("openpgp", "minisign", "sigstore") if kind in verify.require]
+    if ("tuf" in verify.require) != (source.type == "tuf") and source.type:
+        why = "only such a source has it" if "tuf" in verify.require else "a repository is only as good as its root"
+        report.add(("verify", "require"), f'verify.require and source.type must both be "tuf" or neither: {why}')
+    signed = [kind for kind in _KEYS if kind in verify.require]
     if verify.keys and not signed:
         report.add(
             ("verify", "keys"),
@@ -117,7 +120,11 @@ def _verification(app: App, report: Report) -> None:
         )
 
 
-_KEYS = dict.fromkeys(("openpgp", "minisign"), "the publisher's key") | {"sigstore": "a trust root"}
+_EXAMPLES = {"openpgp": "app.gpg", "minisign": "app.pub", "sigstore": "trusted_root.json", "tuf": "root.json"}
+_KEYS = dict.fromkeys(("openpgp", "minisign"), "the publisher's key") | {
+    "sigstore": "a trust root",
+    "tuf": "the repository's root",
+}
 
 
 def _identity(app: App, report: Report) -> None:

@@ -24,9 +24,9 @@ YEAR_S = 365 * DAY_S
 SHORTEST_S = 0.01  # of what is repeated or waited for: nothing spins
 
 SOURCE_TYPES = ("github", "gitea", "gitlab", "pypi", "npm", "http", "tuf", "oci", "hawkbit", "directory")
-SOURCES_NOT_YET = ("gitea", "gitlab", "npm", "tuf", "oci", "hawkbit")
+SOURCES_NOT_YET = ("gitea", "gitlab", "npm", "oci", "hawkbit")
 VERIFIERS = ("sha256", "sha512", "openpgp", "minisign", "sigstore", "tuf")
-VERIFIERS_NOT_YET = ("tuf",)
+VERIFIERS_NOT_YET: tuple[str, ...] = ()
 ENGINES = ("directory", "oci", "kubernetes", "rauc")
 ENGINES_NOT_YET = ("oci", "kubernetes", "rauc")
 PROBES = ("unit", "http", "tcp", "exec", "dbus", "prometheus")
@@ -41,7 +41,7 @@ _SOURCE_KEYS: dict[str, tuple[tuple[str, ...], str]] = {
     "image": (("oci",), "ghcr.io/owner/name"),
     "path": (("directory",), "/srv/releases"),
 }
-_ASSET_NEEDED = ("github", "gitea", "gitlab", "http")
+_ASSET_NEEDED = ("github", "gitea", "gitlab", "http", "tuf")
 _URL_NEEDED = ("gitea", "http", "tuf", "hawkbit")
 _URL_DEFAULTS = {"github": "https://api.github.com", "gitlab": "https://gitlab.com"}
 _DEFAULT_SCHEMES = {"npm": "semver"}

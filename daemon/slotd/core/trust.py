@@ -212,6 +212,8 @@ def _named(requirement: Verify, kind: str, each: Signed, evidence: Evidence) -> 
     problem = _stranger(requirement, each) if kind == "sigstore" else ""
     if problem:
         return _Word(problem=problem)
+    if not each.digest and kind in ("sigstore", "tuf"):
+        return _Word(problem="it does not say which file it is over")
     algorithm, _, digest = each.digest.partition(":")
     own = {"sha256": evidence.sums_sha256} if each.covers == SUMS else evidence.measured
     if each.digest and own.get(algorithm) != digest:

@@ -16,6 +16,7 @@ from slotd.model import Asset, Release
 DIGESTS = ("sha256", "sha512")
 ARTIFACT = "artifact"
 SUMS = "sums"
+TUF = "tuf"
 
 _DEFAULT_SIGNATURE = next(f.default for f in fields(Verify) if f.name == "signature")
 # What a verifier's signature files are called, where the template was not written for it
@@ -49,8 +50,8 @@ def plan(
         sums = _fill(verify.checksums, known)
         wanted.append(Wanted(sums, SUMS, ARTIFACT, _asset(release, sums, "checksums")))
     for kind in verify.require:
-        if kind in DIGESTS:
-            continue
+        if kind in (*DIGESTS, TUF):
+            continue  # these have no file of their own
         template = _template(verify, kind)
         name = _fill(template, {**known, "checksums": sums})
         covers = SUMS if sums and _covers_sums(template, name, sums) else ARTIFACT

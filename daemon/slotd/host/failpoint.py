@@ -28,11 +28,12 @@ SHUTDOWN: Final = 0x8004587D  # EXT4_IOC_SHUTDOWN and XFS_IOC_GOINGDOWN, linux/f
 NO_FLUSH: Final = 2  # what the journal has not written yet is lost, as with the power
 LOOK_S: Final = 0.01  # how often one that hangs looks whether it may go on
 
-WORKERS: Final = ("list", "fetch", "small", "verify", "unpack", "copy")
+WORKERS: Final = ("list", "fetch", "small", "collect", "judge", "verify", "unpack", "copy")
 UNDONE: Final = ("stage", "preserve", "stop", "switch", "backup")
 
 # Inside of steps: after which effect each one comes. What comes next has not happened.
 INNER: Final[Mapping[str, str]] = {
+    "resolve:kept": "one more of the TUF metadata that were accepted is on disk",
     "resolve:chosen": "the release is in the job's row",
     "delay:told": "the waiting was told",
     "fetch:cache": "the cache is private, and pruned",

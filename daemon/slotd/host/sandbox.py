@@ -2,8 +2,8 @@
 
 | profile | user | network | may execute | writes |
 |---|---|---|---|---|
-| `network` (list, fetch, small) | a dynamic one | yes | nothing but itself | the descriptor it was given |
-| `verify` | a dynamic one | no | system programs | a private /tmp |
+| `network` (list, fetch, small, collect) | a dynamic one | yes | nothing but itself | the descriptor it was given |
+| `verify` (judge, too) | a dynamic one | no | system programs | a private /tmp |
 | `unpack` (unpack, copy) | slotd-worker | no | nothing but itself | the directory or file it was given |
 | `command` (prepare, migrate, exec probes, backup commands) | the app's | if asked for | all | what it was given |
 
@@ -44,6 +44,8 @@ PROFILES: Final[Mapping[str, Profile]] = {
     "list": Profile.NETWORK,
     "fetch": Profile.NETWORK,
     "small": Profile.NETWORK,
+    "collect": Profile.NETWORK,
+    "judge": Profile.VERIFY,
     "verify": Profile.VERIFY,
     "unpack": Profile.UNPACK,
     "copy": Profile.UNPACK,

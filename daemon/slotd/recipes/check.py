@@ -16,7 +16,7 @@ from slotd.core.schema import App
 from slotd.errors import SlotdError, SourceFailed
 from slotd.host.offloop import off_loop
 from slotd.model import AppRecord, JobKind, Release, Result
-from slotd.recipes import asking, shelf
+from slotd.recipes import asking, shelf, tuf
 from slotd.recipes.context import Work
 from slotd.recipes.run import Step
 from slotd.sources import Listing
@@ -72,6 +72,8 @@ async def _ask(work: Work, record: AppRecord, now: float) -> Listing:
     limits = work.host.settings.limits
     state = {key: value for key, value in to_plain(record.source_state).items() if key not in OWN}
     try:
+        if app.source.type == "tuf":
+            return await tuf.ask_repository(work)
         claim = await asking.list_releases(work.host.workers, limits, app, state, unit=work.unit("list"))
         return listing_from_json(claim, app.source, limits)
     except SlotdError as error:

@@ -20,7 +20,7 @@ from slotd.host import failpoint, files
 from slotd.host.definitions import read_keys
 from slotd.host.offloop import off_loop
 from slotd.model import Blocked, Release, Result, Slot, SlotName
-from slotd.recipes import asking, proof, shelf
+from slotd.recipes import asking, proof, shelf, tuf
 from slotd.recipes.cache import cached_path, is_cached, known_sha256, make_private, measured, partial_path, prune_cache
 from slotd.recipes.check import look
 from slotd.recipes.context import Artifact, Held, Work
@@ -279,7 +279,18 @@ async def _verify_one(work: Work, artifact: Artifact) -> trust.Trusted:
         artifact.name, artifact.source_digest, artifact.sha256, await verified_descriptor(work, artifact)
     )
     workers, limits, unit = work.host.workers, work.host.settings.limits, work.unit("verify")
-    return await proof.prove(workers, limits, work.app, work.plan.release, subject, wanted, bodies, keys, unit=unit)
+    return await proof.prove(
+        workers,
+        limits,
+        work.app,
+        work.plan.release,
+        subject,
+        wanted,
+        bodies,
+        keys,
+        unit=unit,
+        repository=await tuf.looked_up_in(work),
+    )
 
 
 async def _small(work: Work, url: str) -> bytes:

@@ -44,10 +44,15 @@ async def prove(
     keys: Mapping[str, bytes],
     *,
     unit: str,
+    repository: Mapping[str, Any] | None = None,
 ) -> trust.Trusted:
-    """All that the definition requires of the file. `bodies`: what `wanted` names. Raises `VerificationFailed`."""
+    """All that the definition requires of the file. Raises `VerificationFailed`.
+
+    `bodies`: what `wanted` names; `repository`: what is kept of the TUF repository that it came from, if any.
+    """
     verify = app.verify
     request = verifyplan.request(verify, subject.name, wanted, bodies, keys)
+    request |= {"tuf": repository} if repository else {}
     claims = await workers.call("verify", request, [subject.descriptor], unit=unit, timeout_s=limits.verify_s)
     listed = claims.get("sums")
     needed = verifyplan.digests_needed(verify, subject.source_digest, listed if isinstance(listed, Mapping) else ())

@@ -11,7 +11,6 @@ last. A symbolic link counts only if it leads to something in the folder.
 from __future__ import annotations
 
 import os
-import re
 import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -20,10 +19,9 @@ from typing import Any
 from urllib.parse import quote
 
 from slotd.core import release as form
-from slotd.core.assets import THIS_ARCHITECTURE
-from slotd.core.assets import names as spellings
+from slotd.core.assets import captured, patterns
 from slotd.core.schema import Limits, Source
-from slotd.core.version import parse, version_of_tag
+from slotd.core.version import version_of_tag
 from slotd.errors import Misconfigured, SourceFailed
 from slotd.model import Asset, Release
 from slotd.sources import Getter, Listing
@@ -110,12 +108,12 @@ def _folder(folder: _File, files: list[_File], source: Source, warnings: list[st
 
 
 def _flat(files: list[_File], source: Source) -> Iterator[Release]:
-    patterns = [pattern for template in source.asset for pattern in _patterns(template)]
+    patterns = [pattern for template in source.asset for pattern in patterns(template)]
     owned: dict[str, list[_File]] = {}
     tags: dict[str, str] = {}
     others: list[_File] = []
     for file in files:
-        fitting = filter(None, (_captured(pattern, file.name, source.scheme) for pattern in patterns))
+        fitting = filter(None, (captured(pattern, file.name, source.scheme) for pattern in patterns))
         version, tag = next(fitting, ("", ""))
         if version:
             owned.setdefault(version, []).append(file)
@@ -129,34 +127,6 @@ def _flat(files: list[_File], source: Source) -> Iterator[Release]:
             owned[version].append(file)
     for version, group in owned.items():
         yield _release(version, tags[version], group)
-
-
-def _patterns(template: str) -> Iterator[re.Pattern[str]]:
-    """A template of a file name as patterns, one for each spelling of this host's architecture and system."""
-    for spelled, _ in spellings(template, version="{version}", tag="{tag}", arch=THIS_ARCHITECTURE):
-        pieces = []
-        seen: set[str] = set()
-        for piece in re.split(r"(\{version\}|\{tag\})", spelled):
-            word = piece[1:-1]
-            if piece not in ("{version}", "{tag}"):
-                pieces.append(re.escape(piece))
-            elif word in seen:
-                pieces.append(f"(?P={word})")
-            else:
-                pieces.append(f"(?P<{word}>[0-9A-Za-z][0-9A-Za-z.+_~!-]{{0,127}})")
-                seen.add(word)
-        yield re.compile("".join(pieces))
-
-
-def _captured(pattern: re.Pattern[str], name: str, scheme: str) -> tuple[str, str] | None:
-    """Version and tag in a file's name, if it fits and what it holds is a version in this scheme."""
-    match = pattern.fullmatch(name)
-    if match is None:
-        return None
-    found = match.groupdict()
-    tag = found.get("tag") or found.get("version") or ""
-    version = version_of_tag(scheme, found.get("version") or tag)
-    return (version, tag) if form.is_version(version) and parse(scheme, version) is not None else None
 
 
 def _release(version: str, tag: str, files: list[_File]) -> Release:

@@ -77,14 +77,14 @@ def list_releases(request: Mapping[str, Any], fds: Sequence[int], progress: Prog
     `words` are the definition's {arch} and {os} (this host's, if it names none). `also` are the names of further
     files that verification needs ({asset}, {version}, {tag}, {arch}, {os}), for an `http` index that lists no files.
     """
-    limits = _limits(request)
+    limits = limits_of(request)
     source = _source(request)
     state = request.get("state") or {}
     if source.type not in SOURCES:
         raise Misconfigured(f"cannot list releases: there is no source of type {source.type!r}")
     module, _, name = SOURCES[source.type].partition(":")
     kind: SourceType = getattr(importlib.import_module(module), name)()
-    with Session(limits, limits.index_s, _credential(request, credential_host(source))) as session:
+    with Session(limits, limits.index_s, own_credential(request, credential_host(source))) as session:
         getter = HttpGetter(session, limits.index_bytes)
         listing = kind.list_releases(source, getter, state, limits)
     safe, unsafe = _only_safe(source, getter.used_https, listing.releases)
@@ -118,7 +118,7 @@ def fetch(request: Mapping[str, Any], fds: Sequence[int], progress: Progress) ->
     """
     if len(fds) != 1:
         raise Failed("cannot fetch: the worker was not given exactly one file")
-    limits = _limits(request)
+    limits = limits_of(request)
     limit_bytes = int(request.get("limit_bytes") or limits.download_bytes)
     expected_size = int(request.get("expected_size") or 0)
     if _kind(request) == "file":
@@ -131,7 +131,7 @@ def fetch(request: Mapping[str, Any], fds: Sequence[int], progress: Progress) ->
             expected_digest=str(request.get("expected_digest") or ""),
             bandwidth=int(request.get("bandwidth") or 0),
             state=request.get("offset_state") or {},
-            credential=_credential(request, ""),
+            credential=own_credential(request, ""),
         )
         done = door.download(order, fds[0], limits, progress)
     return {"bytes": done.bytes, "sha256": done.sha256, "state": dict(done.state)}
@@ -139,19 +139,19 @@ def fetch(request: Mapping[str, Any], fds: Sequence[int], progress: Progress) ->
 
 def small(request: Mapping[str, Any], fds: Sequence[int], progress: Progress) -> dict[str, Any]:
     """{url, limit_bytes, limits, kind, credential, credential_host} -> {body} in base64: sums and signatures."""
-    limits = _limits(request)
+    limits = limits_of(request)
     limit_bytes = int(request["limit_bytes"])
     if _kind(request) == "file":
         body = read_plain(_path(request["url"]), limit_bytes)
     else:
-        secret = _credential(request, "")
+        secret = own_credential(request, "")
         headers = {"Accept": "application/octet-stream"} if secret else {}
         with Session(limits, limits.index_s, secret) as session:
             body = HttpGetter(session, limit_bytes).get(request["url"], headers=headers).body
     return {"body": base64.b64encode(body).decode("ascii")}
 
 
-def _limits(request: Mapping[str, Any]) -> Limits:
+def limits_of(request: Mapping[str, Any]) -> Limits:
     given = request.get("limits") or {}
     return Limits(**{each.name: given[each.name] for each in dataclasses.fields(Limits) if each.name in given})
 
@@ -169,7 +169,7 @@ def _source(request: Mapping[str, Any]) -> Source:
     return Source(**(known | {"asset": asset}))
 
 
-def _credential(request: Mapping[str, Any], owner: str) -> Credential | None:
+def own_credential(request: Mapping[str, Any], owner: str) -> Credential | None:
     """The credential, if the request has one and says whose it is: without that it is shown to nobody."""
     secret = request.get("credential")
     owner = str(request.get("credential_host") or owner)

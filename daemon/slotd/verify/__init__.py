@@ -6,8 +6,8 @@ unprivileged, without network, and reads the artifact only through the descripto
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 
@@ -34,7 +34,8 @@ class Material:
     """What a verifier works on. `artifact` is a descriptor, open for reading, `size` bytes long.
 
     `sums` is the sums file as it was fetched, `sums_text` what it lists (less a clear signature around it).
-    `want`: digests to compute. `told(bytes)` is called now and then with the bytes read so far.
+    `want`: digests to compute. `tuf`: what is kept of the repository that it came from (`slotd.verify.tuf`).
+    `told(bytes)` is called now and then with the bytes read so far.
     """
 
     asset: str
@@ -47,6 +48,7 @@ class Material:
     keys: tuple[KeyFile, ...]
     want: tuple[str, ...]
     told: Callable[[int], None]
+    tuf: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Verifier(Protocol):
@@ -68,4 +70,5 @@ VERIFIERS: dict[str, str] = {
     "openpgp": "slotd.verify.openpgp:OpenPGP",
     "minisign": "slotd.verify.minisign:Minisign",
     "sigstore": "slotd.verify.sigstore:Sigstore",
+    "tuf": "slotd.verify.tuf:Tuf",
 }

@@ -11,7 +11,18 @@ from typing import Any, cast
 
 from slotd.core.verifyplan import DIGESTS
 from slotd.errors import Failed, Misconfigured, VerificationFailed
-from slotd.verify import VERIFIERS, KeyFile, Material, SignatureFile, Verifier, minisign, openpgp, packets, sigstore
+from slotd.verify import (
+    VERIFIERS,
+    KeyFile,
+    Material,
+    SignatureFile,
+    Verifier,
+    minisign,
+    openpgp,
+    packets,
+    sigstore,
+    tuf,
+)
 
 _PROGRESS_EVERY_S = 0.5
 
@@ -28,7 +39,8 @@ def verify(
     """
     material = _material(request, fds, progress)
     reply: dict[str, Any] = {"has_sums": material.sums is not None, "sums": {}, "digests": {}}
-    for kind in (*DIGESTS, *dict.fromkeys(each.kind for each in material.signatures)):
+    asked = dict.fromkeys([*(each.kind for each in material.signatures), *(["tuf"] if material.tuf else [])])
+    for kind in (*DIGESTS, *asked):
         for name, claims in _verifier(kind).examine(material).items():
             if isinstance(claims, dict):
                 reply.setdefault(name, {}).update(claims)
@@ -64,6 +76,7 @@ def _material(request: Mapping[str, Any], fds: Sequence[int], progress: Callable
         keys=keys,
         want=tuple(each for each in request.get("want", ()) if each in DIGESTS),
         told=_told(progress, size),
+        tuf=request.get("tuf") or {},
     )
 
 
@@ -92,6 +105,9 @@ def describe_keys(keys: Sequence[KeyFile]) -> list[tuple[str, str, str, str]]:
     for key in keys:
         if sigstore.is_trust_root(key.data):
             found.append((key.name, sigstore.KIND, sigstore.describe_trust_root(key), ""))
+            continue
+        if tuf.is_root(key.data):
+            found.append((key.name, tuf.KIND, tuf.describe_root(key), ""))
             continue
         if not packets.is_armoured_or_packets(key.data):
             found.append((key.name, minisign.KIND, minisign.public_key(key)[0], ""))
