@@ -1,6 +1,7 @@
 """A TUF repository of our own, made with python-tuf's metadata API: real keys, and every way to serve it wrong.
 
-Run by a Python that has python-tuf. It is told what to do by lines of JSON, and writes what a web server would serve.
+Run by a Python that has python-tuf and slotd. It is told what to do by lines of JSON: to change the repository, which
+it writes as a web server would serve it, or to do what a worker does, without starting one for each.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class Repository:
         self.folder = folder
         self.ends = datetime.now(UTC).replace(microsecond=0) + timedelta(days=7)
         self.signers: dict[str, list[CryptoSigner]] = {role: [CryptoSigner.generate_ed25519()] for role in ROLES}
-        self.root = Root(expires=self.ends, consistent_snapshot=consistent)
+        self.root = Root(expires=self.ends + timedelta(days=30), consistent_snapshot=consistent)
         for role, signers in self.signers.items():
             self.root.add_key(signers[0].public_key, role)
         self.timestamp, self.snapshot = Timestamp(expires=self.ends), Snapshot(expires=self.ends)
@@ -84,6 +85,9 @@ class Repository:
         prefix = f"{target.hashes['sha256']}." if self.root.consistent_snapshot else ""
         (served / f"{prefix}{name}").write_bytes(data)
 
+    def add_file(self, path: str, file: str) -> None:
+        self.add(path, Path(file).read_bytes())
+
     def delegate(self, name: str, paths: list[str], *, by: str = "targets", terminating: bool = False) -> None:
         signer = CryptoSigner.generate_ed25519()
         self.signers[name] = [signer]
@@ -96,7 +100,7 @@ class Repository:
         delegator.delegations.roles[name] = role
         self.roles[name] = Targets(expires=self.ends)
 
-    def publish(self, *, only: tuple[str, ...] = (), lengths: bool = True) -> None:
+    def publish(self) -> None:
         """Every role of targets, the snapshot, the timestamp, each one version on."""
         for name, role in self.roles.items():
             role.version += 1
@@ -148,17 +152,24 @@ class Repository:
 
 
 def main() -> None:
-    """{folder, …} makes a repository; then lists of [method, arguments, keywords], each answered by a line."""
+    """Lists of [what, arguments, keywords], each answered by a line; `new` makes another repository."""
+    from slotd.sources import tuf as source
+    from slotd.verify import tuf as verifier
+
+    verbs = {"collect": source.collect, "judge": verifier.judge}
     repository: Repository | None = None
     for line in sys.stdin:
         what, arguments, keywords = json.loads(line)
         if what == "new":
             repository = Repository(Path(arguments[0]), **keywords)
+        elif what in verbs:
+            print(json.dumps(verbs[what](arguments[0], [], lambda _: None)), flush=True)
+            continue
         else:
             if what == "add":
                 arguments[1] = arguments[1].encode()
             getattr(repository, what)(*arguments, **keywords)
-        print("done", flush=True)
+        print("{}", flush=True)
 
 
 if __name__ == "__main__":

@@ -93,7 +93,10 @@ class Asset:
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """One version of an app at a source. `published` 0 = unknown."""
+    """One version of an app at a source. `published` 0 = unknown.
+
+    `oldest`: from this version on one may not go back to an older one than that, as its publisher says; or empty.
+    """
 
     version: str
     tag: str
@@ -101,6 +104,7 @@ class Release:
     notes: str = ""
     yanked: bool = False
     assets: tuple[Asset, ...] = ()
+    oldest: str = ""
 
     def asset(self, name: str) -> Asset | None:
         return next((a for a in self.assets if a.name == name), None)

@@ -285,7 +285,7 @@ def test_the_message_shows_the_first_problem_and_how_many_more() -> None:
         ("[source]\nscheme = 'semver'\nversions = '>=x'", "no version of the scheme semver"),
         ("[source]\nscheme = 'calver'", "allowed are pep440, semver and date"),
         # sources
-        ("[source]\ntype = 'gitea'", "this is not supported yet; supported are github, pypi, http and directory"),
+        ("[source]\ntype = 'gitea'", "this is not supported yet; supported are github, pypi, http, tuf and directory"),
         ("[source]\ntype = 'oci'", "this is not supported yet"),
         ("[source]\ntype = 'git-hub'", 'did you mean "github"?'),
         ("[source]\ntype = 'pypi'", "source.package is missing"),
@@ -306,8 +306,10 @@ def test_the_message_shows_the_first_problem_and_how_many_more() -> None:
         ("[source]\ncredential = '../secret'", "a credential is named by"),
         # verification
         ("[verify]\nrequire = []", "verify.require is missing: nothing is installed unverified"),
-        ("[verify]\nrequire = ['md5']", 'holds "md5": allowed are sha256, sha512, openpgp, minisign and sigstore'),
-        ("[verify]\nrequire = ['tuf', 'openpgp']", 'verify.require holds "tuf": this is not supported yet'),
+        ("[verify]\nrequire = ['md5']", 'holds "md5": allowed are sha256, sha512, openpgp, minisign, sigstore and tuf'),
+        ("[verify]\nrequire = ['tuf', 'openpgp']", 'verify.require and source.type must both be "tuf" or neither'),
+        ("[source]\ntype = 'tuf'\nurl = 'https://t.example.org'", 'verify.require and source.type must both be "tuf"'),
+        ("[policy]\nquiet = '20y'", "policy.quiet"),
         ("[verify]\nrequire = ['sha256', 'sha256', 'openpgp']", "it is listed twice"),
         ("[verify]\nkeys = []", "it needs the publisher's key in verify.keys"),
         ("[verify]\nkeys = ['/etc/key.gpg']", "the name of a file in keys.d"),

@@ -11,7 +11,17 @@ from hypothesis import strategies as st
 
 from slotd.core import schema
 from slotd.core.assets import match
-from slotd.core.policy import Choice, asset_words, choose, effective_mode, may_apply_by_itself, share, version_to_apply
+from slotd.core.policy import (
+    Choice,
+    asset_words,
+    choose,
+    effective_mode,
+    may_apply_by_itself,
+    news,
+    share,
+    too_old,
+    version_to_apply,
+)
 from slotd.core.version import parse
 from slotd.errors import BadOption, NoSuchVersion, NothingToDo
 from slotd.model import AppRecord, AppState, AppView, Asset, Blocked, Mode, Release
@@ -406,3 +416,47 @@ def test_nothing_better_is_left_behind(releases: list[Release]) -> None:
         chosen = parse("pep440", choice.release.version)
         assert chosen is not None
         assert chosen >= max(good)
+
+
+# --- what a source does not say, and how far one may go back
+
+
+def remembered(*releases: Release, known: object = None, now: float = NOW, quiet_days: float = 30) -> Any:
+    return news(known, releases, now, quiet_days * DAY)
+
+
+def test_a_source_that_says_nothing_new_is_noticed_once_it_has_been_long() -> None:
+    known, silence = remembered(release("1.0", age_days=3))
+    assert silence == ""
+    known, silence = remembered(release("1.0", age_days=30), known=known, now=NOW + 26 * DAY)
+    assert silence == ""
+    known, silence = remembered(release("1.0", age_days=31), known=known, now=NOW + 28 * DAY)
+    assert silence == "the source has said nothing new for 31 days"
+    assert known["told"] is False  # that is for who tells it
+    again, silence = remembered(release("1.0"), known={**known, "told": True}, now=NOW + 40 * DAY)
+    assert (silence, again["told"]) == ("the source has said nothing new for 43 days", True)
+
+
+def test_anything_new_ends_the_silence() -> None:
+    old = {"of": remembered(release("1.0"))[0]["of"], "since": NOW - 90 * DAY, "told": True}
+    known, silence = remembered(release("1.0"), release("1.1", age_days=80), known=old)
+    assert (silence, known["since"], known["told"]) == ("", NOW, False)
+
+
+def test_a_clock_that_was_set_back_and_a_quiet_of_nothing_tell_no_silence() -> None:
+    of = remembered(release("1.0", age_days=90))[0]["of"]
+    assert remembered(release("1.0", age_days=1), known={"of": of, "since": NOW + DAY, "told": True})[1] == ""
+    assert remembered(release("1.0", age_days=900), quiet_days=0)[1] == ""
+
+
+def test_what_a_source_offers_never_takes_an_app_to_an_older_version() -> None:
+    for offered in (["1.0"], ["1.0", "1.9"], ["2.0"], ["1.99", "2.0.dev1"]):
+        assert pick([release(each) for each in offered], current="2.0").release is None
+
+
+def test_a_publisher_says_how_far_back_one_may_go() -> None:
+    two, three = replace(release("2.0"), oldest="1.5"), release("3.0")
+    assert too_old("pep440", "1.4", [three, two]) == ("1.5", "2.0")
+    assert too_old("pep440", "1.4", [two, replace(three, oldest="1.0")]) == ("1.5", "2.0")  # once said, it stays
+    assert too_old("pep440", "1.5", [three, two]) == ("", "")
+    assert too_old("pep440", "1.4", [three, replace(two, oldest="soon")]) == ("", "")

@@ -74,6 +74,14 @@ KINDS: tuple[EventKind, ...] = (
         "what to look at: the address or the credential in [source], or this host's network.",
     ),
     EventKind(
+        "source-quiet",
+        "7f3c0e3d6a0b4f6f9d1e5a2c8b4d7e90",
+        NOTICE,
+        "The source has said nothing new for long",
+        "It may be out of use, or somebody keeps releases back from this host. Look whether the publisher still uses\n"
+        "the address in [source]. How long is long: `quiet` under [policy].",
+    ),
+    EventKind(
         "release-skipped",
         "4877a52ac0f84230b17f9150c82485f1",
         INFO,

@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from typing import Any
 
 from slotd.core import assets, schema
 from slotd.core.specifier import Specifier, parse_specifier
@@ -129,6 +130,39 @@ def asset_words(release: Release, source: schema.Source, arch: str = assets.THIS
     """The spellings of `arch` and `os` in the release's files, for the names of its sums and signatures."""
     usual = {"arch": assets.architecture_names(arch)[0], "os": "linux"}
     return usual | dict(assets.match(source, release, arch).words)
+
+
+def news(known: object, releases: Sequence[Release], now: float, quiet_s: float) -> tuple[dict[str, Any], str]:
+    """(what to remember, a sentence if the source has been silent for `quiet_s` or longer; 0 is never).
+
+    `known` is what was remembered last: {of, since, told}. At the first look the newest release's own date counts.
+    """
+    offered = sorted((each.version, *sorted(asset.digest for asset in each.assets)) for each in releases)
+    of = hashlib.sha256(repr(offered).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    dates = [each.published for each in releases if 0 < each.published <= now]
+    kept: dict[str, Any] = {"of": of, "since": max(dates, default=now), "told": False}
+    if isinstance(known, Mapping) and isinstance(since := known.get("since"), int | float):
+        if known.get("of") == of and since <= now:
+            kept = {"of": of, "since": float(since), "told": known.get("told") is True}
+        elif known.get("of") != of:
+            kept["since"] = now
+    silent_s = now - kept["since"]
+    if not quiet_s or silent_s < quiet_s:
+        return kept, ""
+    return kept, f"the source has said nothing new for {int(silent_s // 86400)} days"
+
+
+def too_old(scheme: str, wanted: str, installed: Sequence[Release]) -> tuple[str, str]:
+    """(the oldest version that may be gone back to, the version whose publisher says so), if `wanted` is older.
+
+    `installed` are the releases that have passed their trial here: what a publisher once said stays said.
+    """
+    version = parse(scheme, wanted)
+    floors = [(floor, each) for each in installed if (floor := parse(scheme, each.oldest)) is not None]
+    if version is None or not floors:
+        return "", ""
+    highest, by = max(floors, key=lambda found: found[0])
+    return (by.oldest, by.version) if version < highest else ("", "")
 
 
 def share(machine_id: str, app: str, version: str) -> float:

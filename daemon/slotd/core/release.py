@@ -70,6 +70,7 @@ def release_to_json(release: Release) -> dict[str, Any]:
         "published": release.published,
         "notes": release.notes,
         "yanked": release.yanked,
+        "oldest": release.oldest,
         "assets": [
             {"name": asset.name, "url": asset.url, "size": asset.size, "digest": asset.digest}
             for asset in release.assets
@@ -88,7 +89,7 @@ def releases_from_json(value: object, limits: Limits, place: str = "the list of 
 
 
 def _release(entry: Foreign, limits: Limits) -> Release:
-    entry.only(("version", "tag", "published", "notes", "yanked", "assets"))
+    entry.only(("version", "tag", "published", "notes", "yanked", "oldest", "assets"))
     version = entry["version"].line(VERSION_CHARS)
     if not is_version(version):
         entry["version"].refuse(f"{version!r} cannot be a version")
@@ -99,7 +100,8 @@ def _release(entry: Foreign, limits: Limits) -> Release:
     assets = tuple(_asset(item) for item in entry["assets"].items(MOST_ASSETS))
     if len({asset.name for asset in assets}) != len(assets):
         entry["assets"].refuse("two files have the same name")
-    return Release(version, tag, entry["published"].number(0, _LATEST), notes, entry["yanked"].flag(), assets)
+    oldest = entry["oldest"].line(VERSION_CHARS, "")
+    return Release(version, tag, entry["published"].number(0, _LATEST), notes, entry["yanked"].flag(), assets, oldest)
 
 
 def _asset(entry: Foreign) -> Asset:

@@ -103,6 +103,7 @@ class Policy:
     apply: str = "timer"
     delay_s: float = 30.0
     min_age_s: float = 0.0
+    quiet_s: float = 180 * 86400.0
     attempts: int = 3
     trial_s: float = 600.0
     on_failure: str = "rollback"

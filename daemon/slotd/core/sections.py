@@ -257,6 +257,7 @@ def policy(section: Section, default: Policy) -> Policy:
         apply=section.choice("apply", default.apply, ("timer", "check")),
         delay_s=section.span("delay", default.delay_s, most_s=DAY_S),
         min_age_s=section.span("min_age", default.min_age_s, most_s=YEAR_S),
+        quiet_s=section.span("quiet", default.quiet_s, most_s=10 * YEAR_S),
         attempts=section.whole("attempts", default.attempts, 1, 100),
         trial_s=section.span("trial", default.trial_s, least_s=SHORTEST_S, most_s=7 * DAY_S),
         on_failure=section.choice("on_failure", default.on_failure, ("rollback", "stop")),

@@ -56,7 +56,15 @@ def releases(targets: Iterable[Target], source: Source) -> tuple[tuple[Release, 
         one["oldest"] = one["oldest"] or said["oldest"].line(form.VERSION_CHARS, "")
         one["yanked"] = one.get("yanked", False) or said["yanked"].flag(False)
     made = [
-        Release(version, one["tag"], one["published"], one["notes"], one["yanked"], tuple(one["assets"].values()))
+        Release(
+            version,
+            one["tag"],
+            one["published"],
+            one["notes"],
+            one["yanked"],
+            tuple(one["assets"].values()),
+            one["oldest"],
+        )
         for version, one in found.items()
     ]
     return tuple(made), tuple(warnings)

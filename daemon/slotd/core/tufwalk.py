@@ -127,7 +127,7 @@ def _snapshot(trusted: Any, kept: Mapping[str, bytes], found: Found, refused: ty
 
 
 def _targets(trusted: Any, kept: Mapping[str, bytes], found: Found, refused: type[Exception]) -> Walk:
-    """All targets: roles depth first, in the order in which they were delegated to, the first that names a file wins."""
+    """All targets: roles depth first, in the order of delegation; the first that names a file wins."""
     seen: dict[str, Target] = {}
     closed: list[tuple[Any, ...]] = []  # ways to a terminating role: none beside it is asked
     waiting: list[tuple[str, str, tuple[Any, ...]]] = [(TARGETS, "root", ())]

@@ -25,7 +25,8 @@ from slotd.sources.work import listing_from_json
 # The daemon's own keys in an app's source state:
 WAIT = "wait"  # until when the server must not be asked
 TOLD = "told"  # what was said of its releases at the last check, each as a short digest: said once, until it changes
-OWN = (WAIT, TOLD)
+NEWS = "news"  # since when the source offers what it offers, and whether its silence was told
+OWN = (WAIT, TOLD, NEWS)
 
 
 async def ask_source(work: Work) -> Result:
@@ -59,7 +60,11 @@ async def look(work: Work, *, wanted: str = "", force: bool = False) -> policy.C
     for mark, warning in told.items():
         if not isinstance(known, Sequence) or mark not in known:
             await work.tell("release-skipped", warning)
-    changes = {"last_check": now, "last_error": "", "source_state": {**listing.state, TOLD: list(told)}}
+    news, silence = policy.news(record.source_state.get(NEWS), listing.releases, now, app.policy.quiet_s)
+    if silence and not news["told"]:
+        await work.tell("source-quiet", silence)
+    state = {**listing.state, TOLD: list(told), NEWS: {**news, "told": bool(silence)}}
+    changes = {"last_check": now, "last_error": silence, "source_state": state}
     if not wanted:
         changes["available"] = choice.release.version if choice.release else ""
     await off_loop(lambda: store.change_app(app.name, **changes))

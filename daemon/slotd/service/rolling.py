@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 
+from slotd.core import policy
 from slotd.core.plain import from_plain
 from slotd.core.schema import App
 from slotd.engines import Engine
@@ -53,6 +54,7 @@ def rollback_plan(host: Host, app: App, engine: Engine, *, data: str, to: str) -
             hint=f"`slotctl update {app.name} --version VERSION --force` installs one that the source still has;"
             f" `slotctl restore {app.name} ID` brings data back.",
         )
+    _require_allowed(host, app, there.version)
     backup = newest_backup_of(host.store, app.name, there.version)
     _require_choice(host, app, there.version, backup, data)
     restore = data == "restore" and backup is not None
@@ -147,6 +149,7 @@ def kept_plan(host: Host, app: App, engine: Engine, *, data: str, to: str) -> Pl
             hint=f"`slotctl update {app.name} --version {to} --force` installs it, if the source still has it;"
             " `releases` under [backup] says how many are kept.",
         )
+    _require_allowed(host, app, to)
     backup = newest_backup_of(host.store, app.name, to)
     _require_choice(host, app, to, backup, data)
     return dataclasses.replace(
@@ -163,8 +166,33 @@ def _kept(host: Host, app: App) -> dict[str, Plan]:
 
     What they were verified to be is in the job's own row: their digests, measured by slotd.
     """
-    found: dict[str, Plan] = {}
     cache = host.cache(app.name)
+    found = {}
+    for version, plan in _passed(host, app).items():
+        digests = [artifact.sha256 for artifact in plan.artifacts]
+        if digests and all(digests) and all(cached_path(cache, digest).is_file() for digest in digests):
+            found[version] = plan
+    return found
+
+
+def _require_allowed(host: Host, app: App, to: str) -> None:
+    """A publisher may say how far back one may go: before that lies a hole that was mended, or a format that is gone.
+
+    It binds who asks for a rollback, and not the way back from a trial, which ends where it began.
+    """
+    installed = [plan.release for plan in _passed(host, app).values()]
+    oldest, by = policy.too_old(app.source.scheme, to, installed)
+    if oldest:
+        raise NoRollback(
+            f"cannot roll back {app.name} to {to}: its publisher says with {by} that nothing older than {oldest} may be"
+            " gone back to.",
+            hint=f"If it must be, `slotctl update {app.name} --version {to} --force` installs it all the same.",
+        )
+
+
+def _passed(host: Host, app: App) -> dict[str, Plan]:
+    """Versions that have passed their trial here, the newest job first."""
+    found: dict[str, Plan] = {}
     for job in host.store.jobs(app=app.name, limit=2000, checks=False):
         if job.kind is not JobKind.UPDATE or job.result is not Result.UPDATED or job.version in found:
             continue
@@ -172,7 +200,5 @@ def _kept(host: Host, app: App) -> dict[str, Plan]:
             plan = from_plain(Plan, job.plan)
         except SlotdError:
             continue  # an older slotd's
-        digests = [artifact.sha256 for artifact in plan.artifacts]
-        if digests and all(digests) and all(cached_path(cache, digest).is_file() for digest in digests):
-            found[plan.version] = plan
+        found[plan.version] = plan
     return found

@@ -4,7 +4,8 @@
                    "assets": {"app-1.2.3.tar.gz": "files/app-1.2.3.tar.gz",
                               "SHA256SUMS": {"url": "…", "size": 123, "digest": "sha256:…"}}}]}
 
-`published` may be seconds since the epoch, `tag` may stand beside `version`, `yanked` may be true. Addresses are
+`published` may be seconds since the epoch, `tag` may stand beside `version`, `yanked` may be true; `oldest` is the
+oldest version that one may go back to from this one. Addresses are
 relative to the index. A release without `assets` has those that the definition's templates name, beside the index.
 """
 
@@ -55,7 +56,9 @@ def _release(entry: Foreign, source: Source, base: str, limits: Limits, warnings
     else:
         assets = list(_assets(entry["assets"], base, tag, warnings))
     notes = entry["notes"].prose(limits.notes_bytes, "")
-    return Release(version, tag, entry["published"].moment(), notes, entry["yanked"].flag(False), tuple(assets))
+    oldest = entry["oldest"].line(form.VERSION_CHARS, "")
+    when, yanked = entry["published"].moment(), entry["yanked"].flag(False)
+    return Release(version, tag, when, notes, yanked, tuple(assets), oldest)
 
 
 def _assets(named: Foreign, base: str, tag: str, warnings: list[str]) -> Iterable[Asset]:
