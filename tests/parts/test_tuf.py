@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 
 import pytest
 from tests.release_server import ReleaseServer
+from tests.tuf_far import EXTRAS, REPO, Lab
 
 from slotd.core.plain import to_plain
 from slotd.core.schema import Limits, Source
@@ -24,8 +24,6 @@ from slotd.host import tuflib
 from slotd.host.run import Workers
 from slotd.recipes import tuf as recipe
 
-REPO = Path(__file__).resolve().parents[2]
-EXTRAS = REPO / "build" / "extras"
 APP = "app-{version}.tar.gz"
 
 
@@ -35,29 +33,6 @@ def workers(tmp_path_factory: pytest.TempPathFactory) -> Workers:
     shutil.copytree(REPO / "daemon", root, ignore=shutil.ignore_patterns("__pycache__"))
     (root / "slotd-extras").symlink_to(EXTRAS)
     return Workers(limits=Limits(index_s=60.0), sandbox=False, package_root=root)
-
-
-class Lab:
-    """The other end of `tests/tuf_lab.py`."""
-
-    def __init__(self) -> None:
-        command = ["/usr/bin/python3", "-B", str(REPO / "tests" / "tuf_lab.py")]
-        environment = {"PYTHONPATH": f"{EXTRAS}:{REPO / 'daemon'}", "PATH": "/usr/bin:/bin"}
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-        )
-
-    def __call__(self, what: str, *arguments: Any, **keywords: Any) -> dict[str, Any]:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps([what, arguments, keywords]) + "\n")
-        self._process.stdin.flush()
-        answer: dict[str, Any] = json.loads(self._process.stdout.readline())
-        return answer
-
-    def close(self) -> None:
-        self._process.kill()
-        self._process.communicate()
 
 
 @pytest.fixture(scope="module")

@@ -140,7 +140,7 @@ class Notes:
     def publish_files(
         self, version: str, files: Mapping[str, bytes], *, sign: Callable[[bytes], bytes] | None = None, **said: Any
     ) -> str:
-        artifact, name = _tar(f"{self.name}-{version}", files), f"{self.name}-{version}.tar.gz"
+        artifact, name = tar(f"{self.name}-{version}", files), f"{self.name}-{version}.tar.gz"
         suffix = "asc" if isinstance(self.key, OpenPGPKey) else "minisig"
         published = {name: artifact, f"{name}.{suffix}": (sign or self.key.sign)(artifact)}
         if self.source == "directory":
@@ -180,7 +180,7 @@ class Notes:
         return self.world.unit(f"{self.name}.service", "InvocationID")["InvocationID"]
 
 
-def _tar(top: str, files: Mapping[str, bytes]) -> bytes:
+def tar(top: str, files: Mapping[str, bytes]) -> bytes:
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w:gz") as archive:
         for name, content in files.items():
