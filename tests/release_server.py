@@ -7,8 +7,8 @@ What it serves lies in a folder, and a change there shows at the next request:
     ROOT/http/APP/VERSION/…          index {url}/http/APP/index.json
     ROOT/files/…                     {url}/files/…, with ETag, Last-Modified and Range
 
-A version's folder may hold `.release.json`: notes, published, created, prerelease, draft, yanked, requires_python; and
-`assets`, by file name: state, digest, size (what the server says of a file, true or not).
+A version's folder may hold `.release.json`: notes, published, created, prerelease, draft, yanked, oldest,
+requires_python; and `assets`, by file name: state, digest, size (what the server says of a file, true or not).
 
 In tests: `with ReleaseServer() as server: …`. By itself: `python3 tests/release_server.py --root DIR --port 0` prints
 its address; `POST /_control/misbehave {"kind", "path", "times", …}`, `/_control/behave`, `/_control/forget`, and

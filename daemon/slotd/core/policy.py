@@ -16,7 +16,7 @@ from slotd.core import assets, schema
 from slotd.core.specifier import Specifier, parse_specifier
 from slotd.core.timespan import format_span
 from slotd.core.version import Version, parse, version_of_tag
-from slotd.core.words import about_it
+from slotd.core.words import about_it, duration
 from slotd.errors import BadOption, NoSuchVersion, NothingToDo
 from slotd.model import AppRecord, AppState, AppView, Asset, Blocked, Mode, Release
 
@@ -149,7 +149,8 @@ def news(known: object, releases: Sequence[Release], now: float, quiet_s: float)
     silent_s = now - kept["since"]
     if not quiet_s or silent_s < quiet_s:
         return kept, ""
-    return kept, f"the source has said nothing new for {int(silent_s // 86400)} days"
+    whole_s = silent_s // 86400 * 86400 or silent_s
+    return kept, f"the source has said nothing new for {duration(whole_s)}"
 
 
 def too_old(scheme: str, wanted: str, installed: Sequence[Release]) -> tuple[str, str]:
