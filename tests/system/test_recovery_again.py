@@ -53,7 +53,7 @@ def test_trouble_with_the_disk_at_the_end_of_a_trial_takes_no_good_version_back(
 
 def test_who_follows_a_job_is_told_when_the_daemon_cannot_be_kept_running(notes: Notes) -> None:
     before = notes.wait_state()
-    new = f"2.{next(_versions)}"
+    new = f"4.{next(_versions)}"
     notes.publisher.publish(new)
     arm(notes, "stop:stopped=kill,resume:begin=kill+100", start_limit="2min")
     said = notes.slotctl("update", "notes", status=1)
