@@ -11,10 +11,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from tests.trees import look
+from tests.trees import look, mounted
 
 from slotd import errors
 from slotd.data import DataSpec
+from slotd.data.index import NAMES_LIMIT
+from slotd.data.tally import Tally
 from slotd.data.tree import TreeStore
 
 NOBODY = 65534
@@ -175,3 +177,88 @@ def test_a_quarantine_begun_and_not_sealed_is_not_removed(home: Path, tmp_path: 
     with pytest.raises(errors.Failed, match="may hold the only copy"):
         store.remove(tmp_path / "aside")
     assert (tmp_path / "aside/data/0/sub/file").read_text() == "mine"
+
+
+def test_no_foreign_file_gets_a_second_name_in_data_whose_restore_is_swapped_for_a_link(home: Path) -> None:
+    """Root may link any file; the app would have that one for ever: a setuid program of old, too."""
+    store = TreeStore()
+    live, victim = home / "data", home.parent / "victim"
+    for number in range(400):
+        (live / f"m{number}").write_text("mine")
+    (live / "a").write_text("mine")
+    os.link(live / "a", live / "z")
+    victim.mkdir()
+    (victim / "a").write_text("root's")
+    store.hot(DataSpec((live,)), home.parent / "backup", None, never)
+    store.seal(home.parent / "backup", {})
+    program = (
+        "print(flush=True)\n"
+        "while True:\n"
+        "    try:\n"
+        "        os.rename('.data.slotd-restore', 'stolen')\n"
+        "        os.symlink(sys.argv[2], '.data.slotd-restore')\n"
+        "    except OSError: pass\n"
+    )
+    with attack(program, home, victim), suppress(errors.SlotdError):
+        for number in range(8):
+            store.restore(DataSpec((live,)), home.parent / "backup", home.parent / f"aside-{number}")
+    assert (home / "stolen").exists()
+    assert (victim / "a").stat().st_nlink == 1
+
+
+def test_names_that_cost_nothing_to_make_are_not_followed_until_the_memory_is_gone() -> None:
+    """In a directory 140 names of 250 bytes deep the path of an empty file is written down as 140 kB."""
+    tally = Tally(never, "copy")
+    path = "n" * (1 << 20)
+    for _ in range(NAMES_LIMIT >> 20):
+        tally.met(path)
+    with pytest.raises(errors.Failed, match="name it under `exclude`"):
+        tally.met(path)
+
+
+def test_attributes_that_cannot_be_listed_do_not_keep_data_from_being_set_aside(tmp_path: Path) -> None:
+    """xfs takes more of them for a file than the kernel can list; whoever owns the file may set them."""
+    with mounted("xfs", tmp_path / "disk", size=320 << 20) as disk:
+        (disk / "live").mkdir()
+        (disk / "live" / "file").write_text("mine")
+        for number in range(400):
+            os.setxattr(disk / "live" / "file", f"user.{'a' * 240}{number}", b"")
+        TreeStore().quarantine(DataSpec((disk / "live",)), disk / "aside")
+        assert TreeStore().is_sealed(disk / "aside")
+        assert (disk / "aside/data/0/file").read_text() == "mine"
+        assert not (disk / "live").exists()
+
+
+def test_a_file_that_is_one_great_hole_is_saved_without_reading_it_to_its_end(home: Path, tmp_path: Path) -> None:
+    """8 TiB of nothing, which take no room, would be hashed for hours."""
+    with open(home / "data" / "hollow", "wb") as file:
+        file.truncate(8 << 40)
+        file.write(b"mine")
+    store, spec = TreeStore(), DataSpec((home / "data",))
+    store.hot(spec, tmp_path / "one", None, never)
+    store.cold(spec, tmp_path / "one")
+    store.seal(tmp_path / "one", {})
+    store.complete(tmp_path / "one")
+    assert store.verify(tmp_path / "one") == []
+    store.hot(spec, tmp_path / "two", tmp_path / "one", never)
+    store.cold(spec, tmp_path / "two")
+    store.seal(tmp_path / "two", {})
+    (home / "data" / "hollow").unlink()
+    store.restore(spec, tmp_path / "two", tmp_path / "aside")
+    with open(home / "data" / "hollow", "rb") as file:
+        assert file.read(8) == b"mine\0\0\0\0"
+        assert os.fstat(file.fileno()).st_size == 8 << 40
+
+
+def test_a_cancelled_copy_does_not_first_hash_all_of_a_large_file(home: Path, tmp_path: Path) -> None:
+    with open(home / "data" / "large", "wb") as file:
+        file.truncate(48 << 30)
+    asked = []
+
+    def cancelled() -> bool:
+        asked.append(1)
+        return len(asked) > 100
+
+    with pytest.raises(errors.Cancelled):
+        TreeStore().hot(DataSpec((home / "data",)), tmp_path / "backup", None, cancelled)
+    assert len(asked) == 101

@@ -167,6 +167,17 @@ def test_who_was_not_adopted_is_not_given_back(notes: Notes) -> None:
     assert "was not adopted" in notes.slotctl("release", "notes", status=3)
 
 
+def test_what_was_kept_when_it_was_given_back_before_is_in_the_way_and_neither_directory_is_touched(
+    notes: Notes,
+) -> None:
+    notes.slotctl("adopt", "notes", "--from", "/opt/notes", "--version", "1.2")
+    said = notes.slotctl("release", "notes", "--present", status=1)
+    assert "/opt/notes.before-release is there already" in said
+    assert notes.machine.read_file("/opt/notes/VERSION") == "1.2"
+    assert notes.machine.read_file("/opt/notes.before-release/VERSION") == "1.0"
+    notes.slotctl("release", "notes")
+
+
 def test_slotd_dies_after_the_app_was_given_back_and_it_is_given_back(notes: Notes) -> None:
     notes.slotctl("adopt", "notes", "--from", "/opt/notes", "--version", "1.2")
     break_at(notes, "release:unlinked")

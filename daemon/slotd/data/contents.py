@@ -35,11 +35,11 @@ class Contents:
         """The open copy of `src`, its digest in hex, and the bytes that were written.
 
         `patched`: there may be an older copy of this very file to start from. Without `hashed` a large file gets no
-        digest ("") yet.
+        digest ("") yet; one that is nearly all hole never does.
         """
-        hashed = hashed or found.st_size < HASH_LATER
+        hashed = (hashed or found.st_size < HASH_LATER) and not copy.is_hollow(found)
         fd, digest, written = self._bring(at, src, found, patched, hashed)
-        return fd, digest or (files.hash_fd(fd) if hashed else ""), written
+        return fd, digest or (files.hash_fd(fd, tick=self.tick) if hashed else ""), written
 
     def _bring(self, at: At, src: int, found: os.stat_result, patched: bool, hashed: bool) -> tuple[int, str, int]:
         if found.st_size > SMALL and found.st_dev not in self._no_clones:

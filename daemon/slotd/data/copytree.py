@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from slotd import errors
-from slotd.data.entries import kind_of
+from slotd.data.entries import VANISHED, kind_of
 from slotd.data.keep import Keep
 from slotd.data.places import DEPTH
 from slotd.host import copy, files
@@ -38,22 +38,23 @@ class TreeCopy:
     keep: Keep | None = None
     keep_as: str = ""  # what the place itself is called there
     skipped: list[str] = field(default_factory=list)
-    _links: dict[tuple[int, int], str] = field(default_factory=dict)  # from the source's inode to its first copy
-    _top: int = -1
+    # From the source's inode to its first copy: its path, device and inode.
+    _links: dict[tuple[int, int], tuple[str, int, int]] = field(default_factory=dict)
+    _top: int = -1  # the outermost directory that was made: nobody else gets below it, whatever its name becomes
 
     def run(self, src_dir: int, src: str, dst_dir: int, dst: str, rel: str = "") -> bool:
         """Copy `src` to `dst`, which must not exist. False if there was nothing to copy. Raises plain OSErrors.
 
         `rel` is the relative path of `src` in its place, "" for the place itself.
         """
-        self._links, self._top = {}, dst_dir
+        self._links, self._top = {}, -1
         name = rel.rpartition("/")[2] or self.keep_as
-        return self._entry(src_dir, src, dst_dir, dst, rel, dst, self.keep, name)
+        return self._entry(src_dir, src, dst_dir, dst, rel, "", self.keep, name)
 
     def _entry(
         self, src_dir: int, src: str, dst_dir: int, dst: str, rel: str, path: str, keep: Keep | None, kept: str
     ) -> bool:
-        """`path` is the path of the copy from the top on, `kept` the name of what `keep` may have."""
+        """`path` is the path of the copy below the top, "" for that itself; `kept` the name of what `keep` may have."""
         hit("data.copytree.entry")
         found = os.stat(src, dir_fd=src_dir, follow_symlinks=False)
         if stat.S_ISLNK(found.st_mode):
@@ -86,28 +87,41 @@ class TreeCopy:
     def _directory(
         self, fd: int, found: os.stat_result, dst_dir: int, dst: str, rel: str, path: str, keep: Keep | None
     ) -> None:
-        if path.count("/") >= DEPTH:
+        if path.count("/") + bool(path) >= DEPTH:
             raise errors.Failed(f"cannot copy {files.shown(rel)}: more than {DEPTH} directories deep.")
         os.mkdir(dst, 0o700, dir_fd=dst_dir)
         with files.opened(dst, files.DIRECTORY, dir_fd=dst_dir) as made:
+            if not path:
+                self._top = made
             for name in sorted(os.listdir(fd)):
                 below = f"{rel}/{name}" if rel else name
                 if not self.left_out(below):
-                    self._entry(fd, name, made, name, below, f"{path}/{name}", keep, name)
+                    self._entry(fd, name, made, name, below, f"{path}/{name}" if path else name, keep, name)
             copy.copy_attributes(fd, made, found)
 
     def _regular(self, fd: int, found: os.stat_result, dst_dir: int, dst: str, path: str) -> None:
         first = self._links.get((found.st_dev, found.st_ino))
-        if first is not None:
-            try:
-                os.link(first, dst, src_dir_fd=self._top, dst_dir_fd=dst_dir, follow_symlinks=False)
-            except OSError as error:
-                if error.errno not in (errno.EMLINK, errno.ENAMETOOLONG):
-                    raise
-            else:
-                return
-        if found.st_nlink > 1:
-            self._links[(found.st_dev, found.st_ino)] = path
+        if first is not None and self._linked(*first, dst_dir, dst):
+            return
         with files.opened(dst, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, dir_fd=dst_dir) as made:
             copy.copy_file(fd, made, found.st_size)
             copy.copy_attributes(fd, made, found)
+            if found.st_nlink > 1 and path:
+                its = os.fstat(made)
+                self._links[(found.st_dev, found.st_ino)] = path, its.st_dev, its.st_ino
+
+    def _linked(self, path: str, device: int, inode: int, dst_dir: int, dst: str) -> bool:
+        """Give the first copy another name. By descriptor, and only if it is that file: a path may lead elsewhere by
+        now, and what root makes a link to, setuid programs of the system among it, the app could keep for ever.
+        """
+        try:
+            with files.opened(path, os.O_PATH | os.O_NOFOLLOW, dir_fd=self._top) as there:
+                its = os.fstat(there)
+                if (its.st_dev, its.st_ino) != (device, inode):
+                    return False
+                os.link(f"/proc/self/fd/{there}", dst, dst_dir_fd=dst_dir, follow_symlinks=True)
+        except OSError as error:
+            if error.errno not in (errno.EMLINK, errno.ENAMETOOLONG, *VANISHED):
+                raise
+            return False
+        return True

@@ -29,8 +29,9 @@ def complete(layout: Layout) -> None:
     with files.opened(layout.data, files.DIRECTORY) as data:
         for line in _manifest(layout):
             words = line.split(" ")
-            if words[_KIND] == "f" and words[_DIGEST] == "-":
-                lines.append(f"sha256:{_hashed(data, unescape(words[_PATH]))} {words[_PATH]}\n")
+            is_lacking = words[_KIND] == "f" and words[_DIGEST] == "-"
+            if is_lacking and (digest := _hashed(data, unescape(words[_PATH]))):
+                lines.append(f"sha256:{digest} {words[_PATH]}\n")
     layout.replace(layout.digests, "".join(lines).encode("ascii"))
 
 
@@ -72,7 +73,7 @@ def _hashed(data: int, path: str) -> str:
         for part in above:
             fds.append(os.open(part, files.DIRECTORY, dir_fd=fds[-1]))
         fds.append(copy.open_regular(fds[-1], name))
-        return files.hash_fd(fds[-1])
+        return "" if copy.is_hollow(os.fstat(fds[-1])) else files.hash_fd(fds[-1])
     finally:
         for fd in fds[1:]:
             os.close(fd)

@@ -27,6 +27,9 @@ from slotd.host import files
 
 HEAD = "slotd-index-2"
 LIST_LIMIT = 2 << 30  # the index and the manifest, about 200 bytes an entry
+# Of all paths of a copy together: what is known of each is in memory about ten times. A few million files of ordinary
+# names; of the longest names, deeply nested, not many thousand, which cost whoever makes them next to nothing.
+NAMES_LIMIT = min(512 << 20, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 32)
 SETTLED, DERIVED, NONE = "s", "d", "-"
 _PLAIN = re.compile(r"[!-\[\]-~]*").fullmatch
 

@@ -5,6 +5,8 @@
 `f`, `d` or `l`; the mode in octal; `sha256:<hex>` or `-` for a file, the target for a link, `-` for a directory; a
 digest over the extended attributes or `-`; the path from `data/` on. Bytes that would break a line are `\\xNN`.
 A digest is `-` where nothing was copied but only renamed (quarantine): there is nothing a copy could have got wrong.
+A quarantine is whatever a failed version left, and no way back fails because that cannot be described: what cannot be
+read there, or lies too deep, or is too much, is kept and not listed.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from slotd.data.index import escape, line_of
+from slotd.data.index import NAMES_LIMIT, escape, line_of
 from slotd.data.layout import Layout
 from slotd.data.places import DEPTH, left_out
 from slotd.host import copy, files
@@ -28,12 +30,15 @@ class Manifest:
     lines: dict[str, str] = field(default_factory=dict)
     bytes: int = 0
     _counted: set[int] = field(default_factory=set)
+    _forgives: bool = False
+    _names: int = 0
 
     def walk(self, layout: Layout, numbers: Iterable[str] | None = None) -> Manifest:
         """Read the tree of `layout` (only the places `numbers`), without what is no part of it by its own patterns."""
         scope = layout.scope()
         patterns = (scope.exclude, scope.sqlite if scope.kind == "backup" else ()) if scope else ((), ())
         is_left_out = left_out(*patterns)
+        self._forgives = scope is not None and scope.kind == "quarantine"
         with (
             files.explaining(f"cannot read the copy in {layout.dest}"),
             files.opened(layout.data, files.DIRECTORY) as data,
@@ -43,6 +48,18 @@ class Manifest:
         return self
 
     def _entry(
+        self, dir_fd: int, name: str, key: str, rel: str, is_left_out: Callable[[str], bool], depth: int
+    ) -> None:
+        self._names += len(key)
+        if self._forgives and self._names > NAMES_LIMIT:
+            return
+        try:
+            self._read(dir_fd, name, key, rel, is_left_out, depth)
+        except OSError:
+            if not self._forgives:
+                raise
+
+    def _read(
         self, dir_fd: int, name: str, key: str, rel: str, is_left_out: Callable[[str], bool], depth: int
     ) -> None:
         found = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
@@ -77,7 +94,7 @@ def unknown(_fd: int) -> str:
 
 def read(fd: int) -> str:
     """The digest of what the file holds now."""
-    return "sha256:" + files.hash_fd(fd)
+    return unknown(fd) if copy.is_hollow(os.fstat(fd)) else "sha256:" + files.hash_fd(fd)
 
 
 def differences(written: str, now: Mapping[str, str]) -> Iterator[str]:

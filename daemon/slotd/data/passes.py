@@ -238,6 +238,7 @@ class Pass:
             self.tally.tick()
             hit("data.pass.entry")
             key = f"{at.key}/{escape(name)}"
+            self.tally.met(key)
             try:
                 found = entry.stat(follow_symlinks=False)
             except OSError as error:

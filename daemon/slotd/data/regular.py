@@ -141,8 +141,11 @@ class Regular:
         try:
             if outside_of(os.fstat(mine)) != outside_of(found):
                 return False
-            if not old.settled and (files.hash_fd(src) != old.digest or not copy.same_attributes(src, mine)):
-                return False
+            if not old.settled:
+                if copy.is_hollow(found) or not copy.same_attributes(src, mine):
+                    return False
+                if files.hash_fd(src, tick=self.tally.tick) != old.digest:
+                    return False
         finally:
             os.close(mine)
         self.tally.carry_file(at, found, self.tally.seen(found, old.line))
@@ -178,6 +181,8 @@ class Regular:
         try:
             theirs = os.fstat(base_fd)
             live = (found.st_dev, found.st_ino)
+            if copy.is_hollow(found):  # cheaper copied than compared
+                return False
             if outside_of(theirs) != outside_of(found) or self.shared.get(theirs.st_ino, live) != live:
                 return False
             if not copy.same_attributes(src, base_fd):
@@ -186,7 +191,7 @@ class Regular:
             if known and known.is_still(found) and not known.derived and known.digest:
                 digest = known.digest
             else:  # the same size and time are not proof: another file may have been moved there
-                digest = files.hash_fd(src)
+                digest = files.hash_fd(src, tick=self.tally.tick)
                 same = digest == (known.digest if known and known.digest else files.hash_fd(base_fd))
                 if not same or state_of(os.fstat(src)) != state_of(found):
                     return False

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from slotd import errors
 from slotd.data import CopyStats
 from slotd.data.entries import At
-from slotd.data.index import NONE, SETTLED, Seen, line_of, state_of
+from slotd.data.index import NAMES_LIMIT, NONE, SETTLED, Seen, line_of, state_of
 from slotd.host import files
 
 SETTLE_NS = 2_000_000_000  # coarser than the time stamps of any file system in use
@@ -32,6 +32,16 @@ class Tally:
     copied_bytes: int = 0
     skipped: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    names: int = 0  # bytes of the paths so far
+
+    def met(self, key: str) -> None:
+        """One more entry. Raises `Failed` when there are more than memory is for."""
+        self.names += len(key)
+        if self.names > NAMES_LIMIT:
+            raise errors.Failed(
+                f"cannot save the data: the paths of their files alone take more than {NAMES_LIMIT >> 20} MiB.",
+                hint="See what makes so many files, or so deeply nested ones, and name it under `exclude` of [data].",
+            )
 
     def tick(self) -> None:
         if self.cancelled():

@@ -19,6 +19,7 @@ CHUNK = 16 << 20  # bytes between two looks at `tick`
 READ = 1 << 20  # bytes read at once
 HASHED_BESIDE = 4 << 20  # bytes of a file from which on a thread of its own hashes it
 COMPARED = 256 << 10  # bytes compared at once; two of these fit a processor's cache
+HOLES_READ = 64 << 30  # bytes of nothing in a file, from which on it is not read only to be hashed
 BLOCK = 16 << 10  # the least that is rewritten of a large file
 FICLONE = 0x40049409  # linux/fs.h
 _NOT_CLONED = (errno.EXDEV, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOTTY, errno.EPERM, errno.ETXTBSY, errno.ENOSYS)
@@ -43,6 +44,11 @@ def open_regular(dir_fd: int, name: str) -> int:
             return os.open(f"/proc/self/fd/{path_fd}", os.O_RDONLY | os.O_CLOEXEC)
     finally:
         os.close(path_fd)
+
+
+def is_hollow(found: os.stat_result) -> bool:
+    """Whether a file is so large by its holes, which cost nothing to make, that reading it would not come to an end."""
+    return found.st_size - found.st_blocks * 512 > HOLES_READ
 
 
 def copy_file(src_fd: int, dst_fd: int, size: int | None = None, tick: Callable[[], None] = _nothing) -> None:

@@ -14,7 +14,7 @@ import hashlib
 import os
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -25,6 +25,7 @@ from slotd.host.failpoint import hit
 READ_SIZE = 1 << 20
 FLATTEN_DEPTH = 64  # removal moves what lies deeper up to the top, so that no depth exhausts descriptors
 REMOVE_ROUNDS = 100_000
+MEASURED_DEPTH = 200
 RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -284,18 +285,21 @@ def _open_any_mode(dir_fd: int, name: str) -> Iterator[int]:
 def tree_size(path: Path, seen: set[tuple[int, int]] | None = None) -> int:
     """Bytes of the regular files at and below `path`, each counted once however many names it has.
 
-    `seen` is what earlier calls counted already: hand the same set to all of those that share files.
+    `seen` is what earlier calls counted already: hand the same set to all of those that share files. What lies deeper
+    than `MEASURED_DEPTH` directories is not counted: whoever made it would only like this to fail.
     """
     seen = set() if seen is None else seen
 
-    def measure(fd: int) -> int:
+    def measure(fd: int, depth: int) -> int:
         total = 0
+        if depth > MEASURED_DEPTH:
+            return total
         for name in os.listdir(fd):
             with suppress(FileNotFoundError, NotADirectoryError):
                 found = os.stat(name, dir_fd=fd, follow_symlinks=False)
                 if stat.S_ISDIR(found.st_mode):
                     with opened(name, DIRECTORY, dir_fd=fd) as child:
-                        total += measure(child)
+                        total += measure(child, depth + 1)
                 elif stat.S_ISREG(found.st_mode) and (found.st_dev, found.st_ino) not in seen:
                     if found.st_nlink > 1:
                         seen.add((found.st_dev, found.st_ino))
@@ -305,7 +309,7 @@ def tree_size(path: Path, seen: set[tuple[int, int]] | None = None) -> int:
     with explaining(f"cannot measure {path}"):
         try:
             with opened(path, DIRECTORY) as top:
-                return measure(top)
+                return measure(top, 0)
         except FileNotFoundError:
             return 0
         except NotADirectoryError:
@@ -356,11 +360,16 @@ def has_writers(fd: int) -> bool:
     return False
 
 
-def hash_fd(fd: int, algorithm: str = "sha256") -> str:
-    """The hex digest of the whole file, whatever its offset. Raises the plain OSError."""
+def hash_fd(fd: int, algorithm: str = "sha256", *, tick: Callable[[], None] | None = None) -> str:
+    """The hex digest of the whole file, whatever its offset. `tick` is called for each piece and may raise to stop.
+
+    Raises the plain OSError.
+    """
     digest = hashlib.new(algorithm)
     offset = 0
     while piece := os.pread(fd, READ_SIZE, offset):
+        if tick:
+            tick()
         digest.update(piece)
         offset += len(piece)
     return digest.hexdigest()

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from slotd.host import files
+from slotd.host.sandbox import quote
 
 BACKUP_S = 3600.0
 CAP_SETUID = 7
@@ -30,8 +31,9 @@ LOOK_S = 0.5
 SAID = 300
 
 
-def backup(source: Path, target: Path, *, uid: int, gid: int, cancelled: Callable[[], bool]) -> str:
-    """Copy the database `source`, which may be in use, to `target` (made anew) as user `uid`.
+def backup(source: Path, target: Path, *, uid: int, gid: int, most: int, cancelled: Callable[[], bool]) -> str:
+    """Copy the database `source`, which may be in use, to `target` (made anew) as user `uid`; it gets no
+    larger than `most` bytes.
 
     Gives why it could not, in words, or "" when it did. `cancelled` ends it early. Raises OSError for `target`.
     """
@@ -42,13 +44,13 @@ def backup(source: Path, target: Path, *, uid: int, gid: int, cancelled: Callabl
     deadline = time.monotonic() + BACKUP_S
     unit = ""
     if os.geteuid() != 0 or uid == 0 or _may_change_user():
-        argv, output = [*line, str(target), str(uid), str(gid)], None
+        argv, output = [*line, str(target), str(uid), str(gid), str(most)], None
     else:
         # The daemon itself cannot become another user: systemd starts the program as that user, the target its output.
         unit = f"slotd-worker-sqlite-{os.getpid()}-{uuid.uuid4().hex[:12]}.service"
-        properties = [f"User={uid}", f"Group={gid}", f"ReadWritePaths=-{source.parent}", *_SHUT]
+        properties = [f"User={uid}", f"Group={gid}", f"ReadWritePaths={quote(f'-{source.parent}')}", *_SHUT]
         argv = ["systemd-run", "--pipe", "--wait", "--collect", "--quiet", f"--unit={unit}"]
-        argv += [*(f"--property={each}" for each in properties), "--", *line, "-", str(uid), str(gid)]
+        argv += [*(f"--property={each}" for each in properties), "--", *line, "-", str(uid), str(gid), str(most)]
         output = made
     try:
         with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.PIPE, cwd="/") as child:

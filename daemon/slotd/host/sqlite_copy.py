@@ -1,17 +1,18 @@
 """Copy one SQLite database with SQLite's own backup, beside a live writer. A program of its own: standard library only.
 
-    python3 -I sqlite_copy.py SOURCE TARGET UID GID
-    python3 -I sqlite_copy.py SOURCE - UID GID       the copy goes to standard output, a file; already as UID
+    python3 -I sqlite_copy.py SOURCE TARGET UID GID MOST
+    python3 -I sqlite_copy.py SOURCE - UID GID MOST        the copy goes to standard output, a file; already as UID
 
 The target is opened first, in a directory that only the caller can reach; then all rights but those of UID are given
 up for good, and only then is the source - a foreign file in a foreign directory - opened and read. So neither a
-database made to hurt SQLite nor a link put in its place gains anything that its owner has not. Exit status 0, or 1
-with a sentence on standard error.
+database made to hurt SQLite nor a link put in its place gains anything that its owner has not, nor does a small one
+that says it is large: no file gets over MOST bytes. Exit status 0, or 1 with a sentence on standard error.
 """
 
 from __future__ import annotations
 
 import os
+import resource
 import sqlite3
 import sys
 import tempfile
@@ -50,6 +51,8 @@ def copy_into(source: str, target: str, uid: int, gid: int) -> None:
 
 if __name__ == "__main__":
     try:
+        most = int(sys.argv[5])
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
         main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
     except (sqlite3.Error, OSError, ValueError) as error:
         sys.exit(f"{type(error).__name__}: {error}")

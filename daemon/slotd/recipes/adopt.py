@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from pathlib import Path
 
 from slotd.core import unitfile
 from slotd.core.words import last_words
 from slotd.data.copytree import TreeCopy
+from slotd.data.places import spot
 from slotd.errors import Failed, NothingToDo
 from slotd.host import failpoint, files
 from slotd.host.offloop import off_loop
@@ -73,6 +75,7 @@ async def release(work: Work) -> Result:
     """Give the app back to its own unit and directory: as it was, or with the present version."""
     source = Path(work.plan.source)
     if work.plan.brings_present:
+        await work.remember(source_inode=(await off_loop(os.lstat, source)).st_ino)
         await off_loop(_put_present, work, source)
         await failpoint.reach("release:exchanged")
     await _remove(work)
@@ -95,7 +98,7 @@ async def undo_release(work: Work) -> None:
         return
     source = Path(work.plan.source)
     if work.plan.brings_present:
-        await off_loop(_take_present_away, source)
+        await off_loop(_take_present_away, source, work.plan.source_inode)
     await _write(work, dict(work.plan.drop_ins))
     await _restart(work)
 
@@ -240,10 +243,12 @@ def _copy(work: Work, source: Path) -> None:
     with (
         files.explaining(f"cannot copy {source}"),
         files.opened(engine.root, files.DIRECTORY) as root,
-        files.opened(source.parent, files.DIRECTORY) as above,
+        spot(source) as at,  # no link on the way that the app could have put there since it was looked at
     ):
+        if at is None or at.found is None or not stat.S_ISDIR(at.found.st_mode):
+            raise Failed(f"cannot adopt {source}: it is not there any more.")
         files.remove_at(root, slot.value)
-        TreeCopy(lambda rel: rel in links or rel == ".slotd").run(above, source.name, root, slot.value)
+        TreeCopy(lambda rel: rel in links or rel == ".slotd").run(at.parent, at.name, root, slot.value)
     if links:
         engine.settle(slot)
 
@@ -275,10 +280,14 @@ def _put_present(work: Work, source: Path) -> None:
         os.fsync(above)
 
 
-def _take_present_away(source: Path) -> None:
+def _take_present_away(source: Path, inode: int) -> None:
+    """Undo of `_put_present`, however far it came. Only the directory that it moved comes back, and in place of nothing
+    but the copy: what else is called so was there before.
+    """
     new, before = source.with_name(source.name + NEW), source.with_name(source.name + BEFORE)
     with files.explaining(f"cannot bring {source} back"), files.opened(source.parent, files.DIRECTORY) as above:
-        if files.exists_at(before.name, above):
+        moved = files.exists_at(before.name, above) and os.stat(before.name, dir_fd=above, follow_symlinks=False)
+        if moved and moved.st_ino == inode:
             files.remove_at(above, source.name)
             files.rename_new(before.name, source.name, src_dir_fd=above, dst_dir_fd=above)
         files.remove_at(above, new.name)

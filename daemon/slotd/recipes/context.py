@@ -120,6 +120,7 @@ class Plan:
     source: str = ""
     drop_ins: Mapping[str, str] = field(default_factory=dict)
     brings_present: bool = False
+    source_inode: int = 0  # what tells the directory that is exchanged from any other that lies beside it
     release: Release = field(default_factory=lambda: Release(version="", tag=""))
     artifacts: tuple[Artifact, ...] = ()
     signers: tuple[str, ...] = ()
@@ -306,14 +307,13 @@ class Work:
 
     def fields(self) -> dict[str, str]:
         """The journal fields that every entry of this job carries."""
-        slot = self.plan.slot
         return {
             "SLOTD_APP": self.app.name,
             "SLOTD_JOB": str(self.job.id),
             "SLOTD_STEP": self.job.step,
             "SLOTD_VERSION": self.job.version,
             "SLOTD_VERSION_OLD": self.job.previous_version,
-            "SLOTD_SLOT": slot.value if slot else "",
+            "SLOTD_SLOT": self.plan.slot.value if self.plan.slot else "",
             "SLOTD_RESULT": self.job.result.value,
             "SLOTD_CORRELATION": self.job.correlation,
         }

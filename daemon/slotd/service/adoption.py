@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from slotd.core.schema import App
@@ -66,6 +67,11 @@ def release_plan(host: Host, app: App, engine: Engine, *, present: bool) -> Plan
 
 def _require_movable(app: App, source: str) -> None:
     """A slot whose files name its own path, and a directory that holds data, cannot be exchanged."""
+    if os.path.lexists(source + adopt.BEFORE):
+        raise Failed(
+            f"cannot give {app.name} back with its present version: {source}{adopt.BEFORE} is there already.",
+            hint="It was kept when the app was given back before. Move it away.",
+        )
     if app.slots.prepare:
         raise Failed(
             f"cannot give {app.name} back with its present version: what `prepare` made knows where its slot lies.",
