@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import stat
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -262,3 +263,26 @@ def test_a_cancelled_copy_does_not_first_hash_all_of_a_large_file(home: Path, tm
     with pytest.raises(errors.Cancelled):
         TreeStore().hot(DataSpec((home / "data",)), tmp_path / "backup", None, cancelled)
     assert len(asked) == 101
+
+
+def test_a_small_database_that_says_it_is_large_does_not_fill_the_disk_of_its_backup(
+    home: Path, tmp_path: Path
+) -> None:
+    """SQLite copies as many pages as a database says it has; holes cost whoever made them nothing."""
+    database, pages = home / "data" / "x.db", (192 << 20) // 4096
+    with closing(sqlite3.connect(database)) as made:
+        made.execute("CREATE TABLE t(x)")
+        made.commit()
+    with open(database, "r+b") as file:
+        file.truncate(pages * 4096)
+        file.seek(24)
+        changes = file.read(4)
+        file.seek(28)
+        file.write(pages.to_bytes(4, "big"))
+        file.seek(92)
+        file.write(changes)
+    (home / "data" / "x.db-wal").write_bytes(b"in use")
+    spec = DataSpec((home / "data",), sqlite=("x.db",))
+    noted = TreeStore().hot(spec, tmp_path / "backup", None, never).notes
+    assert any("copied as a plain file" in each for each in noted)
+    assert (tmp_path / "backup/data/0/x.db").stat().st_blocks * 512 < 1 << 20

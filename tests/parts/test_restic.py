@@ -131,6 +131,22 @@ def test_what_was_saved_comes_back_byte_for_byte_through_quarantine(
     assert (tmp_path / "aside" / "data" / "0" / "secret").read_text() == "overwritten by the bad version"
 
 
+def test_what_was_brought_back_beside_to_be_looked_at_goes_again_and_the_backup_stays(
+    store: DataStore, live: Path, tmp_path: Path
+) -> None:
+    """Else each backup that someone once looked into would take the room of all its data."""
+    spec = DataSpec((live,))
+    before = look(live)
+    back_up(store, spec, tmp_path / "one")
+    assert store.contents(tmp_path / "one")
+    (tmp_path / "one" / "verify.part").mkdir()  # of one who was killed
+    store.complete(tmp_path / "one")
+    assert sorted(path.name for path in (tmp_path / "one").iterdir() if path.is_dir()) == ["data", "tmp"]
+    (live / "secret").write_text("overwritten by the bad version")
+    store.restore(spec, tmp_path / "one", tmp_path / "aside")
+    assert look(live) == before
+
+
 def test_a_snapshot_names_its_app_version_reason_and_id(
     store: DataStore, live: Path, tmp_path: Path, home: Path
 ) -> None:

@@ -24,7 +24,7 @@ EXPOSURE = {
     "slotd-boot.service": 1.6,  # without PrivateDevices=, which needs a /tmp
     "slotd-prune.service": 1.7,
     "slotd-push.service": 2.5,  # it goes out to the network, as root, for data that are root's
-    "slotd-recover.service": 2.0,  # likewise
+    "slotd-recover.service": 2.7,  # likewise, and it asks the probes of local apps
 }  # fmt: skip
 CLIENT_EXPOSURE = 0.8
 MAKES_MOUNTS = {
@@ -185,3 +185,16 @@ def test_the_bus_lets_through_exactly_the_members_that_the_interfaces_have() -> 
 def test_the_package_has_the_version_of_the_code() -> None:
     first = (PACKAGING / "debian/changelog").read_text().splitlines()[0]
     assert first.startswith(f"slotd ({slotd.__version__}-")
+
+
+@pytest.mark.parametrize("name", ["slotd.service", "slotd-boot.service", "slotd-recover.service", "slotd-push.service"])
+def test_whoever_brings_data_back_may_give_files_the_capabilities_that_they_had(name: str) -> None:
+    assert re.search(r"^CapabilityBoundingSet=.*\bCAP_SETFCAP\b", (UNITS / name).read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", ["slotd.service", "slotd-recover.service"])
+def test_whoever_asks_probes_is_on_the_host_s_own_loopback(name: str) -> None:
+    text = (UNITS / name).read_text()
+    assert "PrivateNetwork=yes" not in text
+    assert re.search(r"^RestrictAddressFamilies=.*\bAF_INET\b.*\bAF_INET6\b", text, re.MULTILINE)
+    assert "\nIPAddressAllow=localhost\n" in text

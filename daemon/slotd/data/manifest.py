@@ -59,9 +59,7 @@ class Manifest:
             if not self._forgives:
                 raise
 
-    def _read(
-        self, dir_fd: int, name: str, key: str, rel: str, is_left_out: Callable[[str], bool], depth: int
-    ) -> None:
+    def _read(self, dir_fd: int, name: str, key: str, rel: str, is_left_out: Callable[[str], bool], depth: int) -> None:
         found = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
         if stat.S_ISLNK(found.st_mode):
             self._add(line_of("l", found, escape(os.readlink(name, dir_fd=dir_fd)), {}, escape(key)))

@@ -147,6 +147,11 @@ class ResticStore:
     def complete(self, dest: Path) -> None:
         if not keeping.is_kept(dest):
             self._tree.complete(dest)
+            return
+        with files.explaining(f"cannot tidy up {dest}"):  # what was brought back to be restored or looked at
+            self._tree.remove(dest / "tree")
+            for part in ("tree.part", "verify.part"):
+                files.remove_tree(dest / part)
 
     def header(self, dest: Path) -> dict[str, Any]:
         """What `seal` was given for a sealed copy. Raises Failed for any other."""
