@@ -20,7 +20,7 @@ from slotd.data.copytree import TreeCopy
 from slotd.data.entries import VANISHED
 from slotd.data.layout import Layout
 from slotd.data.manifest import Manifest, unknown
-from slotd.data.places import Spot, beside, places, spot, stat_at
+from slotd.data.places import Spot, beside, places, require_mounted, spot, stat_at
 from slotd.host import copy, files
 from slotd.host.failpoint import hit
 
@@ -41,6 +41,7 @@ class Aside:
         """Set all places aside and seal; the bytes. Nothing to do if it is sealed."""
         if sealed := self.layout.sealed():
             return int(sealed["bytes"])
+        require_mounted(self.spec)
         self.layout.make()
         scope = self.layout.scope() or self.layout.begin("quarantine", self.spec)
         if scope.kind != "quarantine":

@@ -26,7 +26,7 @@ from slotd.data.digests import known, with_digest
 from slotd.data.entries import VANISHED, At, Base, Own, Vanished, kind_of, outside_of
 from slotd.data.index import Index, Seen, boot_id, escape, line_of
 from slotd.data.layout import Layout
-from slotd.data.places import DEPTH, Place, Spot, left_out, matcher, places, refuse_link, spot
+from slotd.data.places import DEPTH, Place, Spot, left_out, matcher, places, refuse_link, require_mounted, spot
 from slotd.data.regular import Regular, reading
 from slotd.data.tally import Tally
 from slotd.host import btrfs, copy, files
@@ -54,6 +54,7 @@ class Pass:
         self.is_left_out = left_out(spec.exclude, spec.sqlite)
 
     def run(self) -> CopyStats:
+        require_mounted(self.spec)
         self.layout.make()
         self.layout.unseal()
         self._begin()

@@ -30,7 +30,7 @@ from slotd.data import Change, CopyStats, DataSpec, Entry
 from slotd.data import restic_keep as keeping
 from slotd.data.layout import JSON_LIMIT, Layout
 from slotd.data.manifest import Manifest, unknown
-from slotd.data.places import DEPTH, SHARED_MEMORY, matcher, places, refuse_link, spot
+from slotd.data.places import DEPTH, SHARED_MEMORY, matcher, places, refuse_link, require_mounted, spot
 from slotd.data.restic_keep import Keep, Note
 from slotd.data.tree import TreeStore
 from slotd.host import files
@@ -272,6 +272,7 @@ class ResticStore:
 
 def _real_places(spec: DataSpec) -> dict[int, Path]:
     """Where the places that are there really lie, by their number. A link on the way that the app can change fails."""
+    require_mounted(spec)
     found = {}
     for place in places(spec):
         with files.explaining(f"cannot reach {place.path}"), spot(place.path) as at:

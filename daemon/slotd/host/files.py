@@ -331,13 +331,14 @@ def mounts_below(path: Path) -> list[Path]:
     prefix = os.fsencode(path).rstrip(b"/")
     found = []
     for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
-        point = _unescape(line.split(b" ")[4])
+        point = unescape(line.split(b" ")[4])
         if point == prefix or point.startswith(prefix + b"/"):
             found.append(Path(os.fsdecode(point)))
     return sorted(set(found))
 
 
-def _unescape(field: bytes) -> bytes:
+def unescape(field: bytes) -> bytes:
+    """A path as fstab and mountinfo write it."""
     for code, char in ((b"\\040", b" "), (b"\\011", b"\t"), (b"\\012", b"\n"), (b"\\134", b"\\")):
         field = field.replace(code, char)
     return field
