@@ -23,7 +23,9 @@ from tests.vm.world import GuestNotes, World, begin_update
 
 # What 2.0 is like; it deserves to stay, or it does not.
 KINDS = {"well": True, "damage-data": False, "crash-after 3": False}
-GAP_S = (1.0, 9.0)  # between two cuts of one update
+GAP_S = (1.0, 9.0)  # between two cuts of one update, if it does not come to its next step meanwhile:
+STEP_S = (0.0, 0.5)  # then there is one so soon after, for most steps are shorter than a gap
+LOOK_S = 0.25
 AGAIN = 0.4  # the share of machines that are cut once more while they come up
 AGAIN_AT = (0.1, 1.5)  # of the time that such a machine needs to come up
 UPDATE_S = 1500.0
@@ -49,15 +51,27 @@ def cut_during_update(world: World, kind: str, seed: int) -> list[Cut]:
         notes.wait_state(timeout_s=300)
         begun = notes.machine.had_s()
         begin_update(notes)
+        step = ""
         while notes.machine.had_s() - begun < UPDATE_S:
-            notes.machine.sleep(chance.uniform(*GAP_S))
+            step = _wait(notes, chance, step)
             image = world.directory / f"cut-{seed}-{len(found)}.qcow2"
             with notes.machine.frozen():
                 shutil.copyfile(notes.machine.layer, image)
             found.append(Cut(len(found), kind, chance.randrange(1 << 30), notes.machine.had_s() - begun, image))
-            if notes.now_at().endswith(("|done", "|failed")):
+            if step.endswith(("|done", "|failed")):
                 return found
     raise GuestError(f"the update to 2.0 ({kind}) did not end within {UPDATE_S:g} s")
+
+
+def _wait(notes: GuestNotes, chance: random.Random, step: str) -> str:
+    """Until the moment of the next cut; gives where the update has come to by then."""
+    until = notes.machine.had_s() + chance.uniform(*GAP_S)
+    soon = chance.uniform(*STEP_S)
+    while (now := notes.now_at()) == step and notes.machine.had_s() < until:
+        notes.machine.sleep(LOOK_S)
+    if now != step:
+        notes.machine.sleep(soon)
+    return now
 
 
 def store(world: World, cut: Cut) -> Cut:

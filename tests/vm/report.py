@@ -22,6 +22,9 @@ what the newer version had written is in quarantine when the older one is back.
 
 The clock of a machine counts the instructions that it has run, and the deadlines of the tests count only the seconds in
 which the host let it run: how busy the host is changes how long a run takes, and not how it ends.
+
+A run that was ended goes on where it stopped, with the same command and the same SEED; `ARGS=--keep-right` counts what
+ended right on an earlier build, too. A build is a digest over the package and over these tests.
 """
 
 
@@ -33,7 +36,7 @@ def write_report(path: Path, seed: int, ledger: Ledger, not_run: Sequence[str]) 
     builds = Counter(ended.build for ended in (*cuts, *ledger.cases))
     if len(builds) > 1:
         shares = ", ".join(f"{count} on {build}" for build, count in builds.items())
-        lines += [f"Tried on {len(builds)} builds of the package and of these tests, one after another: {shares}.", ""]
+        lines += [f"Tried on {len(builds)} builds, one after another: {shares}.", ""]
     lines += ["| power cuts | machines | ended right | on 1.0 | on 2.0 |", "|---|---|---|---|---|"]
     old, new = (sum(ended.version == version for ended in cuts) for version in ("1.0", "2.0"))
     lines += [f"| {sum(ended.cuts for ended in cuts)} | {len(cuts)} | {right} | {old} | {new} |", ""]
