@@ -103,9 +103,9 @@ class Plan:
     """The durable memory of one job, written into its row: what a restarted daemon needs to go on or back.
 
     `wanted` is a version of somebody's own choice; `only` the one that the rules may choose, since it was authorised.
-    `kept`: that version's file was verified by an earlier job, and comes from the cache; `brings`: the id of the backup
-    whose data come with it, `present` the one that the data of now are set aside under. `paths`: what a restore brings
-    back, empty for all. `resting`: units that were down before, and stay so. `dumped`, `loaded`: databases, going back.
+    `kept`: its file was verified by an earlier job, and is in the cache; `brings`: the backup whose data come with it,
+    `present` the one that the data of now are set aside under. `paths`: what a restore brings back, empty for all.
+    `resting`: units that stay down, as before; `runs`: the last run of each that was stopped. `dumped`, `loaded`: done.
     """
 
     definition: App = field(default_factory=lambda: App(name=""))
@@ -132,6 +132,7 @@ class Plan:
     quarantine: str = ""
     restore: bool = False
     disturbed: bool = False
+    runs: Mapping[str, str] = field(default_factory=dict)
     paths: tuple[str, ...] = ()
     resting: tuple[str, ...] = ()
     dumped: bool = False
@@ -322,7 +323,6 @@ class Work:
         """One event: a history row, and a journal entry beside the app's own that starts with the app's name.
 
         `extra` are fields of both; `journal` of the journal's alone, which not everybody may read.
-
         Never raises: a history that takes no more rows must not keep an app from being stopped or started (promise 7).
         """
         event = Event(

@@ -264,6 +264,20 @@ async def is_up(work: Work) -> bool:
     return any([(await work.host.systemd.show(unit)).active_state in _UP for unit in units])
 
 
+async def last_runs(work: Work) -> dict[str, str]:
+    """systemd's id of each unit's last run; empty if it has none. Without sockets, which are never stopped."""
+    units = [unit for unit in work.app.service.units if not unit.endswith(".socket")]
+    return {unit: (await work.host.systemd.show(unit)).invocation_id for unit in units}
+
+
+async def was_started(work: Work) -> bool:
+    """Whether a unit runs, or has run, since `runs` was remembered: by a socket's doing, or a person's."""
+    before = work.plan.runs
+    return await is_up(work) or any(
+        now and unit in before and now != before[unit] for unit, now in (await last_runs(work)).items()
+    )
+
+
 async def copy_cold(work: Work, backup: Backup) -> None:
     """The dumps and the cold pass: all of a backup that needs the app to be down."""
     await hooks.run_around_backup(work, "dump")

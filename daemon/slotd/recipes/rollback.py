@@ -19,7 +19,7 @@ from slotd.model import Backup, Blocked, Job, JobKind, Result, Slot, SlotState
 from slotd.recipes import dumps, space
 from slotd.recipes.context import Work
 from slotd.recipes.copies import check_copy, set_aside, where_to_set_aside
-from slotd.recipes.preserve import dependents_of, is_up, start_all, stop_all
+from slotd.recipes.preserve import dependents_of, last_runs, start_all, stop_all, was_started
 from slotd.recipes.run import Step, Stopped, perform
 from slotd.recipes.trial import wait_until_healthy
 from slotd.store import TROUBLE
@@ -120,10 +120,11 @@ async def stop_units(work: Work) -> None:
         await work.remember(dependents=tuple(await dependents_of(work)))
     await failpoint.reach("rb-stop:remembered")
     aside = work.host.copy_path("quarantine", work.app.name, work.plan.quarantine)
-    if work.plan.restore and await off_loop(work.data.is_sealed, aside) and await is_up(work):
+    if work.plan.restore and await off_loop(work.data.is_sealed, aside) and await was_started(work):
         # This is a second try, and in between the app was started: on data that may have been half there.
         await work.remember(disturbed=True)
     await stop_all(work)
+    await work.remember(runs=await last_runs(work))
     await dumps.keep_present(work)
 
 
@@ -156,7 +157,7 @@ async def bring_data_back(work: Work) -> None:
         aside = work.host.copy_path("quarantine", work.app.name, work.plan.quarantine)
         await off_loop(work.data.restore, work.data_spec, Path(backup.path), aside)
         await failpoint.reach("rb-restore:restored")
-        if not work.plan.disturbed and not await is_up(work):
+        if not work.plan.disturbed and not await was_started(work):
             if work.job.kind != "restore":  # which tells it when the app runs again
                 await work.tell(
                     "restored",
@@ -165,13 +166,18 @@ async def bring_data_back(work: Work) -> None:
                 )
             return
         # Someone (a socket, a person) started the app on data that were only half there, maybe the failed version.
-        await stop_all(work)
-        await work.remember(quarantine=f"{work.plan.quarantine}-again", disturbed=False)
-        await set_data_aside(work)
+        await set_aside_again(work)
     raise Failed(
         f"cannot restore the data of {work.app.name}: something starts it again and again meanwhile.",
         hint="Stop its sockets and timers, then restore the backup.",
     )
+
+
+async def set_aside_again(work: Work) -> None:
+    """What had come back was in somebody's hands: it goes the way of the data before it."""
+    await stop_all(work)
+    await work.remember(quarantine=f"{work.plan.quarantine}-again", disturbed=False, runs=await last_runs(work))
+    await set_data_aside(work)
 
 
 async def _require_whole_backup(work: Work) -> Backup | None:
@@ -196,6 +202,10 @@ async def point_back(work: Work) -> None:
         return
     await off_loop(work.engine.switch, work.plan.old_slot)
     await failpoint.reach("rb-switch:link")
+    if work.plan.restore and await was_started(work):
+        # Of the other slot, most likely, and on the data that had just come back for this one.
+        await set_aside_again(work)
+        await bring_data_back(work)
     await stop_all(work)  # whatever was started meanwhile is of the other slot
 
 

@@ -1,10 +1,13 @@
-"""A way back that a failing disk stopped half-way, and what a person does about it."""
+"""A way back that a failing disk, or a person, gets in the way of."""
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
+from tests.parts.daemon.desk import Desk
 from tests.parts.daemon.notes import Notes
-from tests.parts.daemon.world import World
+from tests.parts.daemon.world import World, wait_for
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -52,3 +55,17 @@ def test_a_restore_tried_again_goes_on_with_the_quarantine_that_was_begun(world:
     assert is_whole
     world.slotctl("restore", "notes", kept)
     assert notes.says() == after
+
+
+async def test_a_bad_version_that_someone_starts_on_the_data_that_have_just_come_back_does_not_keep_them(
+    world: World, notes: Notes, desk: Desk
+) -> None:
+    before = notes.says()
+    notes.publish("3.0", "damage-data")
+    world.fail_at("rb-switch:begin", "hang")
+    job = await desk.start("Update", "notes")
+    await asyncio.to_thread(wait_for, lambda: world.has_fired("rb-switch:begin"))
+    world.systemctl("start", "notes.service", status=1)  # it is the bad one still: it damages them, and dies
+    (world.root / "fired" / "rb-switch:begin").write_text("go")
+    assert (await desk.end_of(job))["result"] == "rolled-back"
+    assert notes.says() == before
