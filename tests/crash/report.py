@@ -85,7 +85,8 @@ class Ledger:
         held = sum(not outcome.why for outcome in outcomes)
         tried = sum(not outcome.fault.startswith(("sweep-", "prefix-")) for outcome in outcomes)
         whole = len(list(matrix.cells()))
-        spent = [told.at for told, after in itertools.pairwise(self.told) if after.at < told.at] + [self.seconds]
+        spent = [told.at for told, after in itertools.pairwise(self.told) if after.at < told.at]
+        spent += [told.at for told in self.told[-1:]]
         return (
             f"{len(outcomes)} cells tried ({tried} of the {whole} of the matrix), {held} held, seed {self.seed}, "
             f"{sum(spent) / 60:.0f} min on {os.cpu_count()} processors"
