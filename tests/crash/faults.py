@@ -20,6 +20,7 @@ STEPS = (*machine.UPDATE, *machine.ROLLBACK)
 NAMES = tuple(rule.name for rule in STEPS)
 # Failpoints inside of steps that this app's updates do not come by, and why.
 NOT_MET = {
+    "resolve:kept": "is for TUF repositories",
     "delay:told": "only an automatic update waits",
     "verify:rejected": "the fault `forged` comes by it",
     "stage:forgotten": "comes in an undo, which the faults `eio` and `enospc` lead to",
