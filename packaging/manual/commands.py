@@ -56,7 +56,11 @@ def common_names(parser: argparse.ArgumentParser) -> set[str]:
 
 def usage(parser: argparse.ArgumentParser, common: set[str] = frozenset()) -> str:
     """The command line in one line, `update [--force] APP...`, without the program's name."""
-    options = [_bracketed(_written(action)) for action in own_options(parser, common) if action.option_strings]
+    options = [
+        _written(action) if action.required else _bracketed(_written(action))
+        for action in own_options(parser, common)
+        if action.option_strings
+    ]
     words = [_argument(action) for action in own_options(parser, common) if not action.option_strings]
     return " ".join((*words, *options))
 

@@ -59,7 +59,15 @@ class _Open:
 
 def steps(handed: Handed) -> tuple[Step, ...]:
     """The one step of an import. Its undo needs nothing that was handed over."""
-    return (Step("import", functools.partial(_import, handed=handed), undo=forget),)
+    return (Step("import", functools.partial(_import, handed=handed), undo=take_back),)
+
+
+async def take_back(work: Work) -> None:
+    """What was begun of a bundle is offered by nobody: an import that did not come to its end took nothing in."""
+    await forget(work)
+    if digest := work.plan.source.removeprefix("sha256:"):
+        for cache in await off_loop(lambda: [each for each in work.host.paths.cache.iterdir() if each.is_dir()]):
+            await off_loop(shelf.drop_bundle, cache, digest)
 
 
 async def forget(work: Work) -> None:
@@ -279,18 +287,11 @@ async def _prove(work: Work, app: App, release: Bundled, scratch: Path) -> None:
 
 
 async def _put(work: Work, taken: list[Imported], scratch: Path) -> None:
-    """Onto the apps' shelves: all of it, or none where one cannot be."""
-    done: list[Imported] = []
-    try:
-        for each in taken:
-            cache = work.host.cache(each.release.app)
-            done.append(each)
-            await off_loop(shelf.put, cache, each, {one.sha256: scratch / one.sha256 for one in each.release.contents})
-        await work.remember(taken=tuple(dict.fromkeys(each.release.app for each in taken)))
-    except BaseException:
-        for each in done:
-            await off_loop(shelf.drop, work.host.cache(each.release.app), each.release.version)
-        raise
+    """Onto the apps' shelves; the undo takes it off again."""
+    for each in taken:
+        cache, contents = work.host.cache(each.release.app), each.release.contents
+        await off_loop(shelf.put, cache, each, {one.sha256: scratch / one.sha256 for one in contents})
+    await work.remember(taken=tuple(dict.fromkeys(each.release.app for each in taken)))
 
 
 async def _tell(work: Work, handed: Handed, who: str, imported: Imported) -> None:

@@ -65,6 +65,13 @@ def drop(cache: Path, version: str) -> None:
         (cache / FOLDER / f"{_RECORD}{version}.json").unlink(missing_ok=True)
 
 
+def drop_bundle(cache: Path, sha256: str) -> None:
+    """Take off again what came with this bundle."""
+    for each in imported(cache):
+        if each.bundle == sha256:
+            drop(cache, each.release.version)
+
+
 def dependencies(cache: Path, version: str) -> dict[str, Path]:
     """What the release's prepare commands would fetch from elsewhere: name -> file."""
     here = next((each.release for each in imported(cache) if each.release.version == version), None)

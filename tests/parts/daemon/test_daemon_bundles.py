@@ -223,6 +223,25 @@ async def test_callers_who_hand_something_over_and_leave_cost_nothing(
     wait_for(lambda: len(os.listdir(f"/proc/{pid}/fd")) <= before + 3)
 
 
+@pytest.mark.attack
+@pytest.mark.parametrize("point", ["import:copied", "import:linked", "import:recorded"])
+def test_a_daemon_that_is_killed_in_the_middle_of_an_import_has_taken_nothing_in(
+    installed: Notes, bundle: Path, point: str
+) -> None:
+    world, before = installed.world, kept(installed.world)
+    world.fail_at(point, "kill")
+    world.slotctl("import", str(bundle), status=None)
+    wait_for(lambda: world.has_fired(point) and not world.json("jobs"))
+    world.start()
+    last = world.json("jobs", "--all")[-1]
+    assert (last["kind"], last["result"]) == ("import", "failed")
+    assert not list((world.root / "cache").rglob("release-*.json"))
+    assert not (world.root / "cache" / "slotd" / ".import").exists()
+    assert world.json("status", "notes")["version"] == "1.0"
+    assert installed.version == "1.0"
+    assert {path for path in kept(world) if "/imported/" not in path} == set(before)
+
+
 def test_a_release_of_a_bundle_is_available_and_is_installed_without_its_source(installed: Notes, bundle: Path) -> None:
     world = installed.world
     document = world.json("import", str(bundle))
