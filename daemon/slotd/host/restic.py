@@ -16,6 +16,7 @@ import subprocess
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -27,6 +28,8 @@ LOOK_S: Final = 0.5
 SAID: Final = 300
 LONGEST_S: Final = 24 * 3600.0
 UNREADABLE: Final = 3  # restic's status when it made a snapshot but could not read some of the files
+# One that has just been killed is still there until somebody has asked for its status: a busy host takes its time.
+_UNLOCK_AFTER_S: Final = (0.0, 0.5, 2.0)
 _PATH: Final = "/usr/local/bin:/usr/bin:/bin"
 _SYSTEM: Final = ("/usr", "/bin", "/lib", "/lib64", "/lib32", "/etc/ld.so.cache", "/etc/passwd", "/etc/group")
 _SHUT: Final = (
@@ -92,11 +95,11 @@ class Restic:
         shown: Sequence[Path] | None = None,
         cancelled: Callable[[], bool] = lambda: False,
         good: Sequence[int] = (0,),
-        may_unlock: bool = True,
+        unlock_after: Sequence[float] = _UNLOCK_AFTER_S,
     ) -> Ended:
         """Run one command. `shown`: the data that it reads, when it reads any; `good`: what status is no failure.
 
-        Where a lock is in the way, those of the dead are removed first.
+        Where a lock is in the way, those of the dead are removed first; `unlock_after` so many seconds, time and again.
         Raises `Failed` with restic's own word, `NoSpace`, `Cancelled`.
         """
         program = shutil.which("restic", path=self.path)
@@ -114,11 +117,18 @@ class Restic:
             unit = f"slotd-worker-restic-{os.getpid()}-{uuid.uuid4().hex[:12]}.service"
             plain = (each.replace("$", "$$") for each in line)  # systemd would put variables in
             line = [*_as_unit(unit, own, [*shown], [Path(self.repository), self.home]), *plain]
-        ended = self._wait(line, own, unit, cancelled)
+        try:
+            ended = self._wait(line, own, unit, cancelled)
+        except Cancelled:
+            # One that is interrupted while it makes its lock leaves it there.
+            with suppress(SlotdError):
+                self.run("unlock")
+            raise
         if ended.status not in good:
-            if may_unlock and ended.is_locked and arguments[0] != "unlock":
+            if unlock_after and ended.is_locked and arguments[0] != "unlock":
+                time.sleep(unlock_after[0])
                 self.run("unlock")  # of processes of this host that have died; what others hold stays
-                return self.run(*arguments, shown=shown, cancelled=cancelled, good=good, may_unlock=False)
+                return self.run(*arguments, shown=shown, cancelled=cancelled, good=good, unlock_after=unlock_after[1:])
             raise _failure(self.repository, arguments[0], ended)
         return ended
 
