@@ -108,12 +108,12 @@ def _folder(folder: _File, files: list[_File], source: Source, warnings: list[st
 
 
 def _flat(files: list[_File], source: Source) -> Iterator[Release]:
-    patterns = [pattern for template in source.asset for pattern in patterns(template)]
+    wanted = [pattern for template in source.asset for pattern in patterns(template)]
     owned: dict[str, list[_File]] = {}
     tags: dict[str, str] = {}
     others: list[_File] = []
     for file in files:
-        fitting = filter(None, (captured(pattern, file.name, source.scheme) for pattern in patterns))
+        fitting = filter(None, (captured(pattern, file.name, source.scheme) for pattern in wanted))
         version, tag = next(fitting, ("", ""))
         if version:
             owned.setdefault(version, []).append(file)

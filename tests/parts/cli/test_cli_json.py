@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 import signal
@@ -39,9 +40,17 @@ def fits(command: str, run: Run) -> Any:
 
 
 def test_every_command_has_a_schema_and_every_schema_a_command() -> None:
-    (subparsers,) = (action for action in build()._actions if action.dest == "command")
-    assert subparsers.choices is not None
-    assert {path.stem for path in SCHEMAS.glob("*.json")} == {*subparsers.choices, "common"}
+    assert {path.stem for path in SCHEMAS.glob("*.json")} == {*_commands(build()), "common"}
+
+
+def _commands(parser: argparse.ArgumentParser) -> set[str]:
+    """The names of all that can be run: `update`, and with a hyphen what is a command of a command."""
+    found = set()
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for name, below in action.choices.items():
+                found |= {f"{name}-{each}" for each in _commands(below)} or {name}
+    return found
 
 
 def test_the_schemas_know_the_states_that_there_are() -> None:
