@@ -371,6 +371,19 @@ def test_a_changed_trusted_comment_is_noticed(check: Check, minisigner: Minisign
 
 
 @pytest.mark.attack
+@pytest.mark.parametrize(("line", "char"), [(1, -2), (3, -3)])
+def test_bits_that_no_byte_of_a_minisign_signature_needs_are_not_free(
+    check: Check, minisigner: MinisignKey, line: int, char: int
+) -> None:
+    alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+    lines = minisigner.sign(ARTIFACT).decode().split("\n")
+    at = len(lines[line]) + char
+    lines[line] = lines[line][:at] + alphabet[alphabet.index(lines[line][at]) + 1] + lines[line][at + 1 :]
+    with pytest.raises(VerificationFailed, match="it is not a minisign signature"):
+        check(MINISIGN, {f"{ASSET}.minisig": "\n".join(lines).encode()}, {"p": minisigner.public})
+
+
+@pytest.mark.attack
 def test_a_minisign_signature_by_another_key_is_refused(check: Check, home: Path, minisigner: MinisignKey) -> None:
     other = keys.minisign_key(home / "m2")
     with pytest.raises(VerificationFailed, match=other.key_id) as caught:

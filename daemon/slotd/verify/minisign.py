@@ -83,11 +83,11 @@ def _signature(signature: SignatureFile) -> tuple[str, str, bool]:
     """(key id, trusted comment, whether of the legacy kind). Raises `VerificationFailed`."""
     try:
         lines = signature.data.decode("utf-8").rstrip("\n").split("\n")
-        raw = base64.b64decode(lines[1].strip(), validate=True)
+        raw = _decoded(lines[1].strip())
         comment = lines[2].rstrip("\r")
         if len(lines) != 4 or len(raw) != _SIGNATURE_BYTES or raw[:2] not in (b"Ed", b"ED"):
             raise ValueError
-        if not comment.startswith(_TRUSTED) or len(base64.b64decode(lines[3].strip(), validate=True)) != 64:
+        if not comment.startswith(_TRUSTED) or len(_decoded(lines[3].strip())) != 64:
             raise ValueError
     except (ValueError, IndexError):
         raise VerificationFailed(
@@ -95,6 +95,14 @@ def _signature(signature: SignatureFile) -> tuple[str, str, bool]:
             hint="Check `signature` under [verify].",
         ) from None
     return _key_id(raw), comment.removeprefix(_TRUSTED), raw[:2] == b"Ed"
+
+
+def _decoded(text: str) -> bytes:
+    """Base64 in its one spelling: bits that no byte needs are 0, as encoders leave them. Else `ValueError`."""
+    raw = base64.b64decode(text, validate=True)
+    if base64.b64encode(raw).decode() != text:
+        raise ValueError
+    return raw
 
 
 def _key_id(raw: bytes) -> str:
