@@ -16,7 +16,7 @@ from slotd.host import failpoint
 POINTS = [f"{rule.name}:{end}" for rule in machine.UPDATE for end in ("begin", "end")]
 # What no update that goes well comes by, and what the data store does, which has tests of its own.
 ELSEWHERE = ("verify:rejected", "compare:", "preserve:dropped", "stage:forgotten", "migrate:", "trial:counted",
-             "trial:judged", "trial:saved", "cleanup:removed", "data.")  # fmt: skip
+             "trial:judged", "trial:saved", "cleanup:removed", "resolve:kept", "data.")  # fmt: skip
 STEPS = {rule.name for rule in machine.UPDATE} - {"delay"}
 INNER = [p for p in failpoint.INNER if p.partition(":")[0] in STEPS and not p.startswith(ELSEWHERE)]
 BACK = [f"{rule.name}:{end}" for rule in machine.ROLLBACK for end in ("begin", "end")] + [
