@@ -31,9 +31,9 @@ from slotd.recipes import prune as pruning
 from slotd.recipes import push as pushing
 from slotd.recipes import recover as recovering
 from slotd.recipes.context import Host, Plan, Work
+from slotd.recipes.hosting import make_host
 from slotd.recipes.restore import STEPS as RESTORE_STEPS
 from slotd.recipes.run import perform
-from slotd.service.wiring import make_host
 
 _log = logging.getLogger(__name__)
 

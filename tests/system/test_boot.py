@@ -66,6 +66,20 @@ def test_slotd_boot_alone_goes_back_with_the_daemon_masked(notes: Notes) -> None
     assert notes.machine.run("systemctl is-active slotd", check=False).stdout.strip() != "active"
 
 
+def test_a_slotd_that_its_own_upgrade_broke_still_counts_boots_and_goes_back(notes: Notes) -> None:
+    before = notes.wait_state()
+    begin_trial(notes, "well")
+    build = "/usr/lib/python3/dist-packages/slotd/service/daemon.py"
+    notes.machine.write_file(build, "raise ImportError('this build is broken')\n")
+    notes.machine.run("systemctl kill --signal=KILL slotd")
+    notes.machine.wait_for("systemctl show -P Result slotd-recover.service | grep -q success", timeout_s=60)
+    assert notes.wait_state()["version"] == "2.0", "what is healthy is not taken back for slotd's own trouble"
+    for _ in range(3):
+        power_cut(notes)
+    assert notes.wait_state() == before
+    assert notes.machine.run("systemctl is-active slotd", check=False).stdout.strip() != "active"
+
+
 def test_a_rollback_that_a_power_cut_interrupted_is_finished_before_the_app_starts(notes: Notes) -> None:
     before = notes.wait_state()
     notes.publisher.publish("2.0", "damage-data", schema=2)

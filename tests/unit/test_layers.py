@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -101,6 +102,19 @@ def breaches(source: str, module: str, is_package: bool) -> list[str]:
             if ast.unparse(call.func) in IMPURE_CALLS
         ]
     return list(dict.fromkeys(found))
+
+
+def test_the_ways_back_load_nothing_of_the_daemon() -> None:
+    """A build whose service cannot be loaded must still count boots, and end what was begun."""
+    line = "import sys, slotd.boot; print(*(name for name in sys.modules if name.startswith('slotd.service')))"
+    done = subprocess.run(
+        ["/usr/bin/python3", "-c", line],
+        env={"PYTHONPATH": str(PACKAGE.parent), "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == []
 
 
 def test_imports_go_downward_and_parts_stand_alone() -> None:
