@@ -46,7 +46,7 @@ def decide(requirement: Verify, asset: str, evidence: Evidence) -> Trusted:
     refusals = list(_against_digests(requirement, asset, evidence))
     checks = list(_passed_digests(evidence))
     signers: list[Signer] = []
-    for kind in dict.fromkeys(requirement.require):
+    for kind in sorted(set(requirement.require)):
         if kind in DIGESTS:
             continue
         try:
@@ -57,7 +57,7 @@ def decide(requirement: Verify, asset: str, evidence: Evidence) -> Trusted:
         signers += found
         checks += [f"{each.kind} signature over the {_WHAT[each.covers]} by {each.name or each.key}" for each in found]
     if refusals:
-        raise min(refusals, key=lambda each: (not each.forged, str(each)))
+        raise min(refusals, key=lambda each: not each.forged)  # of several the first: digests say more than signatures
     return Trusted(tuple(checks), tuple(signers))
 
 
