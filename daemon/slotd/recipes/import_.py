@@ -67,7 +67,7 @@ async def take_back(work: Work) -> None:
     await forget(work)
     if digest := work.plan.source.removeprefix("sha256:"):
         for cache in await off_loop(lambda: [each for each in work.host.paths.cache.iterdir() if each.is_dir()]):
-            await off_loop(shelf.drop_bundle, cache, digest)
+            await off_loop(shelf.drop_of, cache, digest, work.job.id)
 
 
 async def forget(work: Work) -> None:
@@ -128,7 +128,7 @@ async def _take_in(work: Work, handed: Handed, who: str) -> Result:
     await failpoint.reach("import:proven")
     work.too_late = True  # from here on it is there, in parts at least
     now = work.host.clock.now()
-    taken = [Imported(each, sha256, signers[each.app], now) for each in fresh]
+    taken = [Imported(each, sha256, signers[each.app], now, work.job.id) for each in fresh]
     await _put(work, taken, scratch)
     for one in taken:
         await _tell(work, handed, who, one)

@@ -30,18 +30,23 @@ _RECORD = "release-"
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """One release, and where it came from: the bundle's SHA-256, who signed that, when it was taken in."""
+    """One release, and where it came from: the bundle's SHA-256, who signed that, when and in which job it came."""
 
     release: Bundled
     bundle: str
     signer: str
     at: float
+    job: int
 
 
 def put(cache: Path, imported: Imported, sources: Mapping[str, Path]) -> None:
-    """Take a release in, whole or not at all: its files are there before its record is. `sources`: by digest."""
-    folder = cache / FOLDER
-    with files.explaining(f"cannot store {imported.release.app} {imported.release.version}"):
+    """Take a release in, whole or not at all: its files are there before its record is. `sources`: by digest.
+
+    The record of an earlier import of the same bundle stays as it is, so that it is nobody's to take off again.
+    """
+    folder, version = cache / FOLDER, imported.release.version
+    is_known = any((each.bundle, each.release.version) == (imported.bundle, version) for each in on_it(cache))
+    with files.explaining(f"cannot store {imported.release.app} {version}"):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder.chmod(0o700)
         for sha256 in {each.sha256 for each in imported.release.contents}:
@@ -49,37 +54,35 @@ def put(cache: Path, imported: Imported, sources: Mapping[str, Path]) -> None:
             os.link(sources[sha256], folder / sha256)
             failpoint.hit("import:linked")
     files.fsync_dir(folder)
+    if is_known:
+        return
     record = {
         "bundle": imported.bundle,
         "signer": imported.signer,
         "at": int(imported.at),
+        "job": imported.job,
         "release": bundle.release_to_plain(imported.release),
     }
-    files.write_atomic(folder / f"{_RECORD}{imported.release.version}.json", json.dumps(record).encode(), 0o600)
+    files.write_atomic(folder / f"{_RECORD}{version}.json", json.dumps(record).encode(), 0o600)
     failpoint.hit("import:recorded")
 
 
-def drop(cache: Path, version: str) -> None:
-    """Take a release off again; its files go with the next `prune`. None is fine."""
+def drop_of(cache: Path, sha256: str, job: int) -> None:
+    """Take off again what this job took in of this bundle; the files go with the next `prune`. None is fine."""
     with files.explaining(f"cannot tidy up {cache / FOLDER}"):
-        (cache / FOLDER / f"{_RECORD}{version}.json").unlink(missing_ok=True)
-
-
-def drop_bundle(cache: Path, sha256: str) -> None:
-    """Take off again what came with this bundle."""
-    for each in imported(cache):
-        if each.bundle == sha256:
-            drop(cache, each.release.version)
+        for each in on_it(cache):
+            if (each.bundle, each.job) == (sha256, job):
+                (cache / FOLDER / f"{_RECORD}{each.release.version}.json").unlink(missing_ok=True)
 
 
 def dependencies(cache: Path, version: str) -> dict[str, Path]:
     """What the release's prepare commands would fetch from elsewhere: name -> file."""
-    here = next((each.release for each in imported(cache) if each.release.version == version), None)
+    here = next((each.release for each in on_it(cache) if each.release.version == version), None)
     contents = here.contents if here else ()
     return {each.name: cache / FOLDER / each.sha256 for each in contents if each.kind == bundle.DEPENDENCY}
 
 
-def imported(cache: Path) -> list[Imported]:
+def on_it(cache: Path) -> list[Imported]:
     """All that is there, the newest first. A record that cannot be read is none."""
     found = []
     with suppress(OSError):
@@ -96,12 +99,13 @@ def _read(path: Path) -> Imported:
         bundle=top["bundle"].line(64),
         signer=top["signer"].line(1000),
         at=top["at"].number(0, 2**53),
+        job=top["job"].integer(0, 2**53),
     )
 
 
 def releases(cache: Path) -> tuple[Release, ...]:
     """The same as a source lists them, but for their addresses."""
-    return tuple(each.release.release() for each in imported(cache))
+    return tuple(each.release.release() for each in on_it(cache))
 
 
 def has(here: Sequence[Release], wanted: str) -> bool:
@@ -149,7 +153,7 @@ def _gone(cache: Path) -> Failed:
 
 def prune(cache: Path, scheme: str, installed: str) -> None:
     """Remove releases that are not newer than what is installed, the oldest of too many, and files of none."""
-    folder, here = cache / FOLDER, imported(cache)
+    folder, here = cache / FOLDER, on_it(cache)
     if not folder.is_dir():
         return
     current = parse_version(scheme, installed)

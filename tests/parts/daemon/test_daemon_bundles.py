@@ -247,6 +247,22 @@ def test_a_daemon_that_is_killed_in_the_middle_of_an_import_has_taken_nothing_in
     assert others() == before
 
 
+@pytest.mark.attack
+def test_a_second_import_that_is_killed_takes_nothing_of_the_first_away(installed: Notes, bundle: Path) -> None:
+    world = installed.world
+    world.slotctl("import", str(bundle))
+    records = sorted((world.root / "cache").rglob("release-*.json"))
+    assert [path.name for path in records] == ["release-2.0.json"]
+    content = records[0].read_bytes()
+    world.fail_at("import:linked", "kill")
+    world.slotctl("import", str(bundle), status=None)
+    wait_for(lambda: world.has_fired("import:linked") and not world.json("jobs"))
+    world.start()
+    last = world.json("jobs", "--all")[-1]
+    assert (last["kind"], last["result"]) == ("import", "failed")
+    assert records[0].read_bytes() == content
+
+
 def test_a_release_of_a_bundle_is_available_and_is_installed_without_its_source(installed: Notes, bundle: Path) -> None:
     world = installed.world
     document = world.json("import", str(bundle))
