@@ -247,6 +247,10 @@ class Store:
     def trial(self, app: str) -> Trial | None:
         return self._one(Trial, "app = ?", (app,))
 
+    def version_in(self, app: str, slot: SlotName | None) -> str:
+        """The version that a slot holds; empty for an empty one, and for none."""
+        return self.slots(app)[slot].version if slot else ""
+
     def close_trial(self, app: str, job_id: int) -> None:
         """Close the trial that a job opened; one of another job stays, none is fine."""
         with self.transaction():

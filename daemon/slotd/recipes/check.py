@@ -95,11 +95,10 @@ async def _choose(
 ) -> policy.Choice:
     app, store = work.app, work.host.store
     active = await off_loop(work.engine.active)
-    slots = await off_loop(store.slots, app.name)
     return policy.choose(
         releases,
         app=app,
-        current=slots[active].version if active else "",
+        current=await off_loop(store.version_in, app.name, active),
         record=record,
         blocked=await off_loop(store.blocked, app.name),
         wanted=wanted,

@@ -234,8 +234,8 @@ async def _pass_over(work: Work, handed: Handed, known: tuple[Bundled, ...]) -> 
 
 def _installed(host: Host, app: App) -> str:
     """The version in the active slot; empty for none."""
-    active = engines.create(app, host.root(app), host.settings.limits, user_mode=host.user_mode).active()
-    return host.store.slots(app.name)[active].version if active else ""
+    engine = engines.create(app, host.root(app), host.settings.limits, user_mode=host.user_mode)
+    return host.store.version_in(app.name, engine.active())
 
 
 async def _take_out(work: Work, opened: _Open, fresh: list[Bundled], scratch: Path) -> None:

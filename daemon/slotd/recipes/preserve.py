@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import pwd
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
+from slotd.core.health import UnitStatus
 from slotd.core.plain import to_plain
 from slotd.errors import Failed, NoSuchBackup, SlotdError
 from slotd.host import failpoint, holdback
 from slotd.host.offloop import off_loop
+from slotd.host.systemd import Systemd
 from slotd.model import Backup
 from slotd.recipes import hooks
 from slotd.recipes.context import Work
@@ -247,8 +250,13 @@ async def resting_units(work: Work) -> tuple[str, ...]:
 
 async def stopped_by_somebody(work: Work) -> tuple[str, ...]:
     """All units of an app that nobody wants to run; none of one that is in use, if only by a socket or a timer."""
-    resting = await resting_units(work)
-    return resting if len(resting) == len(work.app.service.units) else ()
+    units = work.app.service.units
+    return units if await are_left_down(work.host.systemd, units) else ()
+
+
+async def are_left_down(systemd: Systemd, units: Sequence[str]) -> bool:
+    """Whether somebody has stopped all of these units, so that none is to run."""
+    return all([(await systemd.show(unit)).active_state == "inactive" for unit in units])
 
 
 async def rest_again(work: Work) -> None:
@@ -258,24 +266,30 @@ async def rest_again(work: Work) -> None:
         await work.tell("app-stopped", f"stopped {', '.join(work.plan.resting)} again, as before the {work.job.kind}")
 
 
-async def is_up(work: Work) -> bool:
-    """Whether any unit of the app runs, or is about to. Sockets do not count: they are never stopped."""
+async def _shown(work: Work) -> list[UnitStatus]:
+    """The app's units as they are, without sockets, which are never stopped."""
     units = [unit for unit in work.app.service.units if not unit.endswith(".socket")]
-    return any([(await work.host.systemd.show(unit)).active_state in _UP for unit in units])
+    return [await work.host.systemd.show(unit) for unit in units]
+
+
+async def is_up(work: Work) -> bool:
+    """Whether any unit of the app runs, or is about to. Sockets do not count."""
+    return any(unit.active_state in _UP for unit in await _shown(work))
 
 
 async def last_runs(work: Work) -> dict[str, str]:
-    """systemd's id of each unit's last run; empty if it has none. Without sockets, which are never stopped."""
-    units = [unit for unit in work.app.service.units if not unit.endswith(".socket")]
-    return {unit: (await work.host.systemd.show(unit)).invocation_id for unit in units}
+    """systemd's id of each unit's last run; empty if it has none. Without sockets."""
+    return {unit.name: unit.invocation_id for unit in await _shown(work)}
 
 
 async def was_started(work: Work) -> bool:
     """Whether a unit runs, or has run, since `runs` was remembered: by a socket's doing, or a person's."""
-    before = work.plan.runs
-    return await is_up(work) or any(
-        now and unit in before and now != before[unit] for unit, now in (await last_runs(work)).items()
-    )
+
+    def has_run(unit: UnitStatus) -> bool:
+        now = unit.invocation_id
+        return bool(now) and work.plan.runs.get(unit.name, now) != now
+
+    return any(unit.active_state in _UP or has_run(unit) for unit in await _shown(work))
 
 
 async def copy_cold(work: Work, backup: Backup) -> None:

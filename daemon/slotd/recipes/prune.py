@@ -37,7 +37,7 @@ async def prune_app(work: Work) -> None:
             await off_loop(work.data.complete, Path(copy.path))
     await off_loop(prune_cache, work)
     active = await off_loop(work.engine.active)
-    installed = (await off_loop(store.slots, app.name))[active].version if active else ""
+    installed = await off_loop(store.version_in, app.name, active)
     await off_loop(shelf.prune, work.host.cache(app.name), app.source.scheme, installed)
     await failpoint.reach("cleanup:cache")
     await off_loop(store.prune)

@@ -145,8 +145,8 @@ async def bring_data_back(work: Work) -> None:
     backup = await _require_whole_backup(work)
     if backup is None:
         return
-    aside = work.host.copy_path("quarantine", work.app.name, work.plan.quarantine)
     if puts_back(work):
+        aside = work.host.copy_path("quarantine", work.app.name, work.plan.quarantine)
         await stop_all(work)
         try:
             await off_loop(work.data.put_back, work.data_spec, Path(backup.path), aside)

@@ -52,7 +52,7 @@ def release_plan(host: Host, app: App, engine: Engine, *, present: bool) -> Plan
         raise NothingToDo(f"cannot give {app.name} back: a version is on trial.", hint="Wait for its end.")
     if not Path(source).is_dir():
         raise Failed(f"cannot give {app.name} back: {source} is not there any more.")
-    version = host.store.slots(app.name)[active].version
+    version = host.store.version_in(app.name, active)
     if present:
         _require_movable(app, source)
     return Plan(

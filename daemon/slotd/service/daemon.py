@@ -15,14 +15,13 @@ from typing import Any
 from slotd import __version__
 from slotd.core import policy
 from slotd.core.events import BY_NAME
-from slotd.core.plain import to_plain
 from slotd.core.schema import App
 from slotd.errors import NoSuchApp, NoSuchVersion, NothingToDo, SlotdError
 from slotd.host import definitions, journal
 from slotd.host.offloop import off_loop
 from slotd.model import AppView, Event, Job, JobKind, Mode
 from slotd.recipes import recover
-from slotd.recipes.context import Host, Plan, Work
+from slotd.recipes.context import Host, Work
 from slotd.service import requests, views
 from slotd.service.api import Listener
 from slotd.service.board import Board
@@ -70,8 +69,7 @@ class Daemon(Starter):
             work = await off_loop(self._work, job)
         except SlotdError as error:
             # Not left open: it would stand in the way of this app's jobs for ever, and nobody would know.
-            known = self._definitions.apps.get(job.app, App(name=job.app))
-            work = self._work(dataclasses.replace(job, plan=to_plain(Plan(definition=known))))
+            work = self._work(dataclasses.replace(job, plan={}))
             recipe = partial(recover.abandon, why=error)
         except BaseException:
             self.jobs_.unreserve(job.app, job.kind)

@@ -135,7 +135,7 @@ def kept_plan(host: Host, app: App, engine: Engine, *, data: str, to: str) -> Pl
     active = engine.active()
     if active is None:
         raise NoRollback(f"cannot roll back {app.name}: nothing is installed.")
-    here = host.store.slots(app.name)[active].version
+    here = host.store.version_in(app.name, active)
     if to == here:
         raise NothingToDo(f"cannot roll back {app.name} to {to}: that is the version that is installed.")
     kept = _kept(host, app)

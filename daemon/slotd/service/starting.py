@@ -19,8 +19,8 @@ from slotd.host.offloop import off_loop
 from slotd.model import AppView, Job, JobKind, Result
 from slotd.recipes import backup as backing
 from slotd.recipes import import_ as importing
+from slotd.recipes import preserve, update
 from slotd.recipes import restore as restoring
-from slotd.recipes import update
 from slotd.recipes.context import Host, Plan, Work
 from slotd.recipes.rollback import roll_back
 from slotd.service import adoption, inspecting, requests, rolling
@@ -117,8 +117,7 @@ class Starter:
 
     async def _require_in_use(self, app: App) -> None:
         """What somebody has stopped is not started by an update that nobody asked for. Raises `NothingToDo`."""
-        states = [(await self.host.systemd.show(unit)).active_state for unit in app.service.units]
-        if self.app(app.name).version and all(state == "inactive" for state in states):
+        if self.app(app.name).version and await preserve.are_left_down(self.host.systemd, app.service.units):
             raise NothingToDo(
                 f"cannot update {app.name} by itself: it is stopped, and would be started to try the new version.",
                 hint=f"Start it (`systemctl start {app.service.units[0]}`), or `slotctl update {app.name}`.",
