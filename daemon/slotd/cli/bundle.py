@@ -128,7 +128,7 @@ def inspect(args: Namespace, out: Out) -> int:
     descriptor = _opened(args.file)
     try:
         workers = bundling.make_workers(loaded.settings)
-        looked = asyncio.run(bundling.look_into(workers, loaded, paths, descriptor, os.fstat(descriptor).st_size))
+        looked = asyncio.run(bundling.look_into(workers, loaded, paths, descriptor))
     finally:
         os.close(descriptor)
     out.document({"file": os.path.abspath(args.file), "signature": looked.kind, **_document(looked.made, looked)})

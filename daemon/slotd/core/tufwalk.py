@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 from urllib.parse import quote
 
+from slotd.core.words import one_line
 from slotd.errors import SourceFailed
 
 MOST_ROOTS = 256  # at once
@@ -62,6 +63,16 @@ class Library:
 
 
 Walk = Generator[Wanted, bytes | None, None]
+
+
+def follow(walk: Walk, get: Callable[[Wanted], bytes | None]) -> None:
+    """Go the walk to its end, with each file from `get`. Raises what the walk and `get` raise."""
+    try:
+        wanted = next(walk)
+        while True:
+            wanted = walk.send(get(wanted))
+    except StopIteration:
+        return
 
 
 def root_name(version: int) -> str:
@@ -258,6 +269,4 @@ def _missing(what: str) -> SourceFailed:
 
 
 def _words(error: Exception) -> str:
-    words = " ".join(str(error).split()) or type(error).__name__
-    printable = "".join(sign if sign.isprintable() else "?" for sign in words)
-    return printable if len(printable) <= 300 else f"{printable[:299]}…"
+    return one_line(" ".join(str(error).split()) or type(error).__name__)

@@ -23,6 +23,7 @@ from typing import Any, Final
 
 from slotd.errors import Cancelled, Failed, NoSpace, SlotdError
 from slotd.host import files
+from slotd.host.sandbox import quote
 
 LOOK_S: Final = 0.5
 SAID: Final = 300
@@ -173,8 +174,7 @@ def _as_unit(unit: str, environment: Mapping[str, str], read: list[Path], writte
 
 def _quoted(path: Path) -> str:
     """A path as systemd reads it in a list of mounts: a colon would begin its target."""
-    text = str(path).replace("\\", "\\\\").replace('"', '\\"').replace(":", "\\:").replace("%", "%%")
-    return f'"{text}"'
+    return quote(str(path)).replace(":", "\\:").replace("%", "%%")
 
 
 def _failure(repository: str, verb: str, ended: Ended) -> SlotdError:

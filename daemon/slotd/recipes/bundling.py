@@ -253,7 +253,7 @@ def put_together(target: Path, gathered: Sequence[Gathered], key: str, directory
 # -- looked into --------------------------------------------------------------------------------------
 
 
-async def look_into(workers: Workers, loaded: Definitions, paths: Paths, descriptor: int, size: int) -> Looked:
+async def look_into(workers: Workers, loaded: Definitions, paths: Paths, descriptor: int) -> Looked:
     """Read a bundle, hold every byte against its manifest, and ask whose it is; nothing is taken out.
 
     Raises `VerificationFailed` for what is damaged. Whether anybody here may have signed it is in the answer.
@@ -262,7 +262,7 @@ async def look_into(workers: Workers, loaded: Definitions, paths: Paths, descrip
     names = {one.sha256: one.name for each in manifest.releases for one in each.contents}
     for part in manifest.parts:
         await off_loop(bundlefile.require_content, descriptor, head, part, names[part.sha256])
-    with_digest = await off_loop(files.hash_fd, descriptor)
+    made = Made(await off_loop(files.hash_fd, descriptor), os.fstat(descriptor).st_size, manifest)
     kind = bundle.signature_kind(head.signature)
     signers: dict[str, str] = {}
     problems: dict[str, str] = {}
@@ -271,11 +271,8 @@ async def look_into(workers: Workers, loaded: Definitions, paths: Paths, descrip
         try:
             if app is None:
                 raise NoSuchApp(f"{name} is not defined here, or cannot be used")
-            wanted = bundle.requirement(app, kind)
-            keys = await off_loop(read_keys, paths, wanted.keys)
-            limits = loaded.settings.limits
-            claims = await proof.ask_signature(workers, limits, head, kind, keys, unit=_unit(app, "verify"))
-            signers[name] = bundle.signer(wanted, name, claims)
+            limits, unit = loaded.settings.limits, _unit(app, "verify")
+            signers[name] = await proof.bundle_signer(workers, limits, paths, app, head, unit=unit)
         except SlotdError as error:
             problems[name] = error.message
-    return Looked(Made(with_digest, size, manifest), kind, signers, problems)
+    return Looked(made, kind, signers, problems)

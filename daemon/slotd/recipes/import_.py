@@ -117,7 +117,13 @@ async def _take_in(work: Work, handed: Handed, who: str) -> Result:
                 f"cannot use the bundle: none of its apps ({', '.join(unknown)}) is defined here, or can be used.",
                 hint="`slotctl verify` lists what is defined; then `systemctl reload slotd`.",
             )
-        signers = {app: await _require_signer(work, opened, handed.apps[app]) for app in {each.app for each in known}}
+        host, unit = work.host, work.unit("verify")
+        signers = {
+            app: await proof.bundle_signer(
+                host.workers, host.settings.limits, host.paths, handed.apps[app], opened.head, unit=unit
+            )
+            for app in {each.app for each in known}
+        }
         await failpoint.reach("import:signed")
         fresh, notes = await _pass_over(work, handed, known)
         await _take_out(work, opened, fresh, scratch)
@@ -187,19 +193,6 @@ def _no_room(place: Path) -> NoSpace:
         f"cannot take the bundle in: {place} has no room for it beside the {RESERVE_BYTES >> 20} MiB that stay free.",
         hint="Free some space there, then import again; nothing was changed.",
     )
-
-
-# -- who signed it -----------------------------------------------------------------------------------
-
-
-async def _require_signer(work: Work, opened: _Open, app: App) -> str:
-    """Who signed the manifest, if the app's definition lets them. Raises `VerificationFailed`."""
-    kind = bundle.signature_kind(opened.head.signature)
-    wanted = bundle.requirement(app, kind)
-    keys = await off_loop(read_keys, work.host.paths, wanted.keys)
-    workers, limits, unit = work.host.workers, work.host.settings.limits, work.unit("verify")
-    claims = await proof.ask_signature(workers, limits, opened.head, kind, keys, unit=unit)
-    return bundle.signer(wanted, app.name, claims)
 
 
 # -- what of it ---------------------------------------------------------------------------------------

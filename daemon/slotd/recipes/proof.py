@@ -12,7 +12,9 @@ from slotd.core.evidence import Evidence
 from slotd.core.schema import App, Limits
 from slotd.host import files, tool
 from slotd.host.bundlefile import Head
+from slotd.host.definitions import read_keys
 from slotd.host.offloop import off_loop
+from slotd.host.paths import Paths
 from slotd.host.run import Workers
 from slotd.model import Release
 
@@ -67,11 +69,13 @@ async def prove(
     return trust.decide(verifyplan.expected(verify, release), subject.name, evidence)
 
 
-async def ask_signature(
-    workers: Workers, limits: Limits, head: Head, kind: str, keys: Mapping[str, bytes], *, unit: str
-) -> Mapping[str, Any]:
-    """What the verify worker says of the signature over a bundle's manifest; `bundle.signer` decides."""
+async def bundle_signer(workers: Workers, limits: Limits, paths: Paths, app: App, head: Head, *, unit: str) -> str:
+    """Who signed a bundle's manifest, if the app's definition lets them. Raises `VerificationFailed`."""
+    kind = bundle.signature_kind(head.signature)
+    wanted = bundle.requirement(app, kind)
+    keys = await off_loop(read_keys, paths, wanted.keys)
     with tool.memory(head.manifest) as covered:
         os.fchmod(covered, 0o444)  # a program opens it again, by the descriptor's path
         question = bundle.question(head.signature, kind, keys)
-        return await workers.call("verify", question, [covered], unit=unit, timeout_s=limits.verify_s)
+        claims = await workers.call("verify", question, [covered], unit=unit, timeout_s=limits.verify_s)
+    return bundle.signer(wanted, app.name, claims)

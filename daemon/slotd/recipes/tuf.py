@@ -34,24 +34,28 @@ async def ask_repository(work: Work) -> Listing:
     request = {"source": to_plain(work.app.source), "limits": to_plain(limits)}
     request |= {"credential": secret, "credential_host": host}
     timeout_s = limits.index_s + asking.WORKER_GRACE_S
-    directory = work.host.paths.state / "tuf" / work.app.name
     known = await judged_by(work)
-    asked = {**request, **known}
-    collected = await work.host.workers.call("collect", asked, unit=work.unit("collect"), timeout_s=timeout_s)
+    collected = await work.host.workers.call(
+        "collect", {**request, **known}, unit=work.unit("collect"), timeout_s=timeout_s
+    )
     offered = tuflib.decoded(collected.get("offered"))
     verdict = await work.host.workers.call(
         "judge",
         {"source": request["source"], **known, "offered": tuflib.encoded(offered)},
         unit=work.unit("judge"),
-        timeout_s=work.host.settings.limits.verify_s,
+        timeout_s=limits.verify_s,
     )
     accepted = verdict.get("accepted")
     if not isinstance(accepted, list) or not all(name in offered for name in accepted):
         raise SourceFailed("cannot use the TUF repository: what the worker accepts was never offered")
-    await off_loop(keep, directory, {name: offered[name] for name in accepted})
+    await off_loop(keep, _directory(work), {name: offered[name] for name in accepted})
     raise_problem(collected.get("problem"))
     raise_problem(verdict.get("problem"))
     return listing_from_json({**verdict, "state": {}}, work.app.source, limits)
+
+
+def _directory(work: Work) -> Path:
+    return work.host.paths.state / "tuf" / work.app.name
 
 
 async def judged_by(work: Work) -> dict[str, Any]:
@@ -63,7 +67,7 @@ async def judged_by(work: Work) -> dict[str, Any]:
             f"cannot use the TUF repository of {work.app.name}: {len(roots)} of its keys are a root.json, not one.",
             hint="Get it from a place that you trust, put it into keys.d, and name it in `keys` under [verify].",
         )
-    metadata = await off_loop(kept, work.host.paths.state / "tuf" / work.app.name)
+    metadata = await off_loop(kept, _directory(work))
     pinned = tuflib.encoded({"pinned": roots[0]})
     return {**pinned, "kept": tuflib.encoded(metadata), "now": work.host.clock.now()}
 

@@ -31,16 +31,15 @@ def collect(request: Mapping[str, Any], fds: Sequence[int], progress: Callable[[
     found, offered = tufwalk.Found(), dict[str, bytes]()
     problem = {}
     with Session(limits, limits.index_s, own_credential(request, url)) as session:
-        walk = tufwalk.walk(tuflib.library(), pinned, kept, float(request["now"]), found)
+
+        def get(wanted: tufwalk.Wanted) -> bytes | None:
+            data = _get(session, f"{url}/metadata/{wanted.path}", _most(wanted, offered), limits)
+            if data is not None:
+                offered[wanted.name] = data
+            return data
+
         try:
-            wanted = next(walk)
-            while True:
-                data = _get(session, f"{url}/metadata/{wanted.path}", _most(wanted, offered), limits)
-                if data is not None:
-                    offered[wanted.name] = data
-                wanted = walk.send(data)
-        except StopIteration:
-            pass
+            tufwalk.follow(tufwalk.walk(tuflib.library(), pinned, kept, float(request["now"]), found), get)
         except SlotdError as error:
             problem = {"message": error.message, "hint": error.hint, "retry_at": getattr(error, "retry_at", 0.0)}
     return {"offered": tuflib.encoded(offered), "problem": problem}

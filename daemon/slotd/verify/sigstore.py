@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from slotd.core.verifyplan import SUMS
+from slotd.core.words import one_line
 from slotd.errors import Misconfigured, SlotdError, VerificationFailed
 from slotd.host import extras, files
 from slotd.verify import KeyFile, Material, SignatureFile
@@ -173,5 +174,4 @@ def _trusted_root(root: KeyFile) -> Any:
 
 
 def _short(error: Exception) -> str:
-    words = " ".join(str(error).split()) or type(error).__name__
-    return words if len(words) <= 300 else f"{words[:299]}…"
+    return one_line(" ".join(str(error).split()) or type(error).__name__)

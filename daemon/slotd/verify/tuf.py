@@ -9,6 +9,7 @@ from typing import Any
 
 from slotd.core import release as form
 from slotd.core import tufreleases, tufwalk
+from slotd.core.plain import from_plain
 from slotd.core.schema import Limits, Source
 from slotd.core.verifyplan import ARTIFACT
 from slotd.errors import Misconfigured, SlotdError, SourceFailed, VerificationFailed
@@ -30,7 +31,8 @@ def judge(request: Mapping[str, Any], fds: Sequence[int], progress: Callable[[An
         _walk(request, tuflib.decoded(request["kept"]), offered, found)
     except SlotdError as error:
         problem = {"name": error.name, "message": error.message, "hint": error.hint}
-    made, warnings = tufreleases.releases(found.targets, _source(request["source"])) if not problem else ((), ())
+    source = from_plain(Source, request["source"])
+    made, warnings = tufreleases.releases(found.targets, source) if not problem else ((), ())
     fitting, left_out = form.fit(made, Limits())
     return {
         "accepted": list(found.accepted),
@@ -51,7 +53,7 @@ class Tuf:
         found = tufwalk.Found()
         try:
             _walk(asked, tuflib.decoded(asked["kept"]), {}, found)
-            made, _ = tufreleases.releases(found.targets, _source(asked["source"]))
+            made, _ = tufreleases.releases(found.targets, from_plain(Source, asked["source"]))
             digest = tufreleases.digest_of(made, str(asked["version"]), material.asset)
         except SourceFailed as error:
             raise VerificationFailed(error.message, hint=error.hint) from None
@@ -84,18 +86,6 @@ def _walk(
     """With what is at hand: a file that is neither kept nor offered is not there."""
     pinned = base64.b64decode(request["pinned"])
     walk = tufwalk.walk(tuflib.library(), pinned, kept, float(request["now"]), found)
-    again = {
-        name: data for name, data in kept.items() if not name.startswith("root.")
-    }  # roots are never asked for twice
-    have = {**again, **offered}
-    try:
-        wanted = next(walk)
-        while True:
-            wanted = walk.send(have.get(wanted.name))
-    except StopIteration:
-        return
-
-
-def _source(given: Mapping[str, Any]) -> Source:
-    known = {key: given[key] for key in ("type", "url", "scheme", "channel", "versions") if key in given}
-    return Source(**known, asset=tuple(given.get("asset", ())))
+    # Roots are never asked for twice.
+    have = {**{name: data for name, data in kept.items() if not name.startswith("root.")}, **offered}
+    tufwalk.follow(walk, lambda wanted: have.get(wanted.name))
