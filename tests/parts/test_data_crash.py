@@ -6,8 +6,9 @@ import os
 import random
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -131,12 +132,15 @@ def places(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Pat
     shutil.rmtree(other, ignore_errors=True)
 
 
-def kills(verb: str) -> Iterator[str]:
-    """Every point of `verb` at every hit; the caller says with `send` whether it was reached."""
+def kill_everywhere(verb: str, attempt: Callable[[str], bool]) -> int:
+    """`attempt`, which says whether it was killed, at every point of `verb` and every hit of it; how often it was."""
+    killed = 0
     for point in POINTS[verb]:
         for hit in range(1, MOST_HITS):
-            if not (yield f"{point}=kill*{hit}"):
+            if not attempt(f"{point}=kill*{hit}"):
                 break
+            killed += 1
+    return killed
 
 
 def was_killed(verb: str, world: World, dest: Path, failpoint: str, src: Path | None = None) -> bool:
@@ -148,45 +152,37 @@ def was_killed(verb: str, world: World, dest: Path, failpoint: str, src: Path | 
 def test_a_backup_killed_anywhere_leaves_the_data_alone_and_is_made_by_calling_again(
     places: tuple[Path, Path],
 ) -> None:
-    killed = 0
-    for verb in ("hot", "cold", "seal"):
-        points = kills(verb)
-        point = next(points)
-        while point:
-            world = build(*places)
-            dest = world.room / "new"
-            if verb != "hot":
-                world.store.hot(world.spec, dest, world.room / "backup", lambda: False)
-                (world.live / "sub" / "five").write_text("written after the hot pass")
-            if verb == "seal":
-                world.store.cold(world.spec, dest)
-            now = look(world.home)
-            reached = was_killed(verb, world, dest, point)
-            killed += reached
-            assert look(world.home) == now
-            if reached:
-                assert not world.store.is_sealed(dest)
-            for again in ("hot", "cold", "seal")[("hot", "cold", "seal").index(verb) :]:
-                done = call(again, world.spec, dest)
-                assert done.returncode == 0, done.stderr
-            assert world.store.verify(dest) == []
-            copied = look(dest / "data" / "0")
-            expected = {rel: seen for rel, seen in look(world.live).items() if "temp" not in rel}
-            assert copied == expected
-            assert world.store.verify(world.room / "backup") == []
-            try:
-                point = points.send(reached)
-            except StopIteration:
-                break
-    assert killed > (12 if is_on_btrfs(world.home) else 20)  # a snapshot is one moment, not one for each file
+    def attempt(verb: str, point: str) -> bool:
+        world = build(*places)
+        dest = world.room / "new"
+        if verb != "hot":
+            world.store.hot(world.spec, dest, world.room / "backup", lambda: False)
+            (world.live / "sub" / "five").write_text("written after the hot pass")
+        if verb == "seal":
+            world.store.cold(world.spec, dest)
+        now = look(world.home)
+        reached = was_killed(verb, world, dest, point)
+        assert look(world.home) == now
+        if reached:
+            assert not world.store.is_sealed(dest)
+        for again in ("hot", "cold", "seal")[("hot", "cold", "seal").index(verb) :]:
+            done = call(again, world.spec, dest)
+            assert done.returncode == 0, done.stderr
+        assert world.store.verify(dest) == []
+        copied = look(dest / "data" / "0")
+        expected = {rel: seen for rel, seen in look(world.live).items() if "temp" not in rel}
+        assert copied == expected
+        assert world.store.verify(world.room / "backup") == []
+        return reached
+
+    killed = sum(kill_everywhere(verb, partial(attempt, verb)) for verb in ("hot", "cold", "seal"))
+    assert killed > (12 if is_on_btrfs(places[0]) else 20)  # a snapshot is one moment, not one for each file
 
 
 def test_a_backup_whose_completion_is_killed_is_whole_all_the_same_and_completed_by_calling_again(
     places: tuple[Path, Path],
 ) -> None:
-    points = kills("complete")
-    point = next(points)
-    while point:
+    def attempt(point: str) -> bool:
         world = build(*places)
         backup = world.room / "backup"
         reached = was_killed("complete", world, backup, point)
@@ -198,21 +194,16 @@ def test_a_backup_whose_completion_is_killed_is_whole_all_the_same_and_completed
         done = call("restore", world.spec, world.room / "aside", src=backup)
         assert done.returncode == 0, done.stderr
         check_restored(world)
-        try:
-            point = points.send(reached)
-        except StopIteration:
-            break
+        return reached
+
+    kill_everywhere("complete", attempt)
 
 
 def test_setting_aside_killed_anywhere_loses_no_file_and_goes_on(places: tuple[Path, Path]) -> None:
-    killed = 0
-    points = kills("quarantine")
-    point = next(points)
-    while point:
+    def attempt(point: str) -> bool:
         world = build(*places)
         aside = world.room / "aside"
         reached = was_killed("quarantine", world, aside, point)
-        killed += reached
         assert world.bad_digests <= world.everything(), point
         assert world.store.is_sealed(aside) is not reached
         done = call("quarantine", world.spec, aside)
@@ -221,23 +212,17 @@ def test_setting_aside_killed_anywhere_loses_no_file_and_goes_on(places: tuple[P
         kept = {rel.removeprefix("/data") for rel in world.bad if rel.startswith("/data")}
         assert look(aside / "data" / "0").keys() == kept
         assert digests(aside / "data") == world.bad_digests
-        try:
-            point = points.send(reached)
-        except StopIteration:
-            break
-    assert killed >= 5
+        return reached
+
+    assert kill_everywhere("quarantine", attempt) >= 5
 
 
 def test_a_restore_killed_anywhere_is_finished_by_calling_again(places: tuple[Path, Path]) -> None:
-    killed = 0
-    points = kills("restore")
-    point = next(points)
-    while point:
+    def attempt(point: str) -> bool:
         world = build(*places)
         backup, aside = world.room / "backup", world.room / "aside"
         world.store.quarantine(world.spec, aside)
         reached = was_killed("restore", world, aside, point, backup)
-        killed += reached
         assert world.bad_digests | world.good_digests <= world.everything(), point
         done = call("restore", world.spec, aside, src=backup)
         assert done.returncode == 0, done.stderr
@@ -245,11 +230,9 @@ def test_a_restore_killed_anywhere_is_finished_by_calling_again(places: tuple[Pa
         done = call("restore", world.spec, aside, src=backup)
         assert done.returncode == 0, done.stderr
         check_restored(world)
-        try:
-            point = points.send(reached)
-        except StopIteration:
-            break
-    assert killed >= 10
+        return reached
+
+    assert kill_everywhere("restore", attempt) >= 10
 
 
 def test_a_rollback_killed_again_and_again_still_comes_to_its_end(places: tuple[Path, Path]) -> None:
