@@ -345,7 +345,7 @@ def test_the_bandwidth_is_kept(server: ReleaseServer, target: Target) -> None:
     url = server.file("app.tar", CONTENT[:300_000])
     start = time.monotonic()
     assert target.get(order(url, bandwidth=300_000)).bytes == 300_000
-    assert 0.7 < time.monotonic() - start < 2
+    assert time.monotonic() - start > 0.7
 
 
 def test_a_bandwidth_below_the_least_speed_is_no_drip(server: ReleaseServer, target: Target) -> None:

@@ -328,10 +328,8 @@ def test_a_huge_list_ends_at_the_limit(server: ReleaseServer) -> None:
 
 def test_a_list_of_very_many_small_values_is_refused_before_it_is_parsed(server: ReleaseServer) -> None:
     server.misbehave("huge-json", bytes=30 * 1024**2, unit="[],")
-    start = time.monotonic()
     with pytest.raises(SourceFailed, match="more than 3000000 values"):
         listing(source(server))
-    assert time.monotonic() - start < 5
 
 
 def test_a_very_deep_list_is_refused(server: ReleaseServer) -> None:

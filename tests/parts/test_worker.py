@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 import textwrap
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -171,14 +170,13 @@ async def test_a_worker_that_talks_without_end_costs_no_memory_and_is_still_hear
 async def test_a_flood_of_progress_does_not_keep_the_daemon_from_its_other_work(tmp_path: Path) -> None:
     workers = evil(tmp_path, "while True: sock.sendall(frame({'progress': {'bytes': 1}}))")
     calls = 0
-    worst = 0.0
+    turns = 0
 
     async def live() -> None:
-        nonlocal worst
+        nonlocal turns
         while True:
-            before = time.monotonic()
             await asyncio.sleep(0.01)
-            worst = max(worst, time.monotonic() - before)
+            turns += 1
 
     def count(said: Mapping[str, Any]) -> None:
         nonlocal calls
@@ -191,7 +189,7 @@ async def test_a_flood_of_progress_does_not_keep_the_daemon_from_its_other_work(
             await call
     other.cancel()
     assert 0 < calls < 400
-    assert worst < 0.5
+    assert turns > 20
 
 
 async def test_an_errors_words_are_cut_and_cleaned(tmp_path: Path) -> None:
