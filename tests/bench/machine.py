@@ -15,7 +15,8 @@ from tests.system.container import Container
 from tests.system.image import REPOSITORY, image_with, slotd_image
 
 QUICK = os.environ.get("SLOTD_BENCH_QUICK", "") not in ("", "0")
-OPPONENTS = ("e2fsprogs", "openssl", "rauc", "rauc-service", "squashfs-tools", "zstd")
+OPPONENTS = ("cpio", "e2fsprogs", "openssl", "rauc", "rauc-service", "squashfs-tools", "swupdate", "zstd")
+PROGRAMS = ("rauc", "swupdate")  # whose memory is watched beside slotd's
 WHERE = "in a booted Debian 12 container (systemd as PID 1, overlay on the host's disk), the package installed by apt"
 
 
@@ -61,10 +62,12 @@ def rss(pid: int) -> dict[str, int]:
 
 
 class Watch:
-    """Samples the memory of slotd's processes in one machine; a process's own high-water mark misses little."""
+    """Samples the memory of slotd's processes in one machine, and of the opponents'; a process's own high-water mark
+    misses little.
+    """
 
     def __init__(self, machine: Container) -> None:
-        self.peaks: dict[str, int] = {}  # daemon, or the worker's verb: bytes
+        self.peaks: dict[str, int] = {}  # daemon, the worker's verb, or the opponent's name: bytes
         self.own: dict[str, int] = {}
         self._namespace = os.readlink(f"/proc/{machine.leader}/ns/pid")
         self._end = threading.Event()
@@ -98,7 +101,9 @@ class Watch:
 
 
 def _role(words: list[str]) -> str:
-    """`daemon`, the worker's verb, or nothing."""
+    """`daemon`, the worker's verb, an opponent's name, or nothing."""
+    if (program := words[0].rpartition("/")[2]) in PROGRAMS:
+        return program
     if "python" not in words[0]:
         return ""
     if "slotd.worker" in words:

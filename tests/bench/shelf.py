@@ -48,6 +48,12 @@ class Shelf:
     def url(self, app: str) -> str:
         return f"http://127.0.0.1:{self._server.server_address[1]}/{app}"
 
+    def add(self, app: str, file: Path) -> Path:
+        """A copy of `file` as it is, at `url(app)`; gives where it lies."""
+        folder = self._directory / app
+        folder.mkdir(exist_ok=True)
+        return Path(shutil.copyfile(file, folder / file.name))
+
     def put(self, app: str, version: str, archive: Path | bytes) -> None:
         """A release of one `tar.zst`: a file of the same file system, or its bytes."""
         folder, name, sums = self._directory / app, f"{app}-{version}.tar.zst", f"SHA256SUMS-{version}"
