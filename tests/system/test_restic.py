@@ -63,16 +63,74 @@ def test_the_password_is_in_no_log_and_not_in_what_systemd_tells(notes: Notes) -
 def test_what_reads_the_data_sees_nothing_else(notes: Notes) -> None:
     """What a link that the app puts into its data in the wrong moment would lead to."""
     program = (
-        "from pathlib import Path; from slotd.host.restic import Restic;"
+        "from pathlib import Path; from slotd.host.restic import Restic, Shown;"
         "r = Restic('/srv/other', b'x', Path('/srv/other.home')); r.run('init');"
         "data = Path('/var/lib/notes/data');"
-        "e = r.run('backup', '--json', str(data), '/etc/shadow', '/root', shown=[data], good=(0, 1, 3));"
+        "seen = [Shown(data, data.stat().st_dev, data.stat().st_ino)];"
+        "e = r.run('backup', '--json', str(data), '/etc/shadow', '/root', shown=seen, good=(0, 1, 3));"
         "print(e.status, e.said); print(r.run('ls', 'latest').out)"
     )
     said = notes.machine.run(["/usr/bin/python3", "-c", program]).stdout
     assert "/var/lib/notes/data/notes.db" in said
     assert "/etc/shadow" in said.partition("snapshot")[0]
     assert "/etc/shadow" not in said.partition("snapshot")[2]
+
+
+SAVE = """
+import sys
+from pathlib import Path
+from slotd.core.schema import BackupPolicy
+from slotd.data import DataSpec, make_data_store
+top, *paths = map(Path, sys.argv[1:])
+store = make_data_store(BackupPolicy(store="restic"), top / "home")
+try:
+    store.hot(DataSpec(tuple(paths)), top / "backup", None, lambda: False)
+except Exception as error:
+    print(error)
+"""
+
+
+def saved(machine: Container, top: str) -> str:
+    """What the snapshots hold that were made in `top`."""
+    line = f"restic --no-cache --repo {top}/home/repository --password-file {top}/home/password"
+    found = machine.run(f"{line} list snapshots").stdout.split()
+    return "".join(machine.run(f"{line} ls {each}").stdout for each in found)
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize(
+    ("name", "paths", "exchange"),
+    [
+        ("whole", ["/srv/whole/app/data"], "mv data away; ln -s /srv/private data"),
+        ("inner", ["/srv/inner/app", "/srv/inner/app/data/lib"], "mv data away; ln -s /usr data"),
+    ],
+)
+def test_data_exchanged_for_a_link_in_the_moment_they_are_opened_bring_nothing_of_the_host_into_a_backup(
+    notes: Notes, name: str, paths: list[str], exchange: str
+) -> None:
+    """The app's user owns the directory that holds its data, and waits for root to have looked at them."""
+    machine, top = notes.machine, f"/srv/{name}"
+    machine.run("install -d -m 0700 /srv/private; echo for root alone >/srv/private/secret")
+    machine.run(f"install -d {top} {top}/fired; install -d -o notes {top}/app {top}/app/data {top}/app/data/lib")
+    environment = {"SLOTD_FAILPOINTS": "data.restic.looked=hang", "SLOTD_FAILPOINTS_DIR": f"{top}/fired"}
+    with machine.popen(["/usr/bin/python3", "-c", SAVE, top, *paths], env=environment) as backup:
+        machine.wait_for(f"test -e {top}/fired/data.restic.looked")
+        machine.run(f"cd {top}/app; {exchange}", user="notes")
+        machine.run(f"echo go >{top}/fired/data.restic.looked")
+        assert backup.stdout is not None
+        said = backup.stdout.read()
+    assert f"cannot back up {paths[-1]}: it was exchanged" in said
+    assert saved(machine, top) == ""
+
+
+def test_data_that_lie_in_other_data_of_the_app_are_saved_with_both(notes: Notes) -> None:
+    machine, top = notes.machine, "/srv/nested"
+    machine.run(f"install -d -o notes {top}/app/data/lib; echo 1 >{top}/app/one; echo 2 >{top}/app/data/lib/two")
+    paths = [f"{top}/app", f"{top}/app/data/lib"]
+    assert machine.run(["/usr/bin/python3", "-c", SAVE, top, *paths]).stdout == ""
+    held = saved(machine, top)
+    assert f"{top}/app/one\n" in held
+    assert f"{top}/app/data/lib/two\n" in held
 
 
 def test_a_backup_by_hand_comes_back(notes: Notes) -> None:

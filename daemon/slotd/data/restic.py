@@ -16,11 +16,8 @@ is as in the tree store: through quarantine, links and mounts minded.
 from __future__ import annotations
 
 import dataclasses
-import errno
-import os
-import stat
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -30,15 +27,24 @@ from slotd.data import Change, CopyStats, DataSpec, Entry
 from slotd.data import restic_keep as keeping
 from slotd.data.layout import JSON_LIMIT, Layout
 from slotd.data.manifest import Manifest, unknown
-from slotd.data.places import DEPTH, SHARED_MEMORY, matcher, places, refuse_link, require_mounted, spot
 from slotd.data.restic_keep import Keep, Note
+from slotd.data.restic_places import excluded, held, renew
 from slotd.data.tree import TreeStore
 from slotd.host import files
 from slotd.host.failpoint import hit
 from slotd.host.restic import UNREADABLE
 
 SETTLE_NS: Final = 2_000_000_000  # coarser than the time stamps of any file system in use
-_SPECIAL: Final = "\\*?[]"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Made:
+    """What a pass made: the snapshot, its bytes, where each place really lay, and what could not be read."""
+
+    snapshot: str
+    bytes: int
+    real: tuple[tuple[int, str], ...]
+    notes: tuple[str, ...]
 
 
 class ResticStore:
@@ -63,27 +69,27 @@ class ResticStore:
         layout.begin("backup", spec)
         since = time.time_ns()
         Note(self._keep, since).write(dest)
-        for path in _real_places(spec).values():
-            with suppress(OSError):  # what cannot be synced is still read
-                files.syncfs(path)
+        with held(spec) as found:
+            for place in found.values():
+                with suppress(OSError):  # what cannot be synced is still read
+                    files.syncfs(place.path)
         before = keeping.read(base) if base else None
         parent = before.cold if before and before.keep.repository == self._keep.repository else ""
-        snapshot, size, notes = self._pass(spec, dest, parent, "hot", cancelled, good=(0, UNREADABLE))
+        made = self._pass(spec, dest, parent, "hot", cancelled, good=(0, UNREADABLE))
         hit("data.restic.hot")
-        Note(self._keep, since, hot=snapshot, bytes=size).write(dest)
-        return CopyStats(bytes=size, notes=notes)
+        Note(self._keep, since, hot=made.snapshot, bytes=made.bytes).write(dest)
+        return CopyStats(bytes=made.bytes, notes=made.notes)
 
     def cold(self, spec: DataSpec, dest: Path) -> CopyStats:
         note = keeping.read(dest)
         if note is None:
             return self._cold_first(spec, dest)
         dataclasses.replace(note, header=None).write(dest)  # from here on it is no backup until it is sealed
-        parent = note.hot if _renew(spec, note.since_ns - SETTLE_NS) else ""
-        snapshot, size, notes = self._pass(spec, dest, parent, "cold", lambda: False, good=(0,))
+        parent = note.hot if renew(spec, note.since_ns - SETTLE_NS) else ""
+        made = self._pass(spec, dest, parent, "cold", lambda: False, good=(0,))
         hit("data.restic.cold")
-        real = tuple((number, str(path)) for number, path in _real_places(spec).items())
-        dataclasses.replace(note, cold=snapshot, bytes=size, real=real, header=None).write(dest)
-        return CopyStats(bytes=size, notes=notes)
+        dataclasses.replace(note, cold=made.snapshot, bytes=made.bytes, real=made.real, header=None).write(dest)
+        return CopyStats(bytes=made.bytes, notes=made.notes)
 
     def _cold_first(self, spec: DataSpec, dest: Path) -> CopyStats:
         """Data that came to be only after the hot pass."""
@@ -103,23 +109,26 @@ class ResticStore:
         which: str,
         cancelled: Callable[[], bool],
         good: Sequence[int],
-    ) -> tuple[str, int, tuple[str, ...]]:
-        """The snapshot, its bytes, and what could not be read."""
+    ) -> _Made:
         keep = self._kept(dest).keep
-        found = [*_real_places(spec).values()]
-        if not found:
-            raise errors.Failed(f"cannot back up to {dest}: none of the data are there.")
-        labels = (f"id={dest.name}", f"pass={which}", *spec.labels)
-        arguments = ["backup", "--json"]
-        arguments += [f"--tag={label.replace(',', '_')}" for label in ("slotd", *labels)]
-        arguments += [f"--exclude={pattern}" for pattern in _excluded(spec, found)]
-        if parent and keeping.snapshot_is_there(keep.repository, parent):
-            arguments.append(f"--parent={parent}")
-        else:
-            arguments.append("--force")  # no guess at another parent
-        ended = keep.open().run(*arguments, "--", *map(str, found), shown=found, cancelled=cancelled, good=good)
+        with held(spec) as places:
+            if not places:
+                raise errors.Failed(f"cannot back up to {dest}: none of the data are there.")
+            found = [place.path for place in places.values()]
+            labels = (f"id={dest.name}", f"pass={which}", *spec.labels)
+            arguments = ["backup", "--json"]
+            arguments += [f"--tag={label.replace(',', '_')}" for label in ("slotd", *labels)]
+            arguments += [f"--exclude={pattern}" for pattern in excluded(spec, found)]
+            if parent and keeping.snapshot_is_there(keep.repository, parent):
+                arguments.append(f"--parent={parent}")
+            else:
+                arguments.append("--force")  # no guess at another parent
+            hit("data.restic.looked")
+            shown = [*places.values()]
+            ended = keep.open().run(*arguments, "--", *map(str, found), shown=shown, cancelled=cancelled, good=good)
         snapshot, size = keeping.full_id(keep.repository, ended.out)
-        return snapshot, size, (f"restic: {ended.why}",) if ended.status else ()
+        real = tuple((number, str(place.path)) for number, place in places.items())
+        return _Made(snapshot, size, real, (f"restic: {ended.why}",) if ended.status else ())
 
     def seal(self, dest: Path, header: Mapping[str, Any]) -> int:
         note = keeping.read(dest)
@@ -268,59 +277,3 @@ class ResticStore:
         if note is None:
             raise errors.Failed(f"cannot use the copy in {dest}: its restic.json is damaged.")
         return note
-
-
-def _real_places(spec: DataSpec) -> dict[int, Path]:
-    """Where the places that are there really lie, by their number. A link on the way that the app can change fails."""
-    require_mounted(spec)
-    found = {}
-    for place in places(spec):
-        with files.explaining(f"cannot reach {place.path}"), spot(place.path) as at:
-            if at and at.found and not place.volatile:
-                refuse_link(place.path, at)
-                found[place.number] = at.real
-    return found
-
-
-def _excluded(spec: DataSpec, found: Sequence[Path]) -> Iterator[str]:
-    """The patterns of `spec` as restic's, for each place; and what SQLite keeps in shared memory."""
-    is_excluded = matcher(spec.exclude)
-    for path in found:
-        for other in found:
-            if path != other and other.is_relative_to(path) and is_excluded(str(other.relative_to(path))):
-                raise errors.Failed(f"cannot back up {other} with restic: `exclude` takes it out of {path}.")
-        top = "".join(f"\\{char}" if char in _SPECIAL else char for char in str(path))
-        patterns = [*spec.exclude, *(pattern + SHARED_MEMORY for pattern in spec.sqlite)]
-        yield from (f"{top}/{pattern.strip('/').replace('[!', '[^')}" for pattern in patterns)
-
-
-def _renew(spec: DataSpec, since_ns: int) -> bool:
-    """Make the change time of every file new that changed after `since_ns`; nothing else of it changes.
-
-    False if that could not be done to one of them.
-    """
-    is_excluded = matcher(spec.exclude)
-    all_done = True
-
-    def entry(dir_fd: int, name: str, rel: str, depth: int) -> None:
-        nonlocal all_done
-        found = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
-        if stat.S_ISREG(found.st_mode) and found.st_ctime_ns >= since_ns:
-            try:
-                os.utime(name, ns=(found.st_atime_ns, found.st_mtime_ns), dir_fd=dir_fd, follow_symlinks=False)
-            except OSError as error:
-                if error.errno not in (errno.EPERM, errno.EACCES, errno.EROFS):
-                    raise
-                all_done = False
-        elif stat.S_ISDIR(found.st_mode) and depth <= DEPTH:
-            with files.opened(name, files.DIRECTORY, dir_fd=dir_fd) as fd:
-                for child in os.listdir(fd):
-                    below = f"{rel}/{child}" if rel else child
-                    if not is_excluded(below):
-                        entry(fd, child, below, depth + 1)
-
-    for place in places(spec):
-        with files.explaining(f"cannot read {place.path}"), spot(place.path) as at:
-            if at and at.found and not place.volatile:
-                entry(at.parent, at.name, "", 0)
-    return all_done

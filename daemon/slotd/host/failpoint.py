@@ -151,6 +151,7 @@ INNER: Final[Mapping[str, str]] = {
     "data.quarantine.held": "data: what lies on another file system is held beside its place",
     "data.quarantine.copied": "data: what lies on another file system is copied",
     "data.quarantine.seal": "data: about to seal the quarantine",
+    "data.restic.looked": "data: restic's places were looked at; what reads them is not started yet",
     "data.restic.hot": "data: the hot snapshot is in the restic repository",
     "data.restic.cold": "data: the cold snapshot is in it",
     "data.restic.seal": "data: about to write down that the snapshot is a backup",

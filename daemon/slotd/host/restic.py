@@ -3,7 +3,9 @@
 The password reaches restic through its standard input: it is in no argument, no environment and no file that restic
 is told of.
 Where systemd and root are at hand, what reads the data of an app is a unit that sees those data and the repository and
-nothing else: a link that the app puts into its data in that moment leads nowhere.
+nothing else: a link that the app puts into its data in that moment leads nowhere. systemd follows one that is put into
+the place of the data themselves; so the unit first looks whether what it was given is what the caller holds open. From
+then on the app cannot exchange it: it is a mount of the unit's own.
 """
 
 from __future__ import annotations
@@ -32,7 +34,25 @@ UNREADABLE: Final = 3  # restic's status when it made a snapshot but could not r
 # One that has just been killed is still there until somebody has asked for its status: a busy host takes its time.
 _UNLOCK_AFTER_S: Final = (0.0, 0.5, 2.0)
 _PATH: Final = "/usr/local/bin:/usr/bin:/bin"
+_PYTHON: Final = "/usr/bin/python3"
 _SYSTEM: Final = ("/usr", "/bin", "/lib", "/lib64", "/lib32", "/etc/ld.so.cache", "/etc/passwd", "/etc/group")
+EXCHANGED: Final = 77  # the status of the look below
+# Begins the unit: the paths, devices and inodes that it should see, then the program to become.
+_LOOK: Final = f"""
+import json, os, sys
+for path, *wanted in json.loads(sys.argv[1]):
+    try:
+        fd = os.open("/", os.O_PATH)
+        for name in path.split("/")[1:]:
+            fd = os.open(name, os.O_PATH | os.O_NOFOLLOW, dir_fd=fd)
+        seen = os.fstat(fd)
+    except OSError:
+        seen = None
+    if seen is None or [seen.st_dev, seen.st_ino] != wanted:
+        print(path, file=sys.stderr)
+        sys.exit({EXCHANGED})
+os.execv(sys.argv[2], sys.argv[2:])
+"""
 _SHUT: Final = (
     "TemporaryFileSystem=/:ro",
     "PrivateDevices=yes",
@@ -76,6 +96,15 @@ class Ended:
 
 
 @dataclass(frozen=True, slots=True)
+class Shown:
+    """Data that restic reads: their real path, and the entry there (device, inode), held open by the caller."""
+
+    path: Path
+    device: int
+    inode: int
+
+
+@dataclass(frozen=True, slots=True)
 class Restic:
     """One repository. `home` is a directory of our own for what restic must put aside; `secret` its password.
 
@@ -93,7 +122,7 @@ class Restic:
     def run(
         self,
         *arguments: str,
-        shown: Sequence[Path] | None = None,
+        shown: Sequence[Shown] | None = None,
         cancelled: Callable[[], bool] = lambda: False,
         good: Sequence[int] = (0,),
         unlock_after: Sequence[float] = _UNLOCK_AFTER_S,
@@ -117,7 +146,7 @@ class Restic:
         if shown is not None and os.geteuid() == 0 and os.path.isdir("/run/systemd/system"):
             unit = f"slotd-worker-restic-{os.getpid()}-{uuid.uuid4().hex[:12]}.service"
             plain = (each.replace("$", "$$") for each in line)  # systemd would put variables in
-            line = [*_as_unit(unit, own, [*shown], [Path(self.repository), self.home]), *plain]
+            line = [*_as_unit(unit, own, shown, [Path(self.repository), temporary]), *plain]
         try:
             ended = self._wait(line, own, unit, cancelled)
         except Cancelled:
@@ -125,6 +154,12 @@ class Restic:
             with suppress(SlotdError):
                 self.run("unlock")
             raise
+        if unit and ended.status == EXCHANGED:
+            raise Failed(
+                f"cannot back up {files.shown(ended.said.strip())}: it was exchanged for something else while it was"
+                " being opened, and nothing of that was read.",
+                hint="Somebody may want root to read what is not the app's: see who may write to its directory.",
+            )
         if ended.status not in good:
             if unlock_after and ended.is_locked and arguments[0] != "unlock":
                 time.sleep(unlock_after[0])
@@ -163,13 +198,18 @@ class Restic:
         child.send_signal(signal.SIGINT)  # at which it takes its lock away; SIGTERM just ends it
 
 
-def _as_unit(unit: str, environment: Mapping[str, str], read: list[Path], written: list[Path]) -> list[str]:
+def _as_unit(unit: str, environment: Mapping[str, str], shown: Sequence[Shown], written: Sequence[Path]) -> list[str]:
+    # What lies in another is seen with it: mounted by itself, it would be put where a link in that other one says.
+    read = [each.path for each in shown if not any(other.path in each.path.parents for other in shown)]
     properties = [*_SHUT, f"RuntimeMaxSec={LONGEST_S:.0f}"]
     properties += [f"BindReadOnlyPaths=-{_quoted(path)}" for path in (*map(Path, _SYSTEM), *read)]
     properties += [f"BindPaths={_quoted(path)}" for path in written]
     line = ["systemd-run", "--pipe", "--wait", "--collect", "--quiet", f"--unit={unit}"]
     line += [f"--property={each}" for each in properties]
-    return [*line, *(f"--setenv={key}={value}" for key, value in environment.items()), "--"]
+    line += [f"--setenv={key}={value}" for key, value in environment.items()]
+    wanted = json.dumps([(str(each.path), each.device, each.inode) for each in shown])
+    look = (_PYTHON, "-I", "-S", "-c", _LOOK, wanted)
+    return [*line, "--", *(each.replace("$", "$$") for each in look)]
 
 
 def _quoted(path: Path) -> str:

@@ -1,0 +1,88 @@
+"""What restic is shown of an app's data: each place held open while it is read, patterns as restic's, and change times
+made new.
+
+restic takes paths, not descriptors. So each place is reached as every store reaches it, without a link that the app can
+change, and held by a descriptor; what restic's own unit finds at the path must be that very entry (`host.restic`).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Final
+
+from slotd import errors
+from slotd.data import DataSpec
+from slotd.data.places import DEPTH, SHARED_MEMORY, matcher, places, refuse_link, require_mounted, spot
+from slotd.host import files
+from slotd.host.restic import Shown
+
+_SPECIAL: Final = "\\*?[]"
+
+
+@contextmanager
+def held(spec: DataSpec) -> Iterator[Mapping[int, Shown]]:
+    """Where the places that are there really lie, by their number. While this lasts, no other entry can become them.
+
+    A link on the way that the app can change fails.
+    """
+    require_mounted(spec)
+    found = {}
+    with ExitStack() as open_places:
+        for place in places(spec):
+            with files.explaining(f"cannot reach {place.path}"), spot(place.path) as at:
+                if at and at.found and not place.volatile:
+                    refuse_link(place.path, at)
+                    fd = os.open(at.name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at.parent)
+                    open_places.callback(os.close, fd)
+                    seen = os.fstat(fd)
+                    found[place.number] = Shown(at.real, seen.st_dev, seen.st_ino)
+        yield found
+
+
+def excluded(spec: DataSpec, found: Sequence[Path]) -> Iterator[str]:
+    """The patterns of `spec` as restic's, for each place; and what SQLite keeps in shared memory."""
+    is_excluded = matcher(spec.exclude)
+    for path in found:
+        for other in found:
+            if path != other and other.is_relative_to(path) and is_excluded(str(other.relative_to(path))):
+                raise errors.Failed(f"cannot back up {other} with restic: `exclude` takes it out of {path}.")
+        top = "".join(f"\\{char}" if char in _SPECIAL else char for char in str(path))
+        patterns = [*spec.exclude, *(pattern + SHARED_MEMORY for pattern in spec.sqlite)]
+        yield from (f"{top}/{pattern.strip('/').replace('[!', '[^')}" for pattern in patterns)
+
+
+def renew(spec: DataSpec, since_ns: int) -> bool:
+    """Make the change time of every file new that changed after `since_ns`; nothing else of it changes.
+
+    False if that could not be done to one of them.
+    """
+    is_excluded = matcher(spec.exclude)
+    all_done = True
+
+    def entry(dir_fd: int, name: str, rel: str, depth: int) -> None:
+        nonlocal all_done
+        found = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
+        if stat.S_ISREG(found.st_mode) and found.st_ctime_ns >= since_ns:
+            try:
+                os.utime(name, ns=(found.st_atime_ns, found.st_mtime_ns), dir_fd=dir_fd, follow_symlinks=False)
+            except OSError as error:
+                if error.errno not in (errno.EPERM, errno.EACCES, errno.EROFS):
+                    raise
+                all_done = False
+        elif stat.S_ISDIR(found.st_mode) and depth <= DEPTH:
+            with files.opened(name, files.DIRECTORY, dir_fd=dir_fd) as fd:
+                for child in os.listdir(fd):
+                    below = f"{rel}/{child}" if rel else child
+                    if not is_excluded(below):
+                        entry(fd, child, below, depth + 1)
+
+    for place in places(spec):
+        with files.explaining(f"cannot read {place.path}"), spot(place.path) as at:
+            if at and at.found and not place.volatile:
+                entry(at.parent, at.name, "", 0)
+    return all_done
