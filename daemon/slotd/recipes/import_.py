@@ -67,7 +67,19 @@ async def take_back(work: Work) -> None:
     await forget(work)
     if digest := work.plan.source.removeprefix("sha256:"):
         for cache in await off_loop(lambda: [each for each in work.host.paths.cache.iterdir() if each.is_dir()]):
-            await off_loop(shelf.drop_of, cache, digest, work.job.id)
+            for version in await off_loop(shelf.drop_of, cache, digest, work.job.id):
+                await _withdraw(work, cache.name, version)
+
+
+async def _withdraw(work: Work, app: str, version: str) -> None:
+    """It may have been told as imported, and offered: that ends here."""
+    store = work.host.store
+    if (await off_loop(store.app, app)).available == version:
+        await off_loop(lambda: store.change_app(app, available=""))
+    told = copy.copy(work)
+    told.app, told.job = dataclasses.replace(work.app, name=app), dataclasses.replace(work.job, version=version)
+    said = f"{version} was taken back: the import of {work.plan.source} did not come to its end"
+    await told.tell("import-failed", said, bundle=work.plan.source)
 
 
 async def forget(work: Work) -> None:

@@ -67,12 +67,13 @@ def put(cache: Path, imported: Imported, sources: Mapping[str, Path]) -> None:
     failpoint.hit("import:recorded")
 
 
-def drop_of(cache: Path, sha256: str, job: int) -> None:
-    """Take off again what this job took in of this bundle; the files go with the next `prune`. None is fine."""
+def drop_of(cache: Path, sha256: str, job: int) -> list[str]:
+    """Take off what this job took in of this bundle, and give the versions; the files go with the next `prune`."""
     with files.explaining(f"cannot tidy up {cache / FOLDER}"):
-        for each in on_it(cache):
-            if (each.bundle, each.job) == (sha256, job):
-                (cache / FOLDER / f"{_RECORD}{each.release.version}.json").unlink(missing_ok=True)
+        versions = [each.release.version for each in on_it(cache) if (each.bundle, each.job) == (sha256, job)]
+        for version in versions:
+            (cache / FOLDER / f"{_RECORD}{version}.json").unlink(missing_ok=True)
+    return versions
 
 
 def dependencies(cache: Path, version: str) -> dict[str, Path]:

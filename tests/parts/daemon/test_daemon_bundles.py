@@ -248,6 +248,23 @@ def test_a_daemon_that_is_killed_in_the_middle_of_an_import_has_taken_nothing_in
 
 
 @pytest.mark.attack
+def test_what_was_offered_by_an_import_that_is_killed_at_its_end_is_withdrawn_and_that_is_told(
+    installed: Notes, bundle: Path
+) -> None:
+    world = installed.world
+    world.fail_at("import:end", "kill")
+    world.slotctl("import", str(bundle), status=None)
+    wait_for(lambda: world.has_fired("import:end") and not world.json("jobs"))
+    world.start()
+    assert not list((world.root / "cache").rglob("release-*.json"))
+    assert world.json("status", "notes")["available"] == ""
+    told = [event for event in world.json("history", "notes") if event["kind"] in ("imported", "import-failed")]
+    told.sort(key=lambda event: event["id"])
+    assert [event["kind"] for event in told][-2:] == ["imported", "import-failed"]
+    assert "2.0 was taken back: the import of sha256:" in told[-1]["message"]
+
+
+@pytest.mark.attack
 def test_a_second_import_that_is_killed_takes_nothing_of_the_first_away(installed: Notes, bundle: Path) -> None:
     world = installed.world
     world.slotctl("import", str(bundle))
