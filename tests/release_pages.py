@@ -1,4 +1,4 @@
-"""What the release server serves: the folder as GitHub's API, as PyPI's APIs, as a version index, as plain files."""
+"""What the release server serves: the folder as PyPI's APIs, as a version index, as plain files. Beside it: forges."""
 
 from __future__ import annotations
 
@@ -12,20 +12,19 @@ import re
 import socket
 import struct
 import time
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from tests.release_faults import FAULTS
+from tests.release_forges import FORGES, TOKENS
+from tests.release_shelf import Published, sha256, versions
 
 if TYPE_CHECKING:
     from tests.release_server import Httpd, ReleaseServer
 
-META = ".release.json"
 PIECE = 64 * 1024
 
 
@@ -37,56 +36,6 @@ class Seen:
     path: str
     headers: Mapping[str, str]
     at: float
-
-
-def meta(folder: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads((folder / META).read_text()))
-    except FileNotFoundError:
-        return {}
-
-
-@dataclass(frozen=True)
-class Published:
-    """One version's folder, with what it says of itself."""
-
-    tag: str
-    folder: Path
-    said: Mapping[str, Any]
-
-    @property
-    def published(self) -> str:
-        said = self.said.get("published")
-        return str(said) if said else _iso(self.folder.stat().st_mtime)
-
-    def files(self) -> list[Path]:
-        return sorted(path for path in self.folder.iterdir() if path.is_file() and not path.name.startswith("."))
-
-    def about(self, path: Path) -> Mapping[str, Any]:
-        return dict(self.said.get("assets", {}).get(path.name, {}))
-
-    def digest(self, path: Path) -> Any:
-        about = self.about(path)
-        return about["digest"] if "digest" in about else f"sha256:{_sha256(path)}"
-
-    def size(self, path: Path) -> Any:
-        return self.about(path).get("size", path.stat().st_size)
-
-
-def versions(folder: Path) -> list[Published]:
-    """The newest first."""
-    if not folder.is_dir():
-        return []
-    found = [Published(unquote(each.name), each, meta(each)) for each in folder.iterdir() if each.is_dir()]
-    return sorted(found, key=lambda each: (each.published, each.tag), reverse=True)
-
-
-def _iso(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -124,7 +73,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         with self.owner.lock:
             self.owner.requests.append(seen)
         fault = self.owner.fault_for(parts.path)
-        if self.owner.token and self.headers.get("authorization") != f"Bearer {self.owner.token}":
+        if self.owner.token and self.token_shown() != self.owner.token:
             return self.answer(404)  # as GitHub does: it does not even say that there is something
         if fault is not None:
             return FAULTS[fault.kind](self, fault)
@@ -132,91 +81,26 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     do_HEAD = do_GET
 
+    def token_shown(self) -> str:
+        """The token that the client shows, if it does so as the server asked for wants it."""
+        kind = self.path.split("/")[1]
+        name, scheme = TOKENS.get(kind, ("authorization", "Bearer "))
+        shown = self.headers.get(name, "")
+        return shown.removeprefix(scheme) if shown.startswith(scheme) else ""
+
     def route(self) -> None:
         parts = urlsplit(self.path)
         pieces = [unquote(piece) for piece in parts.path.split("/")[1:]]
-        if any(piece in ("..", ".") or ("/" in piece and pieces[0] != "github") for piece in pieces):
+        if any(piece in ("..", ".") or ("/" in piece and pieces[0] not in FORGES) for piece in pieces):
             return self.answer(400)
-        for kind, serve in (("github", self.github), ("pypi-index", self.pypi), ("http", self.index)):
+        if pieces[0] in FORGES:
+            return FORGES[pieces[0]](self, pieces[1:], parse_qs(parts.query))
+        for kind, serve in (("pypi-index", self.pypi), ("http", self.index)):
             if pieces[0] == kind:
                 return serve(pieces[1:], parse_qs(parts.query))
         if pieces[0] == "files":
             return self.file(self.owner.root.joinpath(*pieces))
         return self.answer(404)
-
-    # --- GitHub ---
-
-    def github(self, pieces: list[str], query: Mapping[str, list[str]]) -> None:
-        root = self.owner.root / "github"
-        if pieces[:1] == ["download"] and len(pieces) == 5:
-            return self.file(root / pieces[1] / pieces[2] / quote(pieces[3], safe="") / pieces[4])
-        if pieces[:1] != ["repos"] or pieces[3:4] != ["releases"] or not (root / pieces[1] / pieces[2]).is_dir():
-            return self.json({"message": "Not Found"}, status=404)
-        name = f"{pieces[1]}/{pieces[2]}"
-        found = versions(root / name)
-        if pieces[4:5] == ["assets"]:
-            return self.github_asset(name, found, pieces[5])
-        if pieces[4:5] == ["tags"]:
-            match = next((each for each in found if each.tag == pieces[5]), None)
-            return self.json(self.github_release(name, match)) if match else self.json({}, status=404)
-        size = min(int(query.get("per_page", ["30"])[0]), 100)
-        page = int(query.get("page", ["1"])[0])
-        shown = found[(page - 1) * size : page * size]
-        headers = {"X-RateLimit-Limit": "60", "X-RateLimit-Remaining": "59"}
-        if page * size < len(found):
-            base = f"{self.owner.url}/github/repos/{name}/releases?per_page={size}"
-            headers["Link"] = (
-                f'<{base}&page={page + 1}>; rel="next", <{base}&page={-(-len(found) // size)}>; rel="last"'
-            )
-        self.json([self.github_release(name, each) for each in shown], headers=headers, has_etag=True)
-
-    def github_release(self, name: str, release: Published) -> dict[str, Any]:
-        base = f"{self.owner.url}/github"
-        tag = quote(release.tag, safe="")
-        assets = []
-        for path in release.files():
-            about = release.about(path)
-            number = self.github_id(name, release, path)
-            assets.append(
-                {
-                    "id": number,
-                    "name": path.name,
-                    "state": about.get("state", "uploaded"),
-                    "size": release.size(path),
-                    "digest": release.digest(path),
-                    "content_type": "application/octet-stream",
-                    "url": f"{base}/repos/{name}/releases/assets/{number}",
-                    "browser_download_url": f"{base}/download/{name}/{tag}/{quote(path.name)}",
-                    "created_at": release.published,
-                    "updated_at": _iso(path.stat().st_mtime),
-                }
-            )
-        return {
-            "id": zlib.crc32(f"{name} {release.tag}".encode()),
-            "tag_name": release.tag,
-            "name": release.said.get("name", release.tag),
-            "draft": release.said.get("draft", False),
-            "prerelease": release.said.get("prerelease", False),
-            "created_at": release.said.get("created", release.published),
-            "published_at": None if release.said.get("draft") else release.published,
-            "body": release.said.get("notes"),
-            "assets": assets,
-            "tarball_url": f"{base}/tarball/{name}/{tag}",
-            "zipball_url": f"{base}/zipball/{name}/{tag}",
-            "author": {"login": "someone"},
-        }
-
-    def github_id(self, name: str, release: Published, path: Path) -> int:
-        return zlib.crc32(f"{name} {release.tag} {path.name} {_sha256(path)}".encode())
-
-    def github_asset(self, name: str, found: list[Published], number: str) -> None:
-        for release in found:
-            for path in release.files():
-                if str(self.github_id(name, release, path)) == number:
-                    if self.headers.get("accept") == "application/octet-stream":
-                        return self.file(path)
-                    return self.json({"id": int(number), "name": path.name})
-        self.json({"message": "Not Found"}, status=404)
 
     # --- PyPI ---
 
@@ -341,7 +225,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return self.answer(404)
         stat = path.stat()
         modified = email.utils.formatdate(stat.st_mtime, usegmt=True)
-        etag = f'"{_sha256(path)[:32]}"' if etag is None else etag
+        etag = f'"{sha256(path)[:32]}"' if etag is None else etag
         headers = {"Content-Type": "application/octet-stream", "Last-Modified": modified, "Accept-Ranges": "bytes"}
         headers |= {"ETag": etag} if etag else {}
         first, last, status = 0, stat.st_size - 1, 200

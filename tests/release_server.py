@@ -1,19 +1,23 @@
-"""A release server of our own, which can misbehave: GitHub's releases, PyPI's two APIs, a version index, plain files.
+"""A release server of our own, which can misbehave: releases of GitHub, Gitea and GitLab, PyPI's two APIs, a version
+index, plain files.
 
 What it serves lies in a folder, and a change there shows at the next request:
 
     ROOT/github/OWNER/REPO/TAG/…     base URL {url}/github
+    ROOT/gitea/OWNER/REPO/TAG/…      base URL {url}/gitea
+    ROOT/gitlab/GROUP/…/NAME/TAG/…   base URL {url}/gitlab
     ROOT/pypi/NAME/VERSION/…         base URL {url}/pypi-index, or {url}/pypi-index/simple as pip takes it
     ROOT/http/APP/VERSION/…          index {url}/http/APP/index.json
     ROOT/files/…                     {url}/files/…, with ETag, Last-Modified and Range
 
 A version's folder may hold `.release.json`: notes, published, created, prerelease, draft, yanked, oldest,
-requires_python; and `assets`, by file name: state, digest, size (what the server says of a file, true or not).
+requires_python, upcoming; and `assets`, by file name: state, digest, size (what the server says of a file, true or
+not), link (an address elsewhere; for GitLab also `registry`, which is usual, or `page`).
 
 In tests: `with ReleaseServer() as server: …`. By itself: `python3 tests/release_server.py --root DIR --port 0` prints
 its address; `POST /_control/misbehave {"kind", "path", "times", …}`, `/_control/behave`, `/_control/forget`, and
 `GET /_control/requests` steer it from outside. Only the standard library is used. Beside this file: `release_pages.py`
-(what is served) and `release_faults.py` (the misbehaviours).
+and `release_forges.py` (what is served), `release_shelf.py` (the folder) and `release_faults.py` (the misbehaviours).
 """
 
 from __future__ import annotations
@@ -44,7 +48,8 @@ if not __package__:  # run as a program
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tests.release_faults import FAULTS, Fault
-from tests.release_pages import META, Handler, Seen, meta
+from tests.release_pages import Handler, Seen
+from tests.release_shelf import META, meta
 
 
 @dataclass(frozen=True)
@@ -90,7 +95,7 @@ class ReleaseServer:
         self.root = Path(root or self._own_root or "")
         self.requests: list[Seen] = []
         self.faults: list[Fault] = []
-        self.token = token  # if set, everything but /_control needs `Authorization: Bearer TOKEN`
+        self.token = token  # if set, everything but /_control needs it, shown as the kind of server wants it
         self.stopping = threading.Event()
         self.lock = threading.Lock()
         self._tls = tls
@@ -154,7 +159,8 @@ class ReleaseServer:
     def release(
         self, project: str, version: str, files: Mapping[str, bytes], *, remove: tuple[str, ...] = (), **said: Any
     ) -> Path:
-        """Publishes or changes a release of `github/OWNER/REPO` (version is the tag), `pypi/NAME` or `http/APP`."""
+        """Publishes or changes a release of `github/OWNER/REPO` (or gitea, gitlab: version is the tag), `pypi/NAME` or
+        `http/APP`."""
         folder = self.root / project / quote(version, safe="")
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():

@@ -58,7 +58,7 @@ MISTAKES = {
     "a key by its path": Bad('[verify]\nkeys = ["../../etc/shadow"]', ('"../../etc/shadow"', "without a path")),
     "a key that is not there": Bad('[verify]\nkeys = ["gone.gpg"]', ("gone.gpg", "there is no such key")),
     "an engine of later": Bad('[slots]\nengine = "oci"', ("this is not supported yet", "supported are directory")),
-    "a source of later": Bad('[source]\ntype = "npm"', ("this is not supported yet", "github, pypi, http")),
+    "a source of later": Bad('[source]\ntype = "hawkbit"', ("this is not supported yet", "github, gitea, gitlab")),
     "plain http to elsewhere": Bad('[source]\nurl = "http://example.org/"', ("plain http", "write https")),
     "the whole system for data": Bad('[data]\npaths = ["/etc"]', ('data.paths holds "/etc"', "of the app's own")),
     "what is not TOML": Bad("not toml [", ("is not valid TOML", "line 1")),

@@ -285,8 +285,11 @@ def test_the_message_shows_the_first_problem_and_how_many_more() -> None:
         ("[source]\nscheme = 'semver'\nversions = '>=x'", "no version of the scheme semver"),
         ("[source]\nscheme = 'calver'", "allowed are pep440, semver and date"),
         # sources
-        ("[source]\ntype = 'gitea'", "this is not supported yet; supported are github, pypi, http, tuf and directory"),
+        ("[source]\ntype = 'hawkbit'", "this is not supported yet; supported are github, gitea, gitlab, pypi, http"),
         ("[source]\ntype = 'oci'", "this is not supported yet"),
+        ("[source]\ntype = 'gitea'\nurl = ''", 'source.url is missing: type "gitea" needs the address of its server'),
+        ("[source]\ntype = 'gitlab'\nrepository = '0'", "or the project's number"),
+        ("[source]\ntype = 'gitlab'\nrepository = 'a/../b'", "or the project's number"),
         ("[source]\ntype = 'git-hub'", 'did you mean "github"?'),
         ("[source]\ntype = 'pypi'", "source.package is missing"),
         ("[source]\ntype = 'directory'", "source.path is missing"),

@@ -82,7 +82,7 @@ def too_far(url: str, redirects: int) -> SourceFailed:
 
 def come_back(status: int, headers: Mapping[str, str], now: float) -> float:
     """When the server wants to be asked again, seconds since the epoch; 0 if it did not say. `retry-after` comes first,
-    then `x-ratelimit-reset` where nothing remains, and 429 without either means a minute.
+    then `x-ratelimit-reset` or `ratelimit-reset` where nothing remains, and 429 without either means a minute.
     """
     after = headers.get("retry-after", "").strip()
     when = 0.0
@@ -90,16 +90,21 @@ def come_back(status: int, headers: Mapping[str, str], now: float) -> float:
         when = now + int(after)
     elif after:
         when = _http_date(after)
-    reset = headers.get("x-ratelimit-reset", "").strip()
-    if (
-        not when
-        and headers.get("x-ratelimit-remaining", "").strip() == "0"
-        and re.fullmatch(r"\d{1,12}", reset, re.ASCII)
-    ):
-        when = max(float(reset), now + 1)
+    when = when or _limit_reset(headers, "x-ratelimit", now) or _limit_reset(headers, "ratelimit", now, may_count=True)
     if not when and status == 429:
         when = now + UNSAID_BAN_S
     return min(when, now + LONGEST_BAN_S) if when > now else 0.0
+
+
+def _limit_reset(headers: Mapping[str, str], family: str, now: float, *, may_count: bool = False) -> float:
+    """When requests count anew, if none remains: an epoch time, as GitHub and GitLab tell it, or where `may_count` also
+    seconds from now (draft-ietf-httpapi-ratelimit-headers, until its version 7).
+    """
+    text = headers.get(f"{family}-reset", "").strip()
+    if headers.get(f"{family}-remaining", "").strip() != "0" or not re.fullmatch(r"\d{1,12}", text, re.ASCII):
+        return 0.0
+    reset = float(text) + (now if may_count and float(text) <= LONGEST_BAN_S else 0.0)
+    return max(reset, now + 1)
 
 
 def _http_date(text: str) -> float:

@@ -7,11 +7,9 @@ from collections.abc import Mapping
 from slotd.core import forms
 from slotd.core.schema import App
 from slotd.core.sections import ENGINES_NOT_YET
+from slotd.core.sourcetypes import TYPES, UNKNOWN
 from slotd.core.template import words_in
 from slotd.core.validate import Report
-
-# The digests that a source itself gives for each file.
-_OWN_DIGESTS = {"tuf": ("sha256",), "github": ("sha256",), "pypi": ("sha256",), "http": ("sha256", "sha512")}
 
 
 def check(app: App, report: Report, state: str, cache: str) -> None:
@@ -70,7 +68,7 @@ def _shared(one: App, other: App, state: str) -> list[str]:
 
 def _verification(app: App, report: Report) -> None:
     verify, source = app.verify, app.source
-    own = _OWN_DIGESTS.get(source.type, ())
+    own = TYPES.get(source.type, UNKNOWN).digests
     for algorithm in forms.ALGORITHMS:
         is_given = bool(verify.checksums) or algorithm in own or report.blames("verify", "checksums")
         if algorithm in verify.require and source.type and not is_given:

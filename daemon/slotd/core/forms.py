@@ -23,6 +23,7 @@ _UNIT = re.compile(r"[A-Za-z0-9:_.\\@-]+", re.ASCII)
 _USER = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,30}", re.ASCII)
 _FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]*", re.ASCII)
 _REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9_.-]+", re.ASCII)
+_PROJECT = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
 _GROUPS = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(?:/[A-Za-z0-9_.-]+)+", re.ASCII)
 _PYPI = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?", re.ASCII)  # the core metadata specification, "Name"
 _NPM = re.compile(r"(?:@[a-z0-9~-][a-z0-9._~-]*/)?[a-z0-9~-][a-z0-9._~-]*", re.ASCII)
@@ -246,9 +247,9 @@ def repository(text: str) -> str:
 
 
 def repository_path(text: str) -> str:
-    """`group/name`, with any number of groups in between (GitLab)."""
-    if not _GROUPS.fullmatch(text) or ".." in text:
-        raise ValueError('a repository is "group/name", as in its address behind the host')
+    """`group/name`, with any number of groups in between, or the project's number (GitLab)."""
+    if not _PROJECT.fullmatch(text) and (not _GROUPS.fullmatch(text) or ".." in text):
+        raise ValueError('a repository is "group/name", as in its address behind the host, or the project\'s number')
     return text
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from slotd.core import forms, template
 from slotd.core.schema import BackupPolicy, Data, Gate, Health, Limits, Policy, Rollout, Service, Slots, Source, Verify
+from slotd.core.sourcetypes import TYPES, UNKNOWN, having
 from slotd.core.specifier import parse_specifier
 from slotd.core.validate import Section, found, listed, shown
 from slotd.core.version import SCHEMES
@@ -23,8 +24,8 @@ DAY_S = 24 * HOUR_S
 YEAR_S = 365 * DAY_S
 SHORTEST_S = 0.01  # of what is repeated or waited for: nothing spins
 
-SOURCE_TYPES = ("github", "gitea", "gitlab", "pypi", "npm", "http", "tuf", "oci", "hawkbit", "directory")
-SOURCES_NOT_YET = ("gitea", "gitlab", "npm", "oci", "hawkbit")
+SOURCE_TYPES = tuple(TYPES)
+SOURCES_NOT_YET = tuple(name for name, each in TYPES.items() if not each.is_built)
 VERIFIERS = ("sha256", "sha512", "openpgp", "minisign", "sigstore", "tuf")
 VERIFIERS_NOT_YET: tuple[str, ...] = ()
 ENGINES = ("directory", "oci", "kubernetes", "rauc")
@@ -34,19 +35,7 @@ PROBES_NOT_YET = ("dbus", "prometheus")
 STORES = ("tree", "restic")
 NOTIFIERS = ("exec", "webhook", "apprise", "alertmanager")
 
-# Which types a key of [source] belongs to, how it must look, and an example.
-_SOURCE_KEYS: dict[str, tuple[tuple[str, ...], str]] = {
-    "repository": (("github", "gitea", "gitlab"), "owner/name"),
-    "package": (("pypi", "npm"), "radicale"),
-    "image": (("oci",), "ghcr.io/owner/name"),
-    "path": (("directory",), "/srv/releases"),
-}
-_ASSET_NEEDED = ("github", "gitea", "gitlab", "http", "tuf")
-_URL_NEEDED = ("gitea", "http", "tuf", "hawkbit")
-_URL_DEFAULTS = {"github": "https://api.github.com", "gitlab": "https://gitlab.com"}
-_DEFAULT_SCHEMES = {"npm": "semver"}
-
-# The same for [[health]].
+# Which types of probe a key of [[health]] belongs to.
 _PROBE_KEYS: dict[str, tuple[str, ...]] = {
     "url": ("http",),
     "status": ("http",),
@@ -77,21 +66,16 @@ def source(section: Section) -> Source:
     kind = section.choice("type", "", SOURCE_TYPES, SOURCES_NOT_YET)
     if not section.has("type"):
         section.missing("type", f"say where releases come from, one of {listed(_built(SOURCE_TYPES, SOURCES_NOT_YET))}")
-    scheme = section.choice("scheme", _DEFAULT_SCHEMES.get(kind, default.scheme), SCHEMES)
-    forms_of = {
-        "repository": forms.repository_path if kind == "gitlab" else forms.repository,
-        "package": forms.npm_package if kind == "npm" else forms.pypi_package,
-        "image": forms.image,
-        "path": forms.absolute_path,
-    }
-    given = {key: _of_type(section, key, kind, forms_of[key]) for key in _SOURCE_KEYS}
-    url = section.text("url", _URL_DEFAULTS.get(kind, ""), _url_form(kind))
+    own = TYPES.get(kind, UNKNOWN)
+    scheme = section.choice("scheme", own.scheme, SCHEMES)
+    given = {key: _of_type(section, key, kind) for key in ("repository", "package", "image", "path")}
+    url = section.text("url", own.url, _url_form(kind))
     if kind == "directory" and section.has("url"):
         section.problem("url", 'type "directory" has no address; it reads `path`')
-    if kind in _URL_NEEDED and section.lacks("url"):
+    if own.needs_url and section.lacks("url"):
         section.missing("url", f'type "{kind}" needs the address of its server')
     asset = section.texts("asset", _asset_name, single=True)
-    if kind in _ASSET_NEEDED and section.lacks("asset"):
+    if own.needs_asset and section.lacks("asset"):
         section.missing("asset", 'name the file to install, like "app-{version}-linux-{arch}.tar.gz"')
     if not section.lacks("credential"):
         if kind == "directory":
@@ -125,16 +109,16 @@ def _specifier_form(scheme: str) -> Callable[[str], str]:
     return check
 
 
-def _of_type(section: Section, key: str, kind: str, form: Callable[[str], str]) -> str:
-    types, example = _SOURCE_KEYS[key]
-    if kind in types:
-        value = section.text(key, "", form)
+def _of_type(section: Section, key: str, kind: str) -> str:
+    own = TYPES.get(kind, UNKNOWN)
+    if own.key == key:
+        value = section.text(key, "", own.form)
         if section.lacks(key):
-            section.missing(key, f'type "{kind}" needs it, like "{example}"')
+            section.missing(key, f'type "{kind}" needs it, like "{own.example}"')
         return value
     section.text(key)
     if section.has(key) and kind:
-        section.problem(key, f'it belongs to {_types(types)} and means nothing with type "{kind}"')
+        section.problem(key, f'it belongs to {_types(having(key))} and means nothing with type "{kind}"')
     return ""
 
 

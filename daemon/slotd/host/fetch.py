@@ -24,6 +24,7 @@ from urllib.parse import unquote
 from slotd import __version__
 from slotd.core.answer import refusal, shown, too_far, too_large, too_late
 from slotd.core.schema import Limits
+from slotd.core.sourcetypes import BEARER
 from slotd.errors import Misconfigured, SourceFailed
 from slotd.host.wire import Watchdog, Ways, cause
 
@@ -44,10 +45,11 @@ class Origin(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Credential:
-    """The value of an Authorization header and the one origin that may see it."""
+    """The value of a header, `name` (some servers have one of their own), and the one origin that may see it."""
 
     header: str = field(repr=False)
     origin: Origin
+    name: str = "Authorization"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,23 +74,19 @@ def origin(url: str) -> Origin:
     return _origin(_parse(url))
 
 
-def credential(secret: str, owner: str) -> Credential:
+def credential(secret: str, owner: str, token: str = BEARER) -> Credential:
     """`secret` as an administrator keeps it: a bare token, `user:password`, or a whole `Scheme value`. `owner`: an
-    address, or `host[:port]`, which means https. Raises `Misconfigured`.
+    address, or `host[:port]`, which means https. `token`: what stands before a bare one. Raises `Misconfigured`.
     """
     secret = secret.strip()
     if not secret or not secret.isascii() or not secret.isprintable():
-        raise Misconfigured(
-            "cannot use the credential: it is empty or not one line of plain ASCII",
-            hint="It holds a token, `user:password`, or what stands after `Authorization:`.",
-        )
-    if " " in secret:
-        header = secret
-    elif ":" in secret:
-        header = _basic(secret)
-    else:
-        header = f"Bearer {secret}"
-    return Credential(header, origin(owner if "://" in owner else f"https://{owner}"))
+        hint = "It holds a token, `user:password`, or what stands after `Authorization:`."
+        raise Misconfigured("cannot use the credential: it is empty or not one line of plain ASCII", hint=hint)
+    belongs = origin(owner if "://" in owner else f"https://{owner}")
+    if " " in secret or ":" in secret:
+        return Credential(secret if " " in secret else _basic(secret), belongs)
+    name, _, scheme = token.partition(":")
+    return Credential(f"{scheme} {secret}".strip(), belongs, name)
 
 
 @cache
@@ -360,7 +358,7 @@ def _headers(url: httpx.URL, more: Mapping[str, str], secret: Credential | None)
     sent = {"Accept": "*/*", "User-Agent": AGENT, **more, "Accept-Encoding": "identity"}
     if secret is None or secret.origin != _origin(url):
         return sent, False
-    return sent | {"Authorization": secret.header}, True
+    return sent | {secret.name: secret.header}, True
 
 
 def _follow(url: httpx.URL, location: str) -> httpx.URL:

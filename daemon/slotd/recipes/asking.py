@@ -10,6 +10,7 @@ from typing import Any
 
 from slotd.core.plain import to_plain
 from slotd.core.schema import App, Limits
+from slotd.core.sourcetypes import TYPES, UNKNOWN
 from slotd.errors import Misconfigured, SourceFailed
 from slotd.host import files
 from slotd.host.run import OnProgress, Workers
@@ -22,14 +23,12 @@ async def list_releases(
     workers: Workers, limits: Limits, app: App, state: Mapping[str, Any], *, unit: str
 ) -> Mapping[str, Any]:
     """The `list` worker's claim; `state` is what the source wanted kept."""
-    secret, host = credential(app)
     request = {
         "source": to_plain(app.source),
         "limits": to_plain(limits),
         "state": state,
         "also": _also_needed(app),
-        "credential": secret,
-        "credential_host": host,
+        **credential(app),
     }
     deadline_s = limits.index_s + WORKER_GRACE_S
     return await workers.call("list", request, unit=unit, timeout_s=deadline_s, shown=_shown_to_worker(app))
@@ -70,13 +69,11 @@ async def small(workers: Workers, limits: Limits, app: App, url: str, *, unit: s
 
 
 def _about(app: App, limits: Limits, url: str) -> dict[str, Any]:
-    secret, host = credential(app)
     return {
         "url": url,
         "kind": "file" if app.source.type == "directory" else "http",
         "limits": to_plain(limits),
-        "credential": secret,
-        "credential_host": host,
+        **credential(app),
     }
 
 
@@ -85,10 +82,12 @@ def _also_needed(app: App) -> list[str]:
     return [name for name in (app.verify.checksums, app.verify.signature) if "{checksums}" not in name and name]
 
 
-def credential(app: App) -> tuple[str | None, str]:
-    """The secret that the definition names, from systemd's credentials, and the one host it may be sent to."""
+def credential(app: App) -> dict[str, str]:
+    """The secret that the definition names, from systemd's credentials, the one host it may be sent to, and how, as a
+    request has them. Empty if it names none.
+    """
     if not app.source.credential:
-        return None, ""
+        return {}
     directory = os.environ.get("CREDENTIALS_DIRECTORY", "")
     path = Path(directory) / app.source.credential
     if not directory or not path.is_file():
@@ -97,7 +96,8 @@ def credential(app: App) -> tuple[str | None, str]:
             hint=f"Add LoadCredential={app.source.credential}:/path to slotd.service (`systemctl edit slotd`).",
         )
     secret = files.read_bounded(path, 64 * 1024).decode("utf-8", "strict").strip()
-    return secret, credential_host(app.source)
+    own = TYPES.get(app.source.type, UNKNOWN)
+    return {"credential": secret, "credential_host": credential_host(app.source), "credential_as": own.token}
 
 
 def _shown_to_worker(app: App) -> tuple[Path, ...]:

@@ -30,9 +30,8 @@ _ENDING = ".json"
 async def ask_repository(work: Work) -> Listing:
     """What the repository offers. Raises `SourceFailed`."""
     limits = work.host.settings.limits
-    secret, host = asking.credential(work.app)
     request = {"source": to_plain(work.app.source), "limits": to_plain(limits)}
-    request |= {"credential": secret, "credential_host": host}
+    request |= asking.credential(work.app)
     timeout_s = limits.index_s + asking.WORKER_GRACE_S
     known = await judged_by(work)
     collected = await work.host.workers.call(

@@ -1,4 +1,5 @@
-"""Where releases come from. One file per type; adding one is a file here and a line in `SOURCES`.
+"""Where releases come from. One file per type; adding one is a file here, a line in `SOURCES` and an entry in
+`slotd.core.sourcetypes` (docs/sources.md shows it).
 
 A source is the only code that knows a server's dialect. It runs in the *list* worker (network,
 unprivileged) and gives what the server said as values; which release is chosen is decided by
@@ -53,6 +54,8 @@ class SourceType(Protocol):
 # type -> "module:Class", imported when a definition uses it
 SOURCES: dict[str, str] = {
     "github": "slotd.sources.github:GitHub",
+    "gitea": "slotd.sources.gitea:Gitea",
+    "gitlab": "slotd.sources.gitlab:GitLab",
     "pypi": "slotd.sources.pypi:PyPI",
     "http": "slotd.sources.http:HttpIndex",
     "directory": "slotd.sources.directory:Directory",

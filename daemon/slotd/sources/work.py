@@ -18,6 +18,7 @@ from slotd.core import release as form
 from slotd.core.answer import shown
 from slotd.core.assets import THIS_ARCHITECTURE, architecture_names
 from slotd.core.schema import Limits, Source
+from slotd.core.sourcetypes import BEARER, TYPES, UNKNOWN
 from slotd.core.template import expand_name
 from slotd.errors import Failed, Misconfigured, SourceFailed
 from slotd.host import download as door
@@ -25,7 +26,6 @@ from slotd.host.fetch import Broken, Credential, Session, credential
 from slotd.host.plainfile import read_plain
 from slotd.model import Release
 from slotd.sources import SOURCES, Answer, Listing, SourceType
-from slotd.sources.github import DEFAULT_URL
 
 Progress = Callable[[dict[str, Any]], None]
 
@@ -62,7 +62,7 @@ def credential_host(source: Source) -> str:
     """
     if not source.credential:
         return ""
-    address = source.url or (DEFAULT_URL if source.type == "github" else "")
+    address = source.url or TYPES.get(source.type, UNKNOWN).url
     if not address:
         raise Misconfigured(
             f"cannot use the credential {source.credential}: nothing says which server it is for",
@@ -72,8 +72,9 @@ def credential_host(source: Source) -> str:
 
 
 def list_releases(request: Mapping[str, Any], fds: Sequence[int], progress: Progress) -> dict[str, Any]:
-    """{source, limits, state, credential, credential_host, words, also} -> {releases, state, warnings}.
+    """{source, limits, state, credential, credential_host, credential_as, words, also} -> {releases, state, warnings}.
 
+    `credential_as` is what stands before a bare token in a request, `Authorization: Bearer` if it is not said.
     `words` are the definition's {arch} and {os} (this host's, if it names none). `also` are the names of further
     files that verification needs ({asset}, {version}, {tag}, {arch}, {os}), for an `http` index that lists no files.
     """
@@ -173,7 +174,7 @@ def own_credential(request: Mapping[str, Any], owner: str) -> Credential | None:
     """The credential, if the request has one and says whose it is: without that it is shown to nobody."""
     secret = request.get("credential")
     owner = str(request.get("credential_host") or owner)
-    return credential(str(secret), owner) if secret and owner else None
+    return credential(str(secret), owner, str(request.get("credential_as") or BEARER)) if secret and owner else None
 
 
 def _kind(request: Mapping[str, Any]) -> str:

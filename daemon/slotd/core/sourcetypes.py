@@ -1,0 +1,74 @@
+"""What the rules know of each type of source: its keys in [source], its server, how it takes a token.
+
+What a type's server says is for its file in `slotd.sources` alone. A new type is that file, a line in its registry and
+an entry here: the parser, the manual and `slotctl verify` read this table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from slotd.core import forms
+
+BEARER = "Authorization: Bearer"
+
+
+@dataclass(frozen=True, slots=True)
+class SourceType:
+    """One type. `key` is the key of [source] that names what is taken (empty: its address does), `form` what that must
+    look like, `example` one for the error. `url` is its server where the definition names none, `digests` are what it
+    says of each file by itself, `token` is what stands before a token in a request's header.
+    """
+
+    key: str = ""
+    form: Callable[[str], str] | None = None
+    example: str = ""
+    url: str = ""
+    needs_url: bool = False
+    needs_asset: bool = False
+    scheme: str = "pep440"
+    digests: tuple[str, ...] = ()
+    token: str = BEARER
+    is_built: bool = True
+
+
+TYPES: dict[str, SourceType] = {
+    "github": SourceType(
+        "repository",
+        forms.repository,
+        "owner/name",
+        url="https://api.github.com",
+        needs_asset=True,
+        digests=("sha256",),
+    ),
+    "gitea": SourceType(
+        "repository",
+        forms.repository,
+        "owner/name",
+        needs_url=True,
+        needs_asset=True,
+        token="Authorization: token",
+    ),
+    "gitlab": SourceType(
+        "repository",
+        forms.repository_path,
+        "group/name",
+        url="https://gitlab.com",
+        needs_asset=True,
+        token="PRIVATE-TOKEN:",
+    ),
+    "pypi": SourceType("package", forms.pypi_package, "radicale", digests=("sha256",)),
+    "npm": SourceType("package", forms.npm_package, "n8n", scheme="semver", is_built=False),
+    "http": SourceType(needs_url=True, needs_asset=True, digests=("sha256", "sha512")),
+    "tuf": SourceType(needs_url=True, needs_asset=True, digests=("sha256",)),
+    "oci": SourceType("image", forms.image, "ghcr.io/owner/name", is_built=False),
+    "hawkbit": SourceType(needs_url=True, is_built=False),
+    "directory": SourceType("path", forms.absolute_path, "/srv/releases"),
+}
+UNKNOWN = SourceType()  # of a definition whose type is missing or wrong, which is told already
+
+
+def having(key: str) -> tuple[str, ...]:
+    """The types whose releases `key` of [source] names."""
+    return tuple(name for name, each in TYPES.items() if each.key == key)
