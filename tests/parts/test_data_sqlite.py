@@ -13,7 +13,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
-from tests.trees import look
+from tests.trees import let_in, look
 
 from slotd.data import DataSpec
 from slotd.data.tree import TreeStore
@@ -45,9 +45,7 @@ def live(tmp_path: Path) -> Path:
     top = tmp_path / "data"
     top.mkdir()
     os.chown(top, NOBODY, NOBODY)
-    for at in (tmp_path, *tmp_path.parents):
-        if at.stat().st_mode & 0o5 != 0o5:
-            at.chmod(at.stat().st_mode | 0o755)  # as under /var/lib: the app's user can get to its data
+    let_in(tmp_path)
     return top
 
 

@@ -12,6 +12,7 @@ DATA = "/var/lib/notes/data"
 
 HOOKS = """
 [data]
+sqlite = ["notes.db", "odd/*"]
 before = [["/bin/sh", "-c", "echo dumping; echo {version} is dumped"]]
 after = [["/bin/sh", "-c", "echo thank you"]]
 """
@@ -205,3 +206,41 @@ def test_of_several_units_only_those_that_ran_are_started_again(notes: Notes) ->
     assert notes.machine.show("notes-runs.service", "ActiveState") == {"ActiveState": "active"}
     assert notes.machine.show("notes-runs.service", "InvocationID") != before
     assert notes.machine.show("notes-rests.service", "ActiveState") == {"ActiveState": "inactive"}
+
+
+SPOIL = """
+import os, sqlite3, sys
+db = sqlite3.connect(sys.argv[1], isolation_level=None)
+db.execute("CREATE TABLE unused(x)")
+db.executemany("INSERT INTO unused VALUES(?)", [("x" * 3000,)] * 200)
+db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+with open(sys.argv[1], "r+b") as file:
+    file.seek(-12288, os.SEEK_END)
+    file.write(os.urandom(8192))
+"""
+
+
+def test_a_database_of_any_name_is_checked(notes: Notes) -> None:
+    odd = f'{DATA}/odd/a "b": 50%d $HOME'
+    notes.machine.run(f"install --directory --owner=notes {DATA}/odd")
+    notes.machine.run(["/usr/bin/python3", "-c", SPOIL, odd])
+    notes.machine.run(["chown", "notes:", odd])
+    notes.slotctl("backup", "notes")
+    assert f"the database {odd} is damaged: SQLite says" in notes.slotctl("history", "notes")
+    notes.machine.run(f"rm -r {DATA}/odd")
+
+
+def test_a_database_that_the_app_has_damaged_is_told_and_keeps_neither_backup_nor_update_back(notes: Notes) -> None:
+    history = notes.slotctl("history", "notes")
+    assert "could not be checked" not in history
+    assert f"{DATA}/notes.db is damaged" not in history
+    notes.machine.run(["/usr/bin/python3", "-c", SPOIL, f"{DATA}/notes.db"])
+    notes.slotctl("backup", "notes")
+    assert f"the database {DATA}/notes.db is damaged: SQLite says" in notes.slotctl("history", "notes")
+    assert f"the database {DATA}/notes.db is damaged" in notes.slotctl("backups", "notes", newest(notes))
+    assert "is damaged" in notes.slotctl("backups", "notes", newest(notes), "--verify")
+
+    notes.publisher.publish("1.1")
+    notes.slotctl("update", "notes")
+    assert notes.json("status", "notes")["version"] == "1.1"
+    assert f"the database {DATA}/notes.db is damaged" in notes.slotctl("backups", "notes", newest(notes))

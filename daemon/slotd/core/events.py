@@ -279,6 +279,15 @@ KINDS: tuple[EventKind, ...] = (
         "The backup goes on; the message says what it met.",
     ),
     EventKind(
+        "database-damaged",
+        "cc2117d1012243eab1da8cd4a34a54e1",
+        ERROR,
+        "A database of the app is damaged",
+        "SQLite has found it so in the app's own data, before this update or backup touched anything: the backup\n"
+        "holds it as it is. See what the app says of it, `sqlite3 FILE .recover`, and older backups:\n"
+        "`@SLOTD_SLOTCTL@ backups @SLOTD_APP@`.",
+    ),
+    EventKind(
         "command-ended",
         "e51595da38124467ac8882155164ad76",
         INFO,

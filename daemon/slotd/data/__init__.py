@@ -69,6 +69,19 @@ class CopyStats:
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """A database of a copy that SQLite does not find sound, by its live path, and what it `said`.
+
+    `is_damaged`: else it could not tell. `by_copying`: the live one is sound.
+    """
+
+    path: str
+    said: str
+    is_damaged: bool
+    by_copying: bool = False
+
+
 class DataStore(Protocol):
     """Keeps copies of data below a directory `dest` of its own, one per backup."""
 
@@ -82,6 +95,19 @@ class DataStore(Protocol):
 
     def cold(self, spec: DataSpec, dest: Path) -> CopyStats:
         """Bring the copy up to date with the app stopped; copies only what changed since the hot pass."""
+        ...
+
+    def check(
+        self, spec: DataSpec, dest: Path, most: int, base: Path | None, cancelled: Callable[[], bool]
+    ) -> Sequence[Damage]:
+        """Ask SQLite for the databases of a copy, sealed or not, that were not asked for yet, up to `most` bytes.
+
+        Gives all that are not sound; of a sealed copy only what was not known. `base`: the backup that it shares with.
+        """
+        ...
+
+    def unsound(self, dest: Path) -> Sequence[str]:
+        """What is known of the databases of a copy that are not sound: SQLite's words, without asking again."""
         ...
 
     def seal(self, dest: Path, header: Mapping[str, Any]) -> int:

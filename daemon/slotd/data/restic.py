@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from slotd import errors
-from slotd.data import Change, CopyStats, DataSpec, Entry
+from slotd.data import Change, CopyStats, Damage, DataSpec, Entry
 from slotd.data import restic_keep as keeping
 from slotd.data.layout import JSON_LIMIT, Layout
 from slotd.data.manifest import Manifest, unknown
@@ -129,6 +129,15 @@ class ResticStore:
         snapshot, size = keeping.full_id(keep.repository, ended.out)
         real = tuple((number, str(place.path)) for number, place in places.items())
         return _Made(snapshot, size, real, (f"restic: {ended.why}",) if ended.status else ())
+
+    def check(
+        self, spec: DataSpec, dest: Path, most: int, base: Path | None, cancelled: Callable[[], bool]
+    ) -> Sequence[Damage]:
+        """Of a snapshot nothing lies here to look at."""
+        return () if keeping.is_kept(dest) else self._tree.check(spec, dest, most, base, cancelled)
+
+    def unsound(self, dest: Path) -> Sequence[str]:
+        return self._tree.unsound(dest)
 
     def seal(self, dest: Path, header: Mapping[str, Any]) -> int:
         note = keeping.read(dest)

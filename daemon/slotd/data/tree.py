@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from slotd import errors
-from slotd.data import Change, CopyStats, DataSpec, Entry, digests, snapshots
+from slotd.data import Change, CopyStats, Damage, DataSpec, Entry, digests, snapshots, soundness
 from slotd.data.aside import Aside
 from slotd.data.index import boot_id
 from slotd.data.layout import Layout
@@ -43,6 +43,17 @@ class TreeStore:
     def cold(self, spec: DataSpec, dest: Path) -> CopyStats:
         with files.explaining(f"cannot back up to {dest}"):
             return Pass(spec, dest, None, app_runs=False, cancelled=lambda: False).run()
+
+    def check(
+        self, spec: DataSpec, dest: Path, most: int, base: Path | None, cancelled: Callable[[], bool]
+    ) -> Sequence[Damage]:
+        with files.explaining(f"cannot check the databases in {dest}"):
+            return soundness.check(Layout(dest), spec, most, Layout(base) if base else None, cancelled)
+
+    def unsound(self, dest: Path) -> Sequence[str]:
+        known = soundness.read(Layout(dest))
+        found = known[0].values() if known else ()
+        return [f"the database {each.path} is damaged: {each.said}" for each in found if each.verdict == "damaged"]
 
     def seal(self, dest: Path, header: Mapping[str, Any]) -> int:
         layout = Layout(dest)

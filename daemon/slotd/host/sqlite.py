@@ -1,4 +1,5 @@
-"""SQLite's own backup of a foreign database, made by a program that has no more rights than the database's owner."""
+"""What SQLite itself does with a foreign database - a backup, a check - done by a program that has no more rights than
+the database's owner."""
 
 from __future__ import annotations
 
@@ -7,18 +8,19 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from slotd.host import files
 from slotd.host.sandbox import quote
 
 BACKUP_S = 3600.0
+CHECK_S = 900.0
+QUICK_FROM = 1 << 30  # bytes of a database from which on only its pages are checked, not its indexes against its tables
 CAP_SETUID = 7
+_PROGRAM_S = 30.0  # what a program may take besides its work
 _SHUT = (
-    f"RuntimeMaxSec={BACKUP_S:.0f}",
-    "ProtectSystem=strict",
-    "PrivateTmp=yes",
     "PrivateNetwork=yes",
     "PrivateDevices=yes",
     "NoNewPrivileges=yes",
@@ -27,8 +29,18 @@ _SHUT = (
     "SystemCallFilter=@system-service",
     "Nice=5",
 )
+_SYSTEM = ("/usr", "/bin", "/lib", "/lib64", "/lib32", "/etc/ld.so.cache")
+_INSIDE = "/database"  # where the unit of a check has the directory
 LOOK_S = 0.5
 SAID = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Sound:
+    """What SQLite says of a database. `verdict`: `ok`, `damaged` or `unknown`; `said`: why, in its words."""
+
+    verdict: str
+    said: str = ""
 
 
 def backup(source: Path, target: Path, *, uid: int, gid: int, most: int, cancelled: Callable[[], bool]) -> str:
@@ -39,41 +51,100 @@ def backup(source: Path, target: Path, *, uid: int, gid: int, most: int, cancell
     """
     target.unlink(missing_ok=True)
     made = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    program = Path(__file__).with_name("sqlite_copy.py")
-    line = [sys.executable, "-I", str(program), str(source)]
-    deadline = time.monotonic() + BACKUP_S
-    unit = ""
-    if os.geteuid() != 0 or uid == 0 or _may_change_user():
-        argv, output = [*line, str(target), str(uid), str(gid), str(most)], None
-    else:
-        # The daemon itself cannot become another user: systemd starts the program as that user, the target its output.
-        unit = f"slotd-worker-sqlite-{os.getpid()}-{uuid.uuid4().hex[:12]}.service"
-        properties = [f"User={uid}", f"Group={gid}", f"ReadWritePaths={quote(f'-{source.parent}')}", *_SHUT]
-        argv = ["systemd-run", "--pipe", "--wait", "--collect", "--quiet", f"--unit={unit}"]
-        argv += [*(f"--property={each}" for each in properties), "--", *line, "-", str(uid), str(gid), str(most)]
-        output = made
+    line = [str(Path(__file__).with_name("sqlite_copy.py")), str(source)]
     try:
-        with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.PIPE, cwd="/") as child:
-            while True:
-                try:
-                    _, said = child.communicate(timeout=LOOK_S)  # `cancelled` can only be asked, not waited for
-                    break
-                except subprocess.TimeoutExpired:
-                    if cancelled() or time.monotonic() > deadline:
-                        if unit:
-                            subprocess.run(
-                                ["systemctl", "--quiet", "stop", unit], stdin=subprocess.DEVNULL, check=False
-                            )
-                        child.kill()
+        if uid == 0 or not _needs_unit():
+            line += [str(target), str(uid), str(gid), str(most)]
+            status, _, said = _run(line, None, BACKUP_S, cancelled)
+        else:  # the target is its output
+            properties = [f"ReadWritePaths={quote(f'-{source.parent}')}", "ProtectSystem=strict", "PrivateTmp=yes"]
+            line += ["-", str(uid), str(gid), str(most)]
+            unit = _Unit(f"User={uid}", f"Group={gid}", *properties)
+            status, _, said = _run(line, unit, BACKUP_S, cancelled, output=made)
     finally:
         os.close(made)
-    if child.returncode == 0:
+    if status == 0:
         return ""
-    text = files.shown(said.decode("utf-8", "replace").strip().rpartition("\n")[2])[:SAID]
-    return f"SQLite says {text!r}" if text else f"SQLite's copy ended with status {child.returncode}"
+    text = files.shown(said.strip().rpartition("\n")[2])[:SAID]
+    return f"SQLite says {text!r}" if text else f"SQLite's copy ended with status {status}"
+
+
+def reads_in_place() -> bool:
+    """Whether `check` can read a database where it lies, in directories that are closed to its owner."""
+    return _needs_unit() or os.geteuid() != 0
+
+
+def check(database: Path, *, uid: int, gid: int, in_place: bool, cancelled: Callable[[], bool]) -> Sound:
+    """Whether a database is sound; it is read as user `uid`, who is not root.
+
+    `in_place`: it has neither a log nor a journal, and nothing is written; else its directory is a copy of these and
+    nothing else, and that user's own. Nobody else may be able to change what is at that path.
+    """
+    unit = None
+    where, name = database.parent, database.name
+    if _needs_unit():
+        bind = _pair(database, f"{_INSIDE}/{name}") if in_place else _pair(where, _INSIDE)
+        binds = [f"BindReadOnlyPaths=-{quote(each)}" for each in (*_SYSTEM, str(Path(__file__).parent))]
+        binds.append(f"{'BindReadOnlyPaths' if in_place else 'BindPaths'}={bind}")
+        unit = _Unit(f"User={uid}", f"Group={gid}", "TemporaryFileSystem=/:ro", *binds)
+        where = Path(_INSIDE)
+    is_quick = database.stat().st_size >= QUICK_FROM
+    line = [str(Path(__file__).with_name("sqlite_check.py")), str(where), name, str(uid), str(gid)]
+    line += ["1" if is_quick else "0", "1" if in_place else "0", f"{CHECK_S:.0f}"]
+    status, out, said = _run(line, unit, CHECK_S + _PROGRAM_S, cancelled)
+    verdict, _, why = out.partition("\n")
+    if status != 0 or verdict not in ("ok", "damaged", "unknown"):
+        why = files.shown((out + said).strip().rpartition("\n")[2])
+        return Sound("unknown", why[:SAID] or f"its check ended with status {status}")
+    return Sound(verdict, files.shown(why)[:SAID])
+
+
+def _pair(source: Path, target: str) -> str:
+    """A bind mount. Quoted one by one: the colon between them is the only one that is not a part of a path."""
+    return f"{quote(str(source))}:{quote(target)}"
+
+
+class _Unit:
+    """The program as a unit of its own: a daemon that cannot become another user has systemd start it as that user."""
+
+    def __init__(self, *properties: str) -> None:
+        self.name = f"slotd-worker-sqlite-{os.getpid()}-{uuid.uuid4().hex[:12]}.service"
+        self.properties = (*properties, *_SHUT)
+
+    def argv(self, runtime_s: float) -> list[str]:
+        line = ["systemd-run", "--pipe", "--wait", "--collect", "--quiet", f"--unit={self.name}"]
+        line.append(f"--property=RuntimeMaxSec={runtime_s:.0f}")
+        return [*line, *(f"--property={each}" for each in self.properties), "--"]
+
+
+def _run(
+    line: Sequence[str], unit: _Unit | None, most_s: float, cancelled: Callable[[], bool], output: int | None = None
+) -> tuple[int, str, str]:
+    """Run a program of ours, `line`: its status, and what it said on standard output (else it goes to `output`) and on
+    standard error."""
+    argv = [*(unit.argv(most_s) if unit else []), sys.executable, "-I", *line]
+    deadline = time.monotonic() + most_s
+    out = subprocess.PIPE if output is None else output
+    with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.PIPE, cwd="/") as child:
+        while True:
+            try:
+                told, said = child.communicate(timeout=LOOK_S)  # `cancelled` can only be asked, not waited for
+                break
+            except subprocess.TimeoutExpired:
+                if cancelled() or time.monotonic() > deadline:
+                    if unit:
+                        stop = ["systemctl", "--quiet", "stop", unit.name]
+                        subprocess.run(stop, stdin=subprocess.DEVNULL, check=False)
+                    child.kill()
+    return child.returncode, (told or b"").decode("utf-8", "replace"), said.decode("utf-8", "replace")
+
+
+def _needs_unit() -> bool:
+    return os.geteuid() == 0 and not _may_change_user()
 
 
 def _may_change_user() -> bool:
+    """Whether this process may shut itself in and become another user."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("CapEff:"):
             return bool(int(line.split()[1], 16) >> CAP_SETUID & 1)

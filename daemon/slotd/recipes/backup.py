@@ -11,10 +11,10 @@ from slotd.host.offloop import off_loop
 from slotd.model import Backup, JobKind, Result
 from slotd.recipes import adopt as adopting
 from slotd.recipes import check as looking
-from slotd.recipes import hooks, preserve
+from slotd.recipes import hooks, preserve, soundness
 from slotd.recipes import import_ as importing
 from slotd.recipes.context import Work
-from slotd.recipes.copies import damaged, mark_damaged, require_room_for_backup
+from slotd.recipes.copies import damaged, require_room_for_backup
 from slotd.recipes.run import Step, Stopped, perform, undo
 
 
@@ -49,6 +49,7 @@ async def make_backup(work: Work) -> Result:
         if running:
             await preserve.start_all(work)
             await failpoint.reach("backup:started")
+    await soundness.require(work, backup, most=soundness.ALL, base=base)
     down = f"; the app was down for {work.host.clock.now() - work.plan.stopped_at:.1f} s" if running else ""
     sealed = await preserve.seal(work, backup)  # the copy is nobody else's: that it gets on disk is not waited for
     await work.tell(
@@ -80,10 +81,11 @@ async def verify_copies(work: Work) -> Result:
         wrong = await off_loop(work.data.verify, Path(copy.path))
         if wrong:
             bad.append((copy, wrong))
-            await off_loop(mark_damaged, copy, wrong)
+            await off_loop(soundness.mark_damaged, copy, wrong)
             await work.tell("verify-failed", f"{copy.kind} {copy.id} is damaged: {'; '.join(wrong[:20])}")
         else:
             good.append(f"{copy.id} is whole ({copy.kind} of {copy.version or 'no version'}, {copy.bytes} bytes)")
+            good += [f"{copy.id}: {said}" for said in await off_loop(work.data.unsound, Path(copy.path))]
             await work.tell("backup-verified", f"{copy.kind} {copy.id} was read again and is whole")
         work.progress((number + 1) / len(copies))
     work.note = "\n".join(good)

@@ -19,7 +19,8 @@ from slotd.model import Backup, JobKind
 from slotd.recipes import space
 from slotd.recipes.context import Plan, Work
 from slotd.recipes.obtain import RESERVE_BYTES
-from slotd.recipes.preserve import DAMAGED, new_copy_id, newest_sealed
+from slotd.recipes.preserve import new_copy_id, newest_sealed
+from slotd.recipes.soundness import mark_damaged
 
 DAMAGE_TOLD = 5  # of what is wrong with a copy, so many in a message
 
@@ -32,12 +33,6 @@ async def check_copy(work: Work, backup_id: str) -> None:
         await off_loop(mark_damaged, backup, wrong)
         raise damaged(backup, wrong)
     await off_loop(_room_for_restore, work, backup)
-
-
-def mark_damaged(backup: Backup, wrong: list[str]) -> None:
-    """Say so beside it: what is shared with it must not go into another."""
-    if os.path.isdir(backup.path):
-        files.write_atomic(Path(backup.path) / DAMAGED, "\n".join(wrong).encode("utf-8", "replace") + b"\n", 0o600)
 
 
 def damaged(backup: Backup, wrong: list[str]) -> Failed:

@@ -15,10 +15,9 @@ from slotd.host import failpoint, holdback
 from slotd.host.offloop import off_loop
 from slotd.host.systemd import Systemd
 from slotd.model import Backup
-from slotd.recipes import hooks
+from slotd.recipes import hooks, soundness
 from slotd.recipes.context import Work
 
-DAMAGED = "damaged"  # beside the data of a copy that was read and found so: what is wrong with it
 _UP = ("active", "activating", "reloading", "refreshing")
 
 
@@ -83,6 +82,7 @@ async def copy_hot(work: Work) -> None:
     await failpoint.reach("preserve:copied")
     for note in (*stats.notes, *(f"{name} is a socket or a fifo and is not copied" for name in stats.skipped[:20])):
         await work.tell("backup-note", f"backup: {note}")
+    await soundness.look(work, backup, base)
 
 
 async def record_backup(work: Work, *, reason: str) -> Backup:
@@ -104,7 +104,7 @@ async def record_backup(work: Work, *, reason: str) -> Backup:
 async def newest_sealed(work: Work) -> Path | None:
     """What a new copy may share files with. A copy that was found damaged would hand its damage on."""
     for backup in await off_loop(work.host.store.backups, work.app.name):
-        if os.path.exists(f"{backup.path}/{DAMAGED}"):
+        if os.path.exists(f"{backup.path}/{soundness.DAMAGED}"):
             continue
         if backup.kind == "backup" and backup.sealed and await off_loop(work.data.is_sealed, Path(backup.path)):
             return Path(backup.path)
@@ -227,6 +227,7 @@ async def seal_copy(work: Work) -> None:
     if work.plan.backup:
         backup = await off_loop(work.host.store.backup, work.app.name, work.plan.backup)
         await copy_cold(work, backup)
+        await soundness.require(work, backup)
         sealed = await seal(work, backup)
         await require_down(work)
         whose = f"of {sealed.version}" if sealed.version else "that were there before it"

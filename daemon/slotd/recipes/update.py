@@ -14,7 +14,7 @@ from slotd.errors import BadOption, Cancelled, NoSuchVersion, NothingToDo, Slotd
 from slotd.host import failpoint
 from slotd.host.offloop import off_loop
 from slotd.model import Result
-from slotd.recipes import install, obtain, preserve, prune, space, switch, trial
+from slotd.recipes import install, obtain, preserve, prune, soundness, space, switch, trial
 from slotd.recipes.context import Work
 from slotd.recipes.rollback import roll_back
 from slotd.recipes.run import Step, Stopped, perform, undo
@@ -34,6 +34,7 @@ async def save_data(work: Work) -> None:
 async def tidy_up(work: Work) -> None:
     await preserve.rest_again(work)
     await space.give_back(work)
+    await soundness.check_rest(work)
     await prune.prune_app(work)
 
 

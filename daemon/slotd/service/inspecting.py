@@ -41,12 +41,17 @@ def _said(store: Store, backup: Backup, header: Mapping[str, Any]) -> list[Mappi
     """What the commands before and after the copy said, and those that migrated the data after it."""
     kept = header.get("said")
     said = [dict(each) for each in kept if isinstance(each, Mapping)] if isinstance(kept, list | tuple) else []
+    said += [_unsound(each) for each in make_data_store().unsound(Path(backup.path))]
     try:
         plan = store.job(backup.job).plan
     except NoSuchJob:
         return [*said]
     later = plan.get("said", ())
     return [*said, *(dict(each) for each in later if isinstance(each, Mapping) and each.get("when") == "migrate")]
+
+
+def _unsound(said: str) -> dict[str, Any]:
+    return {"when": "check", "command": "PRAGMA integrity_check", "status": 1, "output": said}
 
 
 def summary(app: App, backup: Backup) -> str:
