@@ -176,6 +176,17 @@ def test_a_short_definition_gets_the_defaults() -> None:
     assert app.health == ()
 
 
+def test_a_package_of_npm_has_semantic_versions_and_a_sha512() -> None:
+    said = {"service": {"units": ["verdaccio.service"]}, "source": {"type": "npm", "package": "@scope/verdaccio"}}
+    app = parse_app("verdaccio", [(FILE, said | {"verify": {"require": ["sha512"]}})])
+    assert app.source.scheme == "semver"
+    with pytest.raises(Misconfigured, match='type "npm" gives no sha256 of its own, but sha512;'):
+        parse_app("verdaccio", [(FILE, said | {"verify": {"require": ["sha256"]}})])
+    said["source"] = {"type": "npm", "package": "x", "credential": "token"}
+    with pytest.raises(Misconfigured, match=r"name that server in source\.url"):
+        parse_app("verdaccio", [(FILE, said | {"verify": {"require": ["sha512"]}})])
+
+
 def test_a_drop_in_wins_key_by_key_and_replaces_lists_whole() -> None:
     drop_in = {"policy": {"mode": "manual"}, "service": {"units": ["other.service"]}, "health": []}
     app = read(document(), ("/run/x.toml", drop_in))
@@ -285,13 +296,14 @@ def test_the_message_shows_the_first_problem_and_how_many_more() -> None:
         ("[source]\nscheme = 'semver'\nversions = '>=x'", "no version of the scheme semver"),
         ("[source]\nscheme = 'calver'", "allowed are pep440, semver and date"),
         # sources
-        ("[source]\ntype = 'hawkbit'", "this is not supported yet; supported are github, gitea, gitlab, pypi, http"),
+        ("[source]\ntype = 'hawkbit'", "this is not supported yet; supported are github, gitea, gitlab, pypi, npm"),
         ("[source]\ntype = 'oci'", "this is not supported yet"),
         ("[source]\ntype = 'gitea'\nurl = ''", 'source.url is missing: type "gitea" needs the address of its server'),
         ("[source]\ntype = 'gitlab'\nrepository = '0'", "or the project's number"),
         ("[source]\ntype = 'gitlab'\nrepository = 'a/../b'", "or the project's number"),
         ("[source]\ntype = 'git-hub'", 'did you mean "github"?'),
         ("[source]\ntype = 'pypi'", "source.package is missing"),
+        ("[source]\ntype = 'npm'\npackage = 'Aa/b'", 'like "n8n" or "@scope/name"'),
         ("[source]\ntype = 'directory'", "source.path is missing"),
         ("[source]\npackage = 'x'", 'it belongs to type pypi or npm and means nothing with type "github"'),
         ("[source]\nrepository = ''", "source.repository is missing"),

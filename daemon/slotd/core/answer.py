@@ -64,9 +64,13 @@ def too_late(url: str, deadline_s: float) -> SourceFailed:
     )
 
 
-def too_large(url: str, most_bytes: int) -> SourceFailed:
+class TooLarge(SourceFailed):
+    """It goes past a bound of ours: where a server has a shorter form of the same, that may do."""
+
+
+def too_large(url: str, most_bytes: int) -> TooLarge:
     """A list, a sums file or a signature that is longer than anything of its kind."""
-    return SourceFailed(
+    return TooLarge(
         f"cannot read {shown(url)}: it is larger than {most_bytes} bytes",
         hint="If it really is that large, raise `index_bytes` or `sums_bytes` in [limits] of slotd.toml.",
     )

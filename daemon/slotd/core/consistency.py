@@ -9,7 +9,7 @@ from slotd.core.schema import App
 from slotd.core.sections import ENGINES_NOT_YET
 from slotd.core.sourcetypes import TYPES, UNKNOWN
 from slotd.core.template import words_in
-from slotd.core.validate import Report
+from slotd.core.validate import Report, listed
 
 
 def check(app: App, report: Report, state: str, cache: str) -> None:
@@ -73,6 +73,7 @@ def _verification(app: App, report: Report) -> None:
         is_given = bool(verify.checksums) or algorithm in own or report.blames("verify", "checksums")
         if algorithm in verify.require and source.type and not is_given:
             why = f'a source of type "{source.type}" gives no {algorithm} of its own'
+            why += f", but {listed(own)}" if own else ""
             report.add(
                 ("verify", "require"),
                 f'verify.require holds "{algorithm}": {why}; name the file of sums in verify.checksums',

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, NoReturn
 
+from slotd.core.answer import TooLarge
 from slotd.errors import SourceFailed
 
 # Every value of a document has one of these beside it, so their count bounds the objects that parsing
@@ -37,9 +38,11 @@ _KINDS: dict[type, str] = {
 
 
 def parse(body: bytes, place: str) -> Foreign:
-    """The document in `body` (UTF-8). `place` is what messages call it (an address). Raises `SourceFailed`."""
+    """The document in `body` (UTF-8). `place` is what messages call it (an address). Raises `SourceFailed`, and as
+    `TooLarge` if it holds too much.
+    """
     if sum(body.count(sign) for sign in (b",", b"[", b"{", b":")) > MOST_VALUES:
-        raise SourceFailed(f"cannot use {place}: it holds more than {MOST_VALUES} values", hint=_HINT)
+        raise TooLarge(f"cannot use {place}: it holds more than {MOST_VALUES} values", hint=_HINT)
     try:
         text = body.decode("utf-8-sig")
         _check_depth(text, place)

@@ -80,7 +80,7 @@ def source(section: Section) -> Source:
     if not section.lacks("credential"):
         if kind == "directory":
             section.problem("credential", "a directory is read without one")
-        elif kind == "pypi" and not url:
+        elif kind in ("pypi", "npm") and not url:
             section.problem("credential", "it is shown to one server only; name that server in source.url")
     value = Source(
         type=kind,

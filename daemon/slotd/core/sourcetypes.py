@@ -59,7 +59,7 @@ TYPES: dict[str, SourceType] = {
         token="PRIVATE-TOKEN:",
     ),
     "pypi": SourceType("package", forms.pypi_package, "radicale", digests=("sha256",)),
-    "npm": SourceType("package", forms.npm_package, "n8n", scheme="semver", is_built=False),
+    "npm": SourceType("package", forms.npm_package, "n8n", scheme="semver", digests=("sha512",)),
     "http": SourceType(needs_url=True, needs_asset=True, digests=("sha256", "sha512")),
     "tuf": SourceType(needs_url=True, needs_asset=True, digests=("sha256",)),
     "oci": SourceType("image", forms.image, "ghcr.io/owner/name", is_built=False),

@@ -57,6 +57,7 @@ SOURCES: dict[str, str] = {
     "gitea": "slotd.sources.gitea:Gitea",
     "gitlab": "slotd.sources.gitlab:GitLab",
     "pypi": "slotd.sources.pypi:PyPI",
+    "npm": "slotd.sources.npm:Npm",
     "http": "slotd.sources.http:HttpIndex",
     "directory": "slotd.sources.directory:Directory",
 }
