@@ -138,8 +138,9 @@ def test_what_was_brought_back_beside_to_be_looked_at_goes_again_and_the_backup_
     spec = DataSpec((live,))
     before = look(live)
     back_up(store, spec, tmp_path / "one")
+    store.ready(tmp_path / "one")
     assert store.contents(tmp_path / "one")
-    (tmp_path / "one" / "verify.part").mkdir()  # of one who was killed
+    (tmp_path / "one" / "part-1").mkdir()  # of one who was killed
     store.complete(tmp_path / "one")
     assert sorted(path.name for path in (tmp_path / "one").iterdir() if path.is_dir()) == ["data", "tmp"]
     (live / "secret").write_text("overwritten by the bad version")

@@ -25,6 +25,7 @@ BASE = {
         ),
         ({"store": "restic", "repository": "/srv/notes/data/repo"}, "must not be one inside the other"),
         ({"store": "restic", "credential": "../passwd"}, "a credential is named by"),
+        ({"store": "restic", "max_size": "5G"}, "make it 0, and use backup.retention"),
         ({"repository": "/srv/backup"}, 'belongs to store = "restic"'),
     ],
 )

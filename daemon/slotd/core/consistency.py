@@ -155,6 +155,12 @@ def _backup(app: App, report: Report) -> None:
             report.add(
                 ("backup", key), f'backup.{key} is "{value}": it belongs to store = "restic", and the store is not that'
             )
+    if app.backup.store == "restic" and app.backup.max_size:
+        report.add(
+            ("backup", "max_size"),
+            "backup.max_size is given: what one backup takes of a restic repository cannot be told; make it 0, and use"
+            " backup.retention and backup.keep",
+        )
 
 
 def _push(app: App, report: Report) -> None:

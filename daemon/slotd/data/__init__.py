@@ -7,6 +7,7 @@ moment and called again with the same arguments (promises 1, 3 and 5).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -144,6 +145,10 @@ class DataStore(Protocol):
 
     def ready(self, src: Path) -> None:
         """Do what can fail about a restore of `src`, before any data are touched for it."""
+        ...
+
+    def lent(self, dest: Path) -> AbstractContextManager[Path]:
+        """A sealed tree copy of the backup `dest`, to read while this lasts, whatever a restore does meanwhile."""
         ...
 
     def quarantine(self, spec: DataSpec, dest: Path) -> int:

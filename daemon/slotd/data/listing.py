@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,7 +25,7 @@ _KINDS = {"f": "file", "d": "directory", "l": "link"}
 _ESCAPED = re.compile(rb"\\x([0-9a-f]{2})")
 
 
-class _Look(NamedTuple):
+class Look(NamedTuple):
     """What both sides know of an entry. A directory's time and size change with what is in it, and say nothing."""
 
     kind: str
@@ -36,42 +36,18 @@ class _Look(NamedTuple):
     size: int
 
 
+Written = Mapping[str, tuple[Look, str]]  # each live path, how it was, and its digest (of a link: where it led)
+Reader = Callable[[Layout], Written]
+
+
 def spelt(path: str) -> str:
     """A path as people and the bus can have it: bytes that are no text, and what does not print, as `\\xNN`."""
     text = os.fsencode(path).decode("utf-8", "backslashreplace")
     return "".join(c if c.isprintable() else "".join(f"\\x{byte:02x}" for byte in c.encode()) for c in text)
 
 
-def contents(layout: Layout) -> list[Entry]:
-    """Every entry of a sealed copy, in the order of its path. Raises `Failed` for one that is not whole."""
-    return [_entry(path, look, digest) for path, (look, digest) in sorted(_written(layout).items())]
-
-
-def changes(layout: Layout, spec: DataSpec) -> list[Change]:
-    """What would be undone by restoring the copy, in the order of the paths."""
-    scope = layout.scope()
-    if scope is None:
-        raise errors.Failed(f"cannot compare with {layout.dest}: its tree.json is missing.")
-    written = _written(layout)
-    now = _live(spec, scope)
-    found = []
-    for path in sorted(written.keys() | now.keys()):
-        was, look = written.get(path), now.get(path)
-        if was is None and look is not None:
-            found.append(Change("added", _entry(path, look)))
-        elif look is None and was is not None:
-            found.append(Change("removed", _entry(path, was[0])))
-        elif was is not None and look is not None and was[0] != look:
-            found.append(Change("changed", _entry(path, look)))
-    return found
-
-
-def _entry(path: str, look: _Look, digest: str = "") -> Entry:
-    return Entry(path, look.kind, look.mode, look.size, look.mtime_ns / 1e9, digest)
-
-
-def _written(layout: Layout) -> dict[str, tuple[_Look, str]]:
-    """The manifest: what each live path was, and its digest (of a link: where it led)."""
+def written(layout: Layout) -> Written:
+    """What the manifest of a sealed copy says. Raises `Failed` for one that is not whole."""
     scope = layout.scope() if layout.sealed() else None
     if scope is None:
         raise errors.Failed(f"cannot read the backup in {layout.dest}: it is not whole.")
@@ -82,7 +58,7 @@ def _written(layout: Layout) -> dict[str, tuple[_Look, str]]:
         top = scope.places[int(number)].path
         path = f"{top}/{os.fsdecode(rel)}" if rel else top
         digest = "" if what == b"-" else os.fsdecode(_ESCAPED.sub(_byte, what))
-        look = _look(_KINDS[kind.decode()], int(mode, 8), int(uid), int(gid), int(mtime_ns), int(size))
+        look = look_of(_KINDS[kind.decode()], int(mode, 8), int(uid), int(gid), int(mtime_ns), int(size))
         found[path] = look, digest
     return found
 
@@ -91,16 +67,44 @@ def _byte(escaped: re.Match[bytes]) -> bytes:
     return bytes([int(escaped[1], 16)])
 
 
-def _look(kind: str, mode: int, uid: int, gid: int, mtime_ns: int, size: int) -> _Look:
+def contents(layout: Layout, read: Reader = written) -> list[Entry]:
+    """Every entry of a sealed copy, in the order of its path, as `read` tells them."""
+    return [_entry(path, look, digest) for path, (look, digest) in sorted(read(layout).items())]
+
+
+def changes(layout: Layout, spec: DataSpec, read: Reader = written) -> list[Change]:
+    """What would be undone by restoring the copy, in the order of the paths."""
+    scope = layout.scope()
+    if scope is None:
+        raise errors.Failed(f"cannot compare with {layout.dest}: its tree.json is missing.")
+    then = read(layout)
+    now = _live(spec, scope)
+    found = []
+    for path in sorted(then.keys() | now.keys()):
+        was, look = then.get(path), now.get(path)
+        if was is None and look is not None:
+            found.append(Change("added", _entry(path, look)))
+        elif look is None and was is not None:
+            found.append(Change("removed", _entry(path, was[0])))
+        elif was is not None and look is not None and was[0] != look:
+            found.append(Change("changed", _entry(path, look)))
+    return found
+
+
+def _entry(path: str, look: Look, digest: str = "") -> Entry:
+    return Entry(path, look.kind, look.mode, look.size, look.mtime_ns / 1e9, digest)
+
+
+def look_of(kind: str, mode: int, uid: int, gid: int, mtime_ns: int, size: int) -> Look:
     if kind == "directory":
         mtime_ns = size = 0
-    return _Look(kind, mode, uid, gid, mtime_ns, 0 if kind == "link" else size)
+    return Look(kind, mode, uid, gid, mtime_ns, 0 if kind == "link" else size)
 
 
-def _live(spec: DataSpec, scope: Scope) -> dict[str, _Look]:
+def _live(spec: DataSpec, scope: Scope) -> dict[str, Look]:
     """How the live data look, by path, without what a restore would leave alone."""
     is_excluded = left_out((*spec.exclude, *scope.exclude), spec.sqlite)
-    found: dict[str, _Look] = {}
+    found: dict[str, Look] = {}
     for place in places(spec):
         if place.volatile:
             continue
@@ -116,7 +120,7 @@ def _walk(
     path: str,
     rel: str,
     is_excluded: Callable[[str], bool],
-    found: dict[str, _Look],
+    found: dict[str, Look],
     depth: int,
 ) -> None:
     try:
@@ -125,7 +129,7 @@ def _walk(
         if kind is None:
             return  # sockets and the like are never saved
         mode = stat.S_IMODE(seen.st_mode)
-        found[path] = _look(kind, mode, seen.st_uid, seen.st_gid, seen.st_mtime_ns, seen.st_size)
+        found[path] = look_of(kind, mode, seen.st_uid, seen.st_gid, seen.st_mtime_ns, seen.st_size)
         if kind == "directory" and depth < DEPTH:
             with files.opened(name, files.DIRECTORY, dir_fd=dir_fd) as fd:
                 for child in os.listdir(fd):
@@ -137,7 +141,7 @@ def _walk(
             raise
 
 
-def parts(layout: Layout, spec: DataSpec, wanted: Sequence[str]) -> tuple[Path, ...]:
+def parts(layout: Layout, spec: DataSpec, wanted: Sequence[str], read: Reader = written) -> tuple[Path, ...]:
     """What to restore for the paths that a person named, absolute or relative to a data path; none named: all.
 
     Gives nothing for all of an ordinary copy, and the places of one that covers only parts (what a restore of parts set
@@ -147,7 +151,7 @@ def parts(layout: Layout, spec: DataSpec, wanted: Sequence[str]) -> tuple[Path, 
     if not wanted:
         covered = [Path(place.path) for place in scope.places] if scope else []
         return () if any(path in spec.paths for path in covered) else tuple(covered)
-    held = _written(layout)
+    held = read(layout)
     found: set[Path] = set()
     for name in wanted:
         named = os.path.normpath(name) if name.strip("/") else name

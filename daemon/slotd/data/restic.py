@@ -9,31 +9,35 @@ changed in the very moment of the hot pass, or is written through a mapping: of 
 change time new, which only makes restic read them. The hot snapshot is never restored, so that a database that was
 written meanwhile needs no copy of its own: the cold pass saves its files as the app left them, log and journal too.
 
-Coming back, a snapshot is first brought back whole beside, as a sealed tree copy, before any data are touched; then all
-is as in the tree store: through quarantine, links and mounts minded.
+What a snapshot holds, and what has changed since, is asked of the repository. Coming back, it is first brought back
+whole beside, as a sealed tree copy, before any data are touched; then all is as in the tree store: through quarantine,
+links and mounts minded.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
 from slotd import errors
 from slotd.data import Change, CopyStats, Damage, DataSpec, Entry
 from slotd.data import restic_keep as keeping
+from slotd.data import restic_list as listing
 from slotd.data.layout import JSON_LIMIT, Layout
+from slotd.data.listing import Reader, changes, contents, parts, written
 from slotd.data.manifest import Manifest, unknown
 from slotd.data.restic_keep import Keep, Note
 from slotd.data.restic_places import excluded, held, renew
 from slotd.data.tree import TreeStore
 from slotd.host import files
 from slotd.host.failpoint import hit
-from slotd.host.restic import UNREADABLE
+from slotd.host.restic import HURRIED_S, PATIENT_S, UNREADABLE
 
+REPACKED: Final = "1G"  # packs that are used in part: no removal rewrites more; what is used by nobody goes at once
 SETTLE_NS: Final = 2_000_000_000  # coarser than the time stamps of any file system in use
 
 
@@ -75,7 +79,7 @@ class ResticStore:
                     files.syncfs(place.path)
         before = keeping.read(base) if base else None
         parent = before.cold if before and before.keep.repository == self._keep.repository else ""
-        made = self._pass(spec, dest, parent, "hot", cancelled, good=(0, UNREADABLE))
+        made = self._pass(spec, dest, parent, "hot", cancelled, good=(0, UNREADABLE), patience=PATIENT_S)
         hit("data.restic.hot")
         Note(self._keep, since, hot=made.snapshot, bytes=made.bytes).write(dest)
         return CopyStats(bytes=made.bytes, notes=made.notes)
@@ -86,7 +90,7 @@ class ResticStore:
             return self._cold_first(spec, dest)
         dataclasses.replace(note, header=None).write(dest)  # from here on it is no backup until it is sealed
         parent = note.hot if renew(spec, note.since_ns - SETTLE_NS) else ""
-        made = self._pass(spec, dest, parent, "cold", lambda: False, good=(0,))
+        made = self._pass(spec, dest, parent, "cold", lambda: False, good=(0,), patience=HURRIED_S)
         hit("data.restic.cold")
         dataclasses.replace(note, cold=made.snapshot, bytes=made.bytes, real=made.real, header=None).write(dest)
         return CopyStats(bytes=made.bytes, notes=made.notes)
@@ -109,6 +113,7 @@ class ResticStore:
         which: str,
         cancelled: Callable[[], bool],
         good: Sequence[int],
+        patience: Sequence[float],
     ) -> _Made:
         keep = self._kept(dest).keep
         with held(spec) as places:
@@ -125,7 +130,8 @@ class ResticStore:
                 arguments.append("--force")  # no guess at another parent
             hit("data.restic.looked")
             shown = [*places.values()]
-            ended = keep.open().run(*arguments, "--", *map(str, found), shown=shown, cancelled=cancelled, good=good)
+            words = (*arguments, "--", *map(str, found))
+            ended = keep.open().run(*words, shown=shown, cancelled=cancelled, good=good, unlock_after=patience)
         snapshot, size = keeping.full_id(keep.repository, ended.out)
         real = tuple((number, str(place.path)) for number, place in places.items())
         return _Made(snapshot, size, real, (f"restic: {ended.why}",) if ended.status else ())
@@ -168,8 +174,8 @@ class ResticStore:
             return
         with files.explaining(f"cannot tidy up {dest}"):  # what was brought back to be restored or looked at
             self._tree.remove(dest / "tree")
-            for part in ("tree.part", "verify.part"):
-                files.remove_tree(dest / part)
+            (dest / listing.FILE).unlink(missing_ok=True)
+            keeping.remove_parts(dest)
 
     def header(self, dest: Path) -> dict[str, Any]:
         """What `seal` was given for a sealed copy. Raises Failed for any other."""
@@ -181,18 +187,33 @@ class ResticStore:
         return dict(note.header)
 
     def contents(self, dest: Path) -> list[Entry]:
-        return self._tree.contents(self._readable(dest))
+        return contents(Layout(dest), self._reader(dest)) if keeping.is_kept(dest) else self._tree.contents(dest)
 
     def changes(self, spec: DataSpec, dest: Path) -> list[Change]:
-        return self._tree.changes(spec, self._readable(dest))
+        if not keeping.is_kept(dest):
+            return self._tree.changes(spec, dest)
+        with files.explaining(f"cannot compare with the backup in {dest}"):
+            return changes(Layout(dest), spec, self._reader(dest))
 
     def parts(self, spec: DataSpec, dest: Path, wanted: Sequence[str]) -> tuple[Path, ...]:
-        return self._tree.parts(spec, self._readable(dest), wanted) if wanted or not keeping.is_kept(dest) else ()
+        if not keeping.is_kept(dest):
+            return self._tree.parts(spec, dest, wanted)
+        return parts(Layout(dest), spec, wanted, self._reader(dest)) if wanted else ()
 
-    def _readable(self, dest: Path) -> Path:
-        """Where the files of a copy lie, brought back beside if need be."""
+    def _reader(self, dest: Path) -> Reader:
+        """What tells of the entries: the repository, without bringing them back, unless it cannot say their names."""
+        if not self.is_sealed(dest):
+            raise errors.Failed(f"cannot read the backup in {dest}: it is not whole.")
+        note = self._kept(dest)
+        with suppress(listing.UnclearError):
+            if found := listing.written(note, dest):
+                return listing.reader(found)
+            with files.explaining(f"cannot list the backup in {dest}"), keeping.part_of(dest) as part:
+                listing.make(note, part)
+                (part / listing.FILE).rename(dest / listing.FILE)
+            return listing.reader(listing.written(note, dest) or {})
         self.ready(dest)
-        return dest / "tree" if keeping.is_kept(dest) else dest
+        return lambda _layout: written(Layout(dest / "tree"))
 
     def verify(self, dest: Path) -> list[str]:
         """The way back is walked: all of the snapshot is brought back beside, and removed again.
@@ -210,11 +231,12 @@ class ResticStore:
             tags = {tag for each in listed for tag in each.get("tags") or []}
             if f"id={dest.name}" not in tags:
                 return [f"snapshot {note.cold[:8]} does not carry the tag id={dest.name}"]
-            self._bring(note, dest, dest / "verify.part")
+            with keeping.part_of(dest) as part:
+                self._bring(note, dest, part)
+        except errors.NoSpace:
+            raise  # that says nothing of the backup
         except errors.SlotdError as error:
             return [error.message]
-        finally:
-            files.remove_tree(dest / "verify.part")
         return []
 
     # -- coming back -------------------------------------------------------------------------------------------------
@@ -225,19 +247,42 @@ class ResticStore:
             return
         if not self.is_sealed(src):
             raise errors.Failed(f"cannot restore from {src}: it is not a whole backup.")
-        with files.explaining(f"cannot bring back the snapshot of {src}"):
-            files.remove_tree(src / "tree")
-            self._bring(self._kept(src), src, src / "tree.part")
-            (src / "tree.part").rename(src / "tree")
+        with files.explaining(f"cannot bring back the snapshot of {src}"), keeping.part_of(src) as part:
+            self._bring(self._kept(src), src, part)
+            if not self._tree.is_sealed(src / "tree"):
+                self._tree.remove(src / "tree")
+            try:
+                part.rename(src / "tree")
+            except OSError:
+                if not self._tree.is_sealed(src / "tree"):  # by somebody else, meanwhile
+                    raise
             files.fsync_dir(src)
 
+    @contextmanager
+    def lent(self, dest: Path) -> Iterator[Path]:
+        if not keeping.is_kept(dest):
+            yield dest
+            return
+        if not self.is_sealed(dest):
+            raise errors.Failed(f"cannot read the backup in {dest}: it is not whole.")
+        with keeping.part_of(dest) as part:
+            self._bring(self._kept(dest), dest, part)
+            yield part
+
     def _bring(self, note: Note, dest: Path, part: Path) -> None:
-        """Make the snapshot of `dest` a sealed tree copy in `part`."""
+        """Make the snapshot of `dest` a sealed tree copy in the empty directory `part`."""
         with files.explaining(f"cannot bring back the snapshot of {dest}"):
-            files.remove_tree(part)
             layout = Layout(part)
             layout.make()
-            note.keep.open().run("restore", "--no-lock", "--target", str(layout.tmp), note.cold)
+            free = files.free_bytes(dest)
+            try:
+                note.keep.open().run("restore", "--no-lock", "--target", str(layout.tmp), note.cold)
+            except errors.NoSpace:
+                raise errors.NoSpace(
+                    f"cannot bring back the snapshot of {dest}: all of it, {-(-note.bytes >> 20)} MiB, needs room"
+                    f" there, and {free >> 20} MiB are free.",
+                    hint="Free some space there, then try again; nothing was changed.",
+                ) from None
             hit("data.restic.restored")
             for number, real in reversed(note.real):  # what lies in another place before that
                 (layout.tmp / real.lstrip("/")).rename(layout.data / str(number))
@@ -273,7 +318,7 @@ class ResticStore:
                 restic.run("forget", *found)
                 hit("data.restic.forgotten")
                 with suppress(errors.SlotdError):  # the next removal frees the room, if another process holds it now
-                    restic.run("prune")
+                    restic.run("prune", f"--max-repack-size={REPACKED}")
         elif note is not None and note.cold:
             raise errors.Failed(
                 f"cannot remove {dest}: its restic repository {note.keep.repository} is not there.",

@@ -5,7 +5,8 @@ dest/            0700
     restic.json  the repository, the credential's name, the time of the hot pass and the snapshots; with `header`, this
                  is a backup
     tree/        the snapshot brought back as a sealed tree copy, while a restore is under way
-    tree.part/   the same, not whole yet
+    part-*/      the same, not whole yet, or for one who only reads it; locked by whoever makes it
+    listing      what the snapshot holds, while somebody looks at it
 
 Whether the snapshot is there is asked of the repository's own file: it is named by its SHA-256, so that it is whole or
 not that file. That takes no password and no time, and is the same at boot.
@@ -13,13 +14,15 @@ not that file. That takes no password and no time, and is the same at boot.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
 import re
 import secrets
-from collections.abc import Mapping
-from contextlib import suppress
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -31,6 +34,7 @@ from slotd.host.restic import Restic
 
 FORMAT: Final = 1
 SECRET_LIMIT: Final = 64 << 10
+_PART: Final = "part-"
 _ID: Final = re.compile(r"[0-9a-f]{64}")
 _SNAPSHOT_LIMIT: Final = 16 << 20
 
@@ -135,6 +139,30 @@ class Note:
             raw["header"] = dict(self.header)
         with files.explaining(f"cannot write into {dest}"):
             files.write_atomic(dest / "restic.json", json.dumps(raw, indent=1).encode(), 0o600)
+
+
+@contextmanager
+def part_of(dest: Path) -> Iterator[Path]:
+    """An empty directory in `dest` for one process alone, gone at the end unless it got another name.
+
+    Others may bring back the same backup meanwhile: a person who looks at it, a push, a restore.
+    """
+    with files.explaining(f"cannot make room in {dest}"):
+        part = Path(tempfile.mkdtemp(prefix=_PART, dir=dest))
+        with files.opened(part, files.DIRECTORY) as fd:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            try:
+                yield part
+            finally:
+                files.remove_tree(part)
+
+
+def remove_parts(dest: Path) -> None:
+    """Remove what those left who were killed. What somebody is still making stays."""
+    for part in dest.glob(f"{_PART}*"):
+        with files.opened(part, files.DIRECTORY) as fd, suppress(BlockingIOError):
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            files.remove_tree(part)
 
 
 def is_kept(dest: Path) -> bool:

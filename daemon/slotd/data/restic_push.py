@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from slotd import errors
-from slotd.data import restic_keep as keeping
 from slotd.data.layout import read_json
 from slotd.data.tree import TreeStore
 from slotd.host import files
@@ -55,9 +54,10 @@ class Second:
 
     restic: Restic
 
-    def push(self, dest: Path, labels: tuple[str, ...]) -> None:
-        """Push the sealed copy `dest`. Raises for anything else than a whole snapshot."""
-        source = dest / "tree" if keeping.is_kept(dest) else dest
+    def push(self, dest: Path, labels: tuple[str, ...], source: Path | None = None) -> None:
+        """Push the backup `dest`; `source` is its sealed tree copy, where that is not `dest`. Raises unless it is whole
+        there."""
+        source = source or dest
         if not TreeStore().is_sealed(source):
             raise errors.Failed(f"cannot push {dest}: it is not a whole backup.")
         tags = [f"--tag={label.replace(',', '_')}" for label in ("slotd", "pass=push", f"id={dest.name}", *labels)]

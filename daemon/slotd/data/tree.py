@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +102,9 @@ class TreeStore:
 
     def ready(self, src: Path) -> None:
         """A tree copy is always ready."""
+
+    def lent(self, dest: Path) -> AbstractContextManager[Path]:
+        return nullcontext(dest)
 
     def complete(self, dest: Path) -> None:
         with files.explaining(f"cannot complete the backup in {dest}"):

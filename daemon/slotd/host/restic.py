@@ -18,7 +18,7 @@ import subprocess
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -33,6 +33,9 @@ LONGEST_S: Final = 24 * 3600.0
 UNREADABLE: Final = 3  # restic's status when it made a snapshot but could not read some of the files
 # One that has just been killed is still there until somebody has asked for its status: a busy host takes its time.
 _UNLOCK_AFTER_S: Final = (0.0, 0.5, 2.0)
+# Apps may share a repository, and one of them tidies up: that is waited for while the app runs, and much less once not.
+PATIENT_S: Final = (*_UNLOCK_AFTER_S, *[5.0] * 60)
+HURRIED_S: Final = (*_UNLOCK_AFTER_S, *[5.0] * 3)
 _PATH: Final = "/usr/local/bin:/usr/bin:/bin"
 _PYTHON: Final = "/usr/bin/python3"
 _SYSTEM: Final = ("/usr", "/bin", "/lib", "/lib64", "/lib32", "/etc/ld.so.cache", "/etc/passwd", "/etc/group")
@@ -126,8 +129,10 @@ class Restic:
         cancelled: Callable[[], bool] = lambda: False,
         good: Sequence[int] = (0,),
         unlock_after: Sequence[float] = _UNLOCK_AFTER_S,
+        into: Path | None = None,
     ) -> Ended:
-        """Run one command. `shown`: the data that it reads, when it reads any; `good`: what status is no failure.
+        """Run one command. `shown`: the data that it reads, when it reads any; `good`: what status is no failure;
+        `into`: a file for what may be too much to hold.
 
         Where a lock is in the way, those of the dead are removed first; `unlock_after` so many seconds, time and again.
         Raises `Failed` with restic's own word, `NoSpace`, `Cancelled`.
@@ -148,7 +153,7 @@ class Restic:
             plain = (each.replace("$", "$$") for each in line)  # systemd would put variables in
             line = [*_as_unit(unit, own, shown, [Path(self.repository), temporary]), *plain]
         try:
-            ended = self._wait(line, own, unit, cancelled)
+            ended = self._wait(line, own, unit, cancelled, into)
         except Cancelled:
             # One that is interrupted while it makes its lock leaves it there.
             with suppress(SlotdError):
@@ -163,23 +168,37 @@ class Restic:
         if ended.status not in good:
             if unlock_after and ended.is_locked and arguments[0] != "unlock":
                 time.sleep(unlock_after[0])
+                if cancelled():
+                    raise Cancelled(f"the copy to {files.shown(self.repository)} was cancelled.")
                 self.run("unlock")  # of processes of this host that have died; what others hold stays
-                return self.run(*arguments, shown=shown, cancelled=cancelled, good=good, unlock_after=unlock_after[1:])
+                left = unlock_after[1:]
+                return self.run(*arguments, shown=shown, cancelled=cancelled, good=good, unlock_after=left, into=into)
             raise _failure(self.repository, arguments[0], ended)
         return ended
 
-    def _wait(self, line: Sequence[str], own: Mapping[str, str], unit: str, cancelled: Callable[[], bool]) -> Ended:
+    def _wait(
+        self,
+        line: Sequence[str],
+        own: Mapping[str, str],
+        unit: str,
+        cancelled: Callable[[], bool],
+        into: Path | None,
+    ) -> Ended:
         deadline = time.monotonic() + LONGEST_S
         sent: bytes | None = self.secret + b"\n"
         out = b""
-        with subprocess.Popen(
-            line,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            cwd="/",
-            env={**os.environ, "PATH": _PATH} if unit else {**own, **self.environment},
-        ) as child:
+        with ExitStack() as stack:
+            said_to = stack.enter_context(open(into, "wb")) if into else subprocess.PIPE
+            child = stack.enter_context(
+                subprocess.Popen(
+                    line,
+                    stdin=subprocess.PIPE,
+                    stdout=said_to,
+                    stderr=subprocess.PIPE,
+                    cwd="/",
+                    env={**os.environ, "PATH": _PATH} if unit else {**own, **self.environment},
+                )
+            )
             while True:
                 try:
                     out, said = child.communicate(sent, timeout=LOOK_S)  # `cancelled` can only be asked

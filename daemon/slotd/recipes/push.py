@@ -38,14 +38,17 @@ async def push_app(work: Work) -> None:
     try:
         repository = await off_loop(_repository, work.host, work.app)
         for row in waiting:
-            dest = Path(row.path)
-            await off_loop(work.data.ready, dest)
-            labels = (f"app={row.app}", f"version={row.version}", f"reason={row.reason}")
-            await off_loop(repository.push, dest, labels)
+            await off_loop(_push_one, work, repository, row)
             await work.tell("backup-note", f"backup {row.id} is in {work.app.backup.push}, too")
     except SlotdError as error:
         await work.tell("warning", f"backups wait to be pushed: {error}")
         raise
+
+
+def _push_one(work: Work, repository: second.Second, row: Backup) -> None:
+    dest = Path(row.path)
+    with work.data.lent(dest) as source:
+        repository.push(dest, (f"app={row.app}", f"version={row.version}", f"reason={row.reason}"), source)
 
 
 def is_waiting(row: Backup, app: App) -> bool:
