@@ -6,10 +6,13 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.sftp_server import SftpServer
+from tests.system.container import free_port
 from tests.trees import DAEMON, look
 
 from slotd import errors
@@ -104,26 +107,62 @@ def test_a_copy_that_is_not_what_it_says_is_refused_and_what_is_here_stays(backu
     assert make_data_store().is_sealed(backup)
 
 
-def test_by_sftp_it_is_the_same(backup: Path, tmp_path: Path) -> None:
-    """restic speaks SFTP to a real server; the program `ssh` that would bring it there is one that starts it here."""
-    server = "/usr/lib/openssh/sftp-server"
-    assert os.path.exists(server), "openssh-sftp-server is not installed: packaging/bootstrap installs it"
-    programs = tmp_path / "bin"
-    programs.mkdir()
-    (programs / "ssh").write_text(f'#!/bin/sh\nexec {server} -d "{tmp_path}"\n')
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[SftpServer]:
+    with SftpServer(tmp_path / "sshd", free_port()) as server:
+        yield server
+
+
+@pytest.fixture
+def ssh(server: SftpServer, tmp_path: Path) -> Path:
+    """A directory with an `ssh` of its own home: its key is let in, and it knows the host."""
+    programs, home = tmp_path / "bin", tmp_path / "home-of-ssh"
+    for path in (programs, home):
+        path.mkdir(mode=0o700)
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", home / "id"], check=True)
+    server.let_in((home / "id.pub").read_text())
+    (home / "known").write_text(server.known)
+    (home / "config").write_text(f"IdentityFile {home}/id\nIdentitiesOnly yes\nUserKnownHostsFile {home}/known\n")
+    (programs / "ssh").write_text(f'#!/bin/sh\nexec /usr/bin/ssh -F {home}/config "$@"\n')
     (programs / "ssh").chmod(0o755)
-    address = f"sftp:backup@nas.example:{tmp_path}/far"
-    restic = Restic(address, b"pass", tmp_path / "home", cache=True, path=f"{programs}:/usr/bin:/bin")
+    return programs
+
+
+def test_by_sftp_it_is_the_same(backup: Path, tmp_path: Path, server: SftpServer, ssh: Path) -> None:
+    address = f"{server.address}{tmp_path}/far"
+    restic = Restic(address, b"pass", tmp_path / "home", cache=True, path=f"{ssh}:/usr/bin:/bin")
     restic.run("init")
     second = Second(restic)
     second.push(backup, LABELS)
     shutil.rmtree(backup)
     second.bring("notes", backup.name, backup)
     assert make_data_store().verify(backup) == []
-    (programs / "ssh").write_text("#!/bin/sh\nexit 255\n")  # the network is cut
-    with pytest.raises(errors.Failed, match="restic repository sftp:"):
-        second.push(backup, LABELS)
-    assert not is_pushed(backup, address)
+
+
+def test_what_is_wrong_with_the_way_to_an_sftp_server_is_said_with_what_to_do(
+    backup: Path, tmp_path: Path, server: SftpServer, ssh: Path
+) -> None:
+    address, home = f"{server.address}{tmp_path}/far", tmp_path / "home-of-ssh"
+    second = Second(Restic(address, b"pass", tmp_path / "home", cache=True, path=f"{ssh}:/usr/bin:/bin"))
+
+    def said() -> str:
+        with pytest.raises(errors.Failed) as caught:
+            second.push(backup, LABELS)
+        assert not is_pushed(backup, address)
+        assert address in str(caught.value)
+        return str(caught.value)
+
+    assert "it is not there" in said()
+    server.let_in("")
+    assert "does not let root's key in" in said()
+    (home / "known").write_text("")
+    assert "its host is not known here yet. Log in there once as root" in said()
+    (home / "known").write_text(server.known)
+    server.stop()
+    assert "Connection refused" in said()
+    server.new_host_key()
+    server.start()
+    assert "shows another key than the one that is known" in said()
 
 
 def test_what_a_service_needs_to_know_is_read_line_by_line_and_nothing_else_is_taken() -> None:

@@ -21,14 +21,14 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from slotd.errors import Cancelled, Failed, NoSpace, SlotdError
+from slotd.errors import Cancelled, Failed, SlotdError
 from slotd.host import files
+from slotd.host.restic_why import Ended, failure, ssh_says
 from slotd.host.sandbox import quote
 
 LOOK_S: Final = 0.5
-SAID: Final = 300
 LONGEST_S: Final = 24 * 3600.0
 UNREADABLE: Final = 3  # restic's status when it made a snapshot but could not read some of the files
 # One that has just been killed is still there until somebody has asked for its status: a busy host takes its time.
@@ -71,31 +71,6 @@ _SHUT: Final = (
     "KillSignal=SIGINT",
     "Nice=5",
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """How a run ended: its status and the ends of what it said. `out` is standard output."""
-
-    status: int
-    out: str
-    said: str
-
-    @property
-    def why(self) -> str:
-        """The first line that says what was wrong."""
-        lines = [line.strip() for line in self.said.splitlines() if line.strip()]
-        told = next((line for line in lines if line.startswith(("Fatal:", "unable to"))), lines[-1] if lines else "")
-        return files.shown(told.removeprefix("Fatal: "))[:SAID] or f"it ended with status {self.status}"
-
-    @property
-    def rows(self) -> list[dict[str, Any]]:
-        """A list in JSON: the last line. Before it may be how the password came, and that a cache was made."""
-        return json.loads((self.out.splitlines() or ["[]"])[-1]) or []
-
-    @property
-    def is_locked(self) -> bool:
-        return "already locked" in self.said
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +148,7 @@ class Restic:
                 self.run("unlock")  # of processes of this host that have died; what others hold stays
                 left = unlock_after[1:]
                 return self.run(*arguments, shown=shown, cancelled=cancelled, good=good, unlock_after=left, into=into)
-            raise _failure(self.repository, arguments[0], ended)
+            raise failure(self.repository, arguments[0], ended, self._ssh_says)
         return ended
 
     def _wait(
@@ -211,6 +186,9 @@ class Restic:
             raise Cancelled(f"the copy to {files.shown(self.repository)} was cancelled.")
         return Ended(child.returncode, (out or b"").decode("utf-8", "replace"), said.decode("utf-8", "replace"))
 
+    def _ssh_says(self) -> str:
+        return ssh_says(self.repository, self.path)
+
     def _end(self, child: subprocess.Popen[bytes], unit: str) -> None:
         if unit:
             subprocess.run(["systemctl", "--quiet", "stop", unit], stdin=subprocess.DEVNULL, check=False)
@@ -234,25 +212,3 @@ def _as_unit(unit: str, environment: Mapping[str, str], shown: Sequence[Shown], 
 def _quoted(path: Path) -> str:
     """A path as systemd reads it in a list of mounts: a colon would begin its target."""
     return quote(str(path)).replace(":", "\\:").replace("%", "%%")
-
-
-def _failure(repository: str, verb: str, ended: Ended) -> SlotdError:
-    where, why = files.shown(repository), ended.why
-    if "no space left" in ended.said:
-        return NoSpace(f"cannot {verb} in the restic repository {where}: its disk is full.", hint="Make room there.")
-    if "wrong password" in ended.said:
-        return Failed(
-            f"cannot open the restic repository {where}: the password is not the one that it was made with.",
-            hint="Mend the credential, and check it with `restic --repo … snapshots`.",
-        )
-    if ended.is_locked:
-        return Failed(
-            f"cannot {verb} in the restic repository {where}: another process has locked it: {why}",
-            hint="Wait until that is done; `restic unlock` removes the lock of one that has died on another host.",
-        )
-    if "Is there a repository at" in ended.said or "config file does not exist" in ended.said:
-        return Failed(
-            f"cannot open the restic repository {where}: it is not there: {why}",
-            hint="Mount the disk that it is on, or mend `repository` under [backup].",
-        )
-    return Failed(f"cannot {verb} in the restic repository {where}: {why}", hint="See what `restic check` says of it.")
