@@ -186,7 +186,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 for path in release.files()
             }
             entry = {"version": release.tag, "published": release.published, "notes": release.said.get("notes", "")}
-            entry |= {key: release.said[key] for key in ("oldest",) if key in release.said}
+            entry |= {key: release.said[key] for key in ("oldest", "yanked") if key in release.said}
             releases.append(entry | ({} if release.said.get("bare") else {"assets": assets}))
         return self.json({"releases": releases}, has_etag=True)
 

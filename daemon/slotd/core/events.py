@@ -90,6 +90,15 @@ KINDS: tuple[EventKind, ...] = (
         "A version that failed here before is tried again by `slotctl update @SLOTD_APP@ --force`.",
     ),
     EventKind(
+        "release-replaced",
+        "83218ea800c440be802800c4ea5a9314",
+        NOTICE,
+        "A file of a release was replaced at its source",
+        "Its bytes are others than when slotd first saw it. Publishers do that, and so does whoever got hold of their\n"
+        "account. It is not installed by itself. If the publisher says that it was they, take it with\n"
+        "`slotctl approve @SLOTD_APP@ VERSION`.",
+    ),
+    EventKind(
         "verification-failed",
         "e6b17dce3ea440d9b5063524ce832cf2",
         ERROR,

@@ -7,17 +7,17 @@ that failed here before - unless a person names it.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from slotd.core import assets, schema
+from slotd.core import assets, bundle, schema, verifyplan
 from slotd.core.specifier import Specifier, parse_specifier
 from slotd.core.timespan import format_span
 from slotd.core.version import Version, parse, version_of_tag
 from slotd.core.words import about_it, duration
-from slotd.errors import BadOption, NoSuchVersion, NothingToDo
+from slotd.errors import BadOption, NoSuchVersion, NothingToDo, VerificationFailed
 from slotd.model import AppRecord, AppState, AppView, Asset, Blocked, Mode, Release
 
 _SKIPPED_LIMIT = 50
@@ -51,7 +51,9 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True)
-class _Candidate:
+class Candidate:
+    """A release whose version is one of the app's scheme."""
+
     version: Version
     release: Release
 
@@ -73,6 +75,7 @@ def choose(
     wanted: str = "",
     force: bool = False,
     automatic: bool = False,
+    replaced: Collection[str] = (),
     arch: str = assets.THIS_ARCHITECTURE,
 ) -> Choice:
     """The highest release that every rule allows.
@@ -81,11 +84,12 @@ def choose(
     that a person asks for: channel, block list, age, ring and fraction then say nothing, and with `force` it may be
     older than `current`, or outside of `source.versions`. `force` alone lifts the block list, age, ring and fraction.
     `automatic`: nobody asks now. `wanted` was approved earlier, so every rule holds, and nothing else is chosen.
+    `replaced`: versions whose files are others than were first seen (see `slotd.core.replaced`).
 
     Raises `NoSuchVersion` or `BadOption` if `wanted` cannot be had, `NothingToDo` if it is installed already.
     """
-    candidates, skipped = _parsed(releases, app)
-    rules = _Rules(app, current, tuple(blocked), now, machine_id, force)
+    candidates, skipped = parsed(releases, app)
+    rules = _Rules(app, current, tuple(blocked), now, machine_id, force, frozenset(replaced))
     if wanted and not automatic:
         return _wanted(candidates, wanted, rules, arch)
     if wanted:
@@ -180,6 +184,7 @@ class _Rules:
     now: float
     machine_id: str
     force: bool
+    replaced: frozenset[str] = frozenset()
 
     @property
     def current(self) -> Version | None:
@@ -189,7 +194,7 @@ class _Rules:
     def specifier(self) -> Specifier:
         return parse_specifier(self.app.source.scheme, self.app.source.versions)
 
-    def against(self, candidate: _Candidate, found: assets.Match) -> str:
+    def against(self, candidate: Candidate, found: assets.Match) -> str:
         """Why it is not to be installed by itself, as a clause; empty if nothing speaks against it."""
         return (
             self._unknown_current()
@@ -197,7 +202,9 @@ class _Rules:
             or self.outside(candidate)
             or ("its publisher withdrew it" if candidate.release.yanked else "")
             or found.problem
+            or self._incomplete(candidate, found)
             or ("" if self.force else self._blocked(candidate, found))
+            or ("" if self.force else self.replacement(candidate, found))
             or ("" if self.force else self._young(candidate))
             or ("" if self.force else self._fraction(candidate))
         )
@@ -208,27 +215,45 @@ class _Rules:
             return f'the installed version "{self.current_text}" is not of the scheme {scheme}: which is newer?'
         return ""
 
-    def _channel(self, candidate: _Candidate) -> str:
+    def _channel(self, candidate: Candidate) -> str:
         if candidate.version.is_prerelease and self.app.source.channel == "stable":
             return "it is a prerelease, and the channel is stable"
         return ""
 
-    def outside(self, candidate: _Candidate) -> str:
+    def outside(self, candidate: Candidate) -> str:
         if self.specifier.allows(candidate.version):
             return ""
         return f"it is outside of source.versions ({self.app.source.versions})"
 
-    def _blocked(self, candidate: _Candidate, found: assets.Match) -> str:
+    def _blocked(self, candidate: Candidate, found: assets.Match) -> str:
         offered = tuple(asset.digest for asset in found.assets)
         for each in self.blocked:
             is_this = each.app in ("", self.app.name) and _is_named(candidate, each.version, self.app.source.scheme)
-            if is_this and not _is_replaced(each.digest, offered):
+            if is_this and not is_replaced(each.digest, offered):
                 force = f"`slotctl update {self.app.name} --force` tries it again"
                 reason = about_it(each.reason, each.version) or "it failed before"
                 return f"it is blocked on this host: {reason} ({force})"
         return ""
 
-    def _young(self, candidate: _Candidate) -> str:
+    def _incomplete(self, candidate: Candidate, found: assets.Match) -> str:
+        """Publishers upload one file after the other; the sums and signatures often come last."""
+        try:
+            words = {**asset_words(candidate.release, self.app.source), **found.words}
+            for asset in found.assets:
+                verifyplan.plan(self.app.verify, asset.name, candidate.release.version, candidate.release, words)
+        except VerificationFailed as error:
+            return f"it is not complete (yet): {error.message.partition(': ')[2]}"
+        return ""
+
+    def replacement(self, candidate: Candidate, found: assets.Match) -> str:
+        """What came in a bundle was looked through by who imported it, and is not what the source offers."""
+        version = candidate.release.version
+        if version not in self.replaced or all(bundle.digest_of(asset.url) for asset in found.assets):
+            return ""
+        accept = f"`slotctl approve {self.app.name} {version}` takes what is there now"
+        return f"it was replaced at its source after it was first seen here ({accept})"
+
+    def _young(self, candidate: Candidate) -> str:
         """The age that `policy.min_age` and the ring ask for. A release without a date never gets old enough."""
         policy, rollout = self.app.policy, self.app.rollout
         ring_s = rollout.ring * rollout.ring_delay_s
@@ -243,7 +268,7 @@ class _Rules:
             return ""
         return f"it is too young: {name} is {format_span(needed_s)}, which is over on {_day(published + needed_s)}"
 
-    def _fraction(self, candidate: _Candidate) -> str:
+    def _fraction(self, candidate: Candidate) -> str:
         fraction = self.app.rollout.fraction
         if fraction >= 1:
             return ""
@@ -253,7 +278,7 @@ class _Rules:
             return ""
         return f"this host is not among the first {fraction:.0%} (rollout.fraction)"
 
-    def nothing_newer(self, candidates: Sequence[_Candidate]) -> list[tuple[str, str]]:
+    def nothing_newer(self, candidates: Sequence[Candidate]) -> list[tuple[str, str]]:
         """Said only if the source no longer offers what is installed: it would look like up to date."""
         if self.current is None or not candidates or candidates[0].version >= self.current:
             return []
@@ -269,7 +294,7 @@ def require_version(app: str, wanted: str) -> None:
         )
 
 
-def _wanted(candidates: Sequence[_Candidate], wanted: str, rules: _Rules, arch: str) -> Choice:
+def _wanted(candidates: Sequence[Candidate], wanted: str, rules: _Rules, arch: str) -> Choice:
     app = rules.app
     require_version(app.name, wanted)
     named = [each for each in candidates if _is_named(each, wanted, app.source.scheme)]
@@ -293,9 +318,9 @@ def _wanted(candidates: Sequence[_Candidate], wanted: str, rules: _Rules, arch: 
                 hint=f"`slotctl rollback {app.name} --data=restore` goes back to the other slot, with its data;"
                 " --force installs it over newer data.",
             )
-        outside = rules.outside(candidate)
-        if outside:
-            raise BadOption(f"cannot update {app.name} to {version}: {outside}.", hint="--force installs it anyway.")
+        against = rules.outside(candidate) or rules.replacement(candidate, found)
+        if against:
+            raise BadOption(f"cannot update {app.name} to {version}: {against}.", hint="--force installs it anyway.")
     if found.problem:
         raise NoSuchVersion(
             f"cannot update {app.name} to {version}: {found.problem}.", hint="Try again later, or see source.asset."
@@ -303,11 +328,11 @@ def _wanted(candidates: Sequence[_Candidate], wanted: str, rules: _Rules, arch: 
     return Choice(candidate.release, found.assets, found.words)
 
 
-def _parsed(releases: Sequence[Release], app: schema.App) -> tuple[list[_Candidate], list[tuple[str, str]]]:
+def parsed(releases: Sequence[Release], app: schema.App) -> tuple[list[Candidate], list[tuple[str, str]]]:
     """All that have a version, highest first, and those that have none."""
     scheme = app.source.scheme
     names = tuple(name for name in (app.name, app.source.repository.rpartition("/")[2], app.source.package) if name)
-    candidates: list[_Candidate] = []
+    candidates: list[Candidate] = []
     skipped: list[tuple[str, str]] = []
     for release in releases:
         text = version_of_tag(scheme, release.version, names)
@@ -316,7 +341,7 @@ def _parsed(releases: Sequence[Release], app: schema.App) -> tuple[list[_Candida
             name = release.version or release.tag
             skipped.append((name, f"it is not a version of the scheme {scheme}"))
         else:
-            candidates.append(_Candidate(version, replace(release, version=version.text)))
+            candidates.append(Candidate(version, replace(release, version=version.text)))
     candidates.sort(key=lambda each: each.version, reverse=True)
     more = len(skipped) - _SKIPPED_LIMIT // 2
     if more > 0:
@@ -324,14 +349,14 @@ def _parsed(releases: Sequence[Release], app: schema.App) -> tuple[list[_Candida
     return candidates, skipped
 
 
-def _is_named(candidate: _Candidate, name: str, scheme: str) -> bool:
+def _is_named(candidate: Candidate, name: str, scheme: str) -> bool:
     """True if `name` is this version, however written, or its tag."""
     if not name:
         return False
     return name in (candidate.release.version, candidate.release.tag) or parse(scheme, name) == candidate.version
 
 
-def _is_replaced(blocked: str, offered: Sequence[str]) -> bool:
+def is_replaced(blocked: str, offered: Sequence[str]) -> bool:
     """True only if the publisher's files are known to be others than the blocked one (promise 6).
 
     A digest that is missing, or of another kind, tells nothing: the block stays.

@@ -8,8 +8,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
-from slotd.core import policy
+from slotd.core import policy, replaced
 from slotd.core.answer import LONGEST_BAN_S
 from slotd.core.plain import to_plain
 from slotd.core.schema import App
@@ -21,12 +22,13 @@ from slotd.recipes.context import Work
 from slotd.recipes.run import Step
 from slotd.sources import Listing
 from slotd.sources.work import listing_from_json
+from slotd.store import Store
 
 # The daemon's own keys in an app's source state:
 WAIT = "wait"  # until when the server must not be asked
 TOLD = "told"  # what was said of its releases at the last check, each as a short digest: said once, until it changes
 NEWS = "news"  # since when the source offers what it offers, and whether its silence was told
-OWN = (WAIT, TOLD, NEWS)
+OWN = (WAIT, TOLD, NEWS, replaced.KEY)
 
 
 async def ask_source(work: Work) -> Result:
@@ -51,11 +53,13 @@ async def look(work: Work, *, wanted: str = "", force: bool = False) -> policy.C
     record = await off_loop(store.app, app.name)
     here = await off_loop(shelf.releases, work.host.cache(app.name))
     if work.job.kind is JobKind.UPDATE and shelf.has(here, wanted or record.available):
-        return await _choose(work, record, here, wanted, force)  # it came in a bundle: the source is not asked for it
+        return await _choose(work, record, here, wanted, force, ())  # it came in a bundle: the source is not asked
     now = work.host.clock.now()
     _require_patience(record, app, now)
     listing = await _ask(work, record, now)
-    choice = await _choose(work, record, shelf.merged(here, listing.releases), wanted, force)
+    waiting = await _notice_replaced(work, listing.releases)
+    pending = [version for version in waiting if not shelf.has(here, version)]
+    choice = await _choose(work, record, shelf.merged(here, listing.releases), wanted, force, pending)
     known, told = record.source_state.get(TOLD), {_short(warning): warning for warning in listing.warnings}
     for mark, warning in told.items():
         if not isinstance(known, Sequence) or mark not in known:
@@ -63,12 +67,47 @@ async def look(work: Work, *, wanted: str = "", force: bool = False) -> policy.C
     news, silence = policy.news(record.source_state.get(NEWS), listing.releases, now, app.policy.quiet_s)
     if silence and not news["told"]:
         await work.tell("source-quiet", silence)
-    state = {**listing.state, TOLD: list(told), NEWS: {**news, "told": bool(silence)}}
-    changes = {"last_check": now, "last_error": silence, "source_state": state}
+    accepted = choice.release.version if choice.release and force else ""
+    errors = [silence] * bool(silence) + [said for version, said in waiting.items() if said and version != accepted]
+    changes: dict[str, Any] = {"last_check": now, "last_error": "\n".join(errors)}
     if not wanted:
         changes["available"] = choice.release.version if choice.release else ""
-    await off_loop(lambda: store.change_app(app.name, **changes))
+    state = {**listing.state, TOLD: list(told), NEWS: {**news, "told": bool(silence)}}
+    await off_loop(_write_down, store, app.name, state, accepted, changes)
     return choice
+
+
+async def _notice_replaced(work: Work, releases: Sequence[Release]) -> dict[str, str]:
+    """The versions whose files are others than were first seen, each with a sentence if it is newer than what is
+    installed. What is new of them is told.
+    """
+    app, store = work.app, work.host.store
+    current = await off_loop(store.version_in, app.name, await off_loop(work.engine.active))
+
+    def look() -> tuple[dict[str, str], list[str]]:
+        with store.transaction():  # an approval that comes meanwhile is not lost
+            record = store.app(app.name)
+            memory = replaced.read(record.source_state.get(replaced.KEY), app.source)
+            seen, news, waiting = replaced.look(
+                memory, releases, app=app, blocked=store.blocked(app.name), current=current
+            )
+            if seen != memory:
+                state = {**record.source_state, replaced.KEY: seen.plain()}
+                # What was approved is not what is there now.
+                approved = "" if record.approved in seen.pending else record.approved
+                store.change_app(app.name, source_state=state, approved=approved)
+        return waiting, news
+
+    waiting, news = await off_loop(look)
+    for sentence in news:
+        await work.tell("release-replaced", sentence)
+    return waiting
+
+
+def _write_down(store: Store, name: str, state: Mapping[str, Any], accepted: str, changes: Mapping[str, Any]) -> None:
+    with store.transaction():
+        seen, _ = replaced.accept(store.app(name).source_state.get(replaced.KEY), accepted)
+        store.change_app(name, source_state={**state, replaced.KEY: seen}, **changes)
 
 
 async def _ask(work: Work, record: AppRecord, now: float) -> Listing:
@@ -91,7 +130,7 @@ async def _ask(work: Work, record: AppRecord, now: float) -> Listing:
 
 
 async def _choose(
-    work: Work, record: AppRecord, releases: Sequence[Release], wanted: str, force: bool
+    work: Work, record: AppRecord, releases: Sequence[Release], wanted: str, force: bool, replaced: Sequence[str]
 ) -> policy.Choice:
     app, store = work.app, work.host.store
     active = await off_loop(work.engine.active)
@@ -104,6 +143,7 @@ async def _choose(
         wanted=wanted,
         force=force,
         automatic=work.plan.automatic or bool(work.plan.only),
+        replaced=replaced,
         now=work.host.clock.now(),
         machine_id=work.host.machine_id,
     )

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from slotd import __version__
-from slotd.core import policy
+from slotd.core import policy, replaced
 from slotd.core.events import BY_NAME
 from slotd.core.schema import App
 from slotd.errors import NoSuchApp, NoSuchVersion, NothingToDo, SlotdError
@@ -119,12 +119,25 @@ class Daemon(Starter):
     async def approve(self, app: str, version: str) -> None:
         self._definition(app)
         record = await off_loop(self.store.app, app)
-        if version != record.available:
+        _, is_pending = replaced.accept(record.source_state.get(replaced.KEY), version)
+        if version != record.available and not is_pending:
             raise NoSuchVersion(
                 f"cannot approve {app} {version}: {record.available or 'nothing'} is available.",
                 hint=f"Look again with `slotctl check {app}`.",
             )
+        if is_pending:
+            await off_loop(self._accept_replaced, app, version)
         await self._change(app, "approved", f"{version} was approved", approved=version)
+
+    def _accept_replaced(self, app: str, version: str) -> None:
+        """Whoever approves a version whose files were replaced at the source takes them as they were last seen."""
+        with self.store.transaction():
+            record = self.store.app(app)
+            seen, _ = replaced.accept(record.source_state.get(replaced.KEY), version)
+            state = {**record.source_state, replaced.KEY: seen}
+            errors = [line for line in record.last_error.splitlines() if not line.startswith(f"{version} was replaced")]
+            more = {"last_error": "\n".join(errors), "available": version, "approved": ""}
+            self.store.change_app(app, source_state=state, **more)
 
     async def hold(self, app: str, reason: str) -> None:
         self.app(app)

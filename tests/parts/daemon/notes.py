@@ -14,6 +14,7 @@ from typing import Any
 
 from tests.keys import MinisignKey, OpenPGPKey
 from tests.parts.daemon.world import PYTHON, REPOSITORY, World
+from tests.release_forges import FORGES
 from tests.release_server import ReleaseServer
 
 APP = REPOSITORY / "tests" / "apps" / "notes.py"
@@ -64,7 +65,7 @@ QUICK = {"mode": "approve", "delay": "0", "trial": "200ms"}
 
 
 class Notes:
-    """One app of this kind: its unit, definition, releases, and what it says. `source`: github http directory"""
+    """One app of this kind: its unit, definition, releases, what it says. `source`: a forge, http or directory."""
 
     def __init__(
         self, world: World, server: ReleaseServer, key: MinisignKey | OpenPGPKey, *, name: str = "notes",
@@ -102,8 +103,9 @@ class Notes:
     def define(self, *, more: str = "", **policy: Any) -> None:
         """Write the definition, with the policy given in place of the quick one."""
         signed, suffix = ("openpgp", "asc") if isinstance(self.key, OpenPGPKey) else ("minisign", "minisig")
+        forge = f'type = "{self.source}"\nurl = "{self.server.url}/{self.source}"\nrepository = "acme/{self.name}"'
         source = {
-            "github": f'type = "github"\nurl = "{self.server.url}/github"\nrepository = "acme/{self.name}"',
+            **dict.fromkeys(FORGES, forge),
             "http": f'type = "http"\nurl = "{self.server.url}/http/{self.name}/index.json"',
             "directory": f'type = "directory"\npath = "{self.releases}"',
         }[self.source]
@@ -117,7 +119,7 @@ class Notes:
             port=self.port,
             policy="\n".join(f"{key} = {json.dumps(value)}" for key, value in (QUICK | policy).items()),
         )
-        if self.source == "directory":  # which tells no digest of its own
+        if self.has_sums:
             text = text.replace("[data]", 'checksums = "SHA256SUMS"\n\n[data]', 1)
         self.world.write(self.definition, text + more)
 
@@ -125,7 +127,12 @@ class Notes:
 
     @property
     def project(self) -> str:
-        return f"github/acme/{self.name}" if self.source == "github" else f"http/{self.name}"
+        return f"{self.source}/acme/{self.name}" if self.source in FORGES else f"http/{self.name}"
+
+    @property
+    def has_sums(self) -> bool:
+        """Its kind of source tells no digest."""
+        return self.source in ("gitea", "gitlab", "directory")
 
     def publish(self, version: str, behaviour: str = "well", *, schema: int = 1, **said: Any) -> str:
         """A signed release; gives its artifact's name. The same content for the same arguments but the version."""
@@ -143,16 +150,18 @@ class Notes:
         artifact, name = tar(f"{self.name}-{version}", files), f"{self.name}-{version}.tar.gz"
         suffix = "asc" if isinstance(self.key, OpenPGPKey) else "minisig"
         published = {name: artifact, f"{name}.{suffix}": (sign or self.key.sign)(artifact)}
+        if self.has_sums:
+            sums = "".join(f"{hashlib.sha256(content).hexdigest()}  {each}\n" for each, content in published.items())
+            published["SHA256SUMS"] = sums.encode()
         if self.source == "directory":
-            self._put_into_folder(version, published)
+            for each, content in published.items():
+                self.world.write(self.releases / version / each, content)
         else:
-            self.server.release(self.project, f"v{version}" if self.source == "github" else version, published, **said)
+            self.server.release(self.project, self.tag(version), published, **said)
         return name
 
-    def _put_into_folder(self, version: str, files: Mapping[str, bytes]) -> None:
-        sums = "".join(f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in files.items())
-        for name, content in {**files, "SHA256SUMS": sums.encode()}.items():
-            self.world.write(self.releases / version / name, content)
+    def tag(self, version: str) -> str:
+        return f"v{version}" if self.source in FORGES else version
 
     # -- itself -----------------------------------------------------------------------------------
 
