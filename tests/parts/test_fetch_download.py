@@ -16,8 +16,9 @@ from tests.release_server import ReleaseServer
 
 from slotd.core.schema import Limits
 from slotd.errors import NoSpace, SourceFailed
-from slotd.host.download import Downloaded, Order, copy, download
+from slotd.host.download import Downloaded, Order, download
 from slotd.host.fetch import Pace, credential
+from slotd.host.localfile import copy
 from slotd.host.plainfile import read_plain
 
 LIMITS = Limits(least_bytes_per_s=1024)
@@ -344,14 +345,14 @@ def test_the_deadline_is_for_the_whole(server: ReleaseServer, target: Target) ->
 def test_the_bandwidth_is_kept(server: ReleaseServer, target: Target) -> None:
     url = server.file("app.tar", CONTENT[:300_000])
     start = time.monotonic()
-    assert target.get(order(url, bandwidth=300_000)).bytes == 300_000
+    assert target.get(order(url, bandwidth=lambda: 300_000)).bytes == 300_000
     assert time.monotonic() - start > 0.7
 
 
 def test_a_bandwidth_below_the_least_speed_is_no_drip(server: ReleaseServer, target: Target) -> None:
     url = server.file("app.tar", CONTENT[:2000])
     limits = Limits(least_bytes_per_s=1_000_000)
-    assert target.get(order(url, bandwidth=2000), limits=limits).bytes == 2000
+    assert target.get(order(url, bandwidth=lambda: 2000), limits=limits).bytes == 2000
 
 
 def test_redirects_to_a_mirror_are_followed_again_on_resuming(server: ReleaseServer, target: Target) -> None:

@@ -99,6 +99,14 @@ KINDS: tuple[EventKind, ...] = (
         "`slotctl approve @SLOTD_APP@ VERSION`.",
     ),
     EventKind(
+        "fetched",
+        "5b1f0c9e7d7a4c0f8e6d2a91b3c4f517",
+        INFO,
+        "A release file was fetched in another way than whole from its source",
+        "Parts of it were here already, in the file of the version before; or it came from one of the `mirrors` under\n"
+        "[source]. How it was verified does not depend on that. SLOTD_FETCHED and SLOTD_SIZE are bytes.",
+    ),
+    EventKind(
         "verification-failed",
         "e6b17dce3ea440d9b5063524ce832cf2",
         ERROR,

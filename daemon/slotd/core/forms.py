@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 from urllib.parse import SplitResult, urlsplit
 
-from slotd.core.template import PROBE_WORDS, check_argument
+from slotd.core.template import MIRROR_WORDS, PROBE_WORDS, check_argument, check_text, expand_name, words_in
 
 NAME_LIMIT = 64
 UNIT_SUFFIXES = (".service", ".socket", ".timer", ".path", ".target")
@@ -168,6 +168,17 @@ def web_url(text: str) -> str:
         )
     if parts.fragment:
         raise ValueError('an address has no "#" in it')
+    return text
+
+
+def mirror_url(text: str) -> str:
+    """A template of a file's whole address at a mirror, {asset}, {version} and {tag} in it."""
+    server, _, path = check_text(text, MIRROR_WORDS).partition("://")[2].partition("/")
+    if "{" in server:
+        raise ValueError("which server it is, no placeholder decides; write its name")
+    if not words_in(path) & set(MIRROR_WORDS):
+        raise ValueError("each release has an address of its own; put {asset}, {version} or {tag} in")
+    web_url(expand_name(text, dict.fromkeys(MIRROR_WORDS, "0")))
     return text
 
 

@@ -31,6 +31,7 @@ class Source:
     path: str = ""
     asset: tuple[str, ...] = ()
     url: str = ""
+    mirrors: tuple[str, ...] = ()
     channel: str = "stable"
     scheme: str = "pep440"
     versions: str = ""
@@ -177,6 +178,7 @@ class Limits:
     signature_bytes: int = 64 * 1024
     download_bytes: int = 8 * 1024**3
     bundle_bytes: int = 32 * 1024**3
+    delta_index_bytes: int = 16 * 1024**2  # of what says which parts of a release are here already
     download_s: float = 4 * 3600.0
     least_bytes_per_s: int = 1024  # over any 30 s
     redirects: int = 5

@@ -68,7 +68,7 @@ def source(section: Section) -> Source:
         section.missing("type", f"say where releases come from, one of {listed(_built(SOURCE_TYPES, SOURCES_NOT_YET))}")
     own = TYPES.get(kind, UNKNOWN)
     scheme = section.choice("scheme", own.scheme, SCHEMES)
-    given = {key: _of_type(section, key, kind) for key in ("repository", "package", "image", "path")}
+    given: dict[str, Any] = {key: _of_type(section, key, kind) for key in ("repository", "package", "image", "path")}
     url = section.text("url", own.url, _url_form(kind))
     if kind == "directory" and section.has("url"):
         section.problem("url", 'type "directory" has no address; it reads `path`')
@@ -82,10 +82,14 @@ def source(section: Section) -> Source:
             section.problem("credential", "a directory is read without one")
         elif kind in ("pypi", "npm") and not url:
             section.problem("credential", "it is shown to one server only; name that server in source.url")
+    mirrors = section.texts("mirrors", forms.mirror_url)
+    if mirrors and kind in ("directory", "oci"):
+        section.problem("mirrors", f'type "{kind}" gives no files by address; take them out')
     value = Source(
         type=kind,
         asset=asset,
         url=url,
+        mirrors=mirrors,
         channel=section.choice("channel", default.channel, ("stable", "prerelease")),
         scheme=scheme,
         versions=section.text("versions", default.versions, _specifier_form(scheme)),

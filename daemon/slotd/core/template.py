@@ -13,6 +13,7 @@ COMMAND_WORDS = ("slot", "artifact", "version", "previous", "data")
 PROBE_WORDS = ("slot", "version")
 ASSET_WORDS = ("version", "tag", "arch", "os")
 CHECKSUMS_WORDS = ("asset", *ASSET_WORDS)
+MIRROR_WORDS = ("asset", "version", "tag")
 IDENTITY_WORDS = ("version", "tag")
 SIGNATURE_WORDS = ("checksums", *CHECKSUMS_WORDS)
 

@@ -1,49 +1,48 @@
 """One large file into a descriptor: resumed where it stopped, hashed as it arrives, never slower than a drip.
 
 A download is one file of one server, or it starts again: a part is only added to what is there if the server proves,
-by a strong validator, that both are of the same version (RFC 9110, `If-Range`).
+by a strong validator, that both are of the same version (RFC 9110, `If-Range`). With a seed, an older file that holds
+much of the new one, the parts that lie there are copied and the others fetched: always from the first byte to the
+last, so that what is there can be gone on from in either way.
 """
 
 from __future__ import annotations
 
-import errno
-import hashlib
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from slotd.core.answer import come_back, content_range, shown, validator
 from slotd.core.schema import Limits
-from slotd.errors import NoSpace, SlotdError, SourceFailed
+from slotd.errors import SourceFailed
+from slotd.host import seeding
 from slotd.host.fetch import Broken, Credential, Pace, Reply, Session
-from slotd.host.plainfile import open_plain
+from slotd.host.partfile import PIECE, PartFile
 
-PIECE = 1024 * 1024
-HASH_AT_ONCE = 4 * PIECE
-HASH_BEHIND = 8  # orders that may be open: what was written last is still in memory
 REPORT_EVERY_S = 0.5
+BURST_S = 0.1  # of a bandwidth, what was not used may be made up for
 
 Progress = Callable[[dict[str, Any]], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What to download. Of `expected_*`, 0 and empty mean unknown; `bandwidth` is in bytes per second, 0 for unlimited.
-    `state` is what an earlier download into the same file reported.
+    """What to download. Of `expected_*`, 0 and empty mean unknown; `bandwidth` gives bytes per second, 0 for unlimited,
+    and is asked all the while. `state` is what an earlier download into the same file reported; `alike` are addresses
+    whose files a digest will tell apart: where their validators agree, it goes on from one with another.
     """
 
     url: str
     limit_bytes: int
     expected_size: int = 0
     expected_digest: str = ""
-    bandwidth: int = 0
+    bandwidth: Callable[[], int] = lambda: 0
     state: Mapping[str, Any] = field(default_factory=dict)
     credential: Credential | None = None
+    seed: seeding.Seed | None = None
+    alike: tuple[str, ...] = ()
 
     @property
     def most(self) -> int:
@@ -52,11 +51,20 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Downloaded:
-    """The whole file: its bytes, its digest in hex, and the state that a later call can go on from."""
+    """The whole file: its bytes, its digest in hex, and the state that a later call can go on from.
+
+    `fetched` bytes came over the network in this call, `reused` were copied from the seed; `unfit` is one of
+    `seeding.REASONS` where that was given up, or empty. `pieced`: it was not fetched from first to last at once, so
+    that a digest that does not fit may be our doing.
+    """
 
     bytes: int
     sha256: str
     state: Mapping[str, Any]
+    fetched: int = 0
+    reused: int = 0
+    unfit: str = ""
+    pieced: bool = False
 
 
 def download(
@@ -75,132 +83,44 @@ def download(
         return _Download(order, fd, limits, progress, session).run()
 
 
-def copy(path: Path, fd: int, limit_bytes: int, progress: Progress, expected_size: int = 0) -> Downloaded:
-    """As `download`, from a file of this host. No part of `path` may be a symbolic link: it is one as the directory
-    source resolved it, and what changed since then is a trap.
-    """
-    target = _Target(fd, shown(str(path)))
-    target.restart()
-    with open_plain(path) as source:
-        before = os.fstat(source)
-        if before.st_size > limit_bytes or (expected_size and before.st_size != expected_size):
-            limit = f"expected {expected_size}" if expected_size else f"more than {limit_bytes}"
-            raise SourceFailed(f"cannot copy {path}: it has {before.st_size} bytes, {limit}")
-        while piece := os.read(source, PIECE):
-            target.append(piece)
-            if target.size > before.st_size:
-                break
-            progress({"bytes": target.size, "total": before.st_size, "state": {}})
-        after = os.fstat(source)
-    if target.size != before.st_size or (after.st_mtime_ns, after.st_size) != (before.st_mtime_ns, before.st_size):
-        raise SourceFailed(f"cannot copy {path}: it is being written to", hint="Try again once it is complete.")
-    return Downloaded(target.size, target.hexdigest(), {})
-
-
-class _Target:
-    """The file being written: where its end is, and the digest of all before it.
-
-    A thread of its own hashes what was written a moment ago, out of the page cache: receiving goes on meanwhile.
-    """
-
-    def __init__(self, fd: int, name: str) -> None:
-        self.size = 0
-        self._fd = fd
-        self._name = name
-        self._hasher = ThreadPoolExecutor(1, thread_name_prefix="hash")
-        self._reset()
-
-    def _reset(self) -> None:
-        self._hash = hashlib.sha256()
-        self._ordered = 0  # of the file's bytes, how many the thread has hashed or was told to
-        self._orders: deque[Future[None]] = deque()
-
-    def adopt(self) -> None:
-        """Take what is there as the beginning."""
-        self._wait(0)
-        self._reset()
-        self.size = os.fstat(self._fd).st_size
-
-    def restart(self) -> None:
-        self._wait(0)
-        self._reset()
-        os.ftruncate(self._fd, 0)
-        self.size = 0
-
-    def append(self, piece: bytes) -> None:
-        view = memoryview(piece)
-        try:
-            while view:
-                written = os.pwrite(self._fd, view, self.size)
-                self.size += written
-                view = view[written:]
-        except OSError as error:
-            raise self._failed(error) from None
-        if self.size - self._ordered >= HASH_AT_ONCE:
-            self._order()
-            self._wait(HASH_BEHIND)
-
-    def _order(self) -> None:
-        self._orders.append(self._hasher.submit(self._take, self._hash, self._ordered, self.size))
-        self._ordered = self.size
-
-    def _take(self, digest: hashlib._Hash, start: int, end: int) -> None:
-        while start < end:
-            piece = os.pread(self._fd, min(PIECE, end - start), start)
-            if not piece:
-                raise SourceFailed(f"cannot store {self._name}: its file was made shorter meanwhile")
-            digest.update(piece)
-            start += len(piece)
-
-    def _wait(self, most: int) -> None:
-        """Until at most so many orders are open. Raises what became of those that are done."""
-        try:
-            while len(self._orders) > most:
-                self._orders.popleft().result()
-        except OSError as error:
-            raise self._failed(error) from None
-
-    def hexdigest(self) -> str:
-        self._order()
-        self._wait(0)
-        return self._hash.hexdigest()
-
-    def _failed(self, error: OSError) -> SlotdError:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            return NoSpace(f"cannot store {self._name}: no space is left after {self.size} bytes", hint="Make room.")
-        return SourceFailed(f"cannot store {self._name}: {error.strerror}")
-
-
 class _Download:
     def __init__(self, order: Order, fd: int, limits: Limits, progress: Progress, session: Session) -> None:
         self._order = order
+        self._limits = limits
         self._progress = progress
         self._session = session
         self._pace = session.pace
-        # Whoever limits the bandwidth to a drip has asked for one.
-        limit = order.bandwidth or limits.least_bytes_per_s * 2
-        self._least = min(limits.least_bytes_per_s, limit // 2)
-        self._target = _Target(fd, shown(order.url))
+        self._target = PartFile(fd, shown(order.url))
         self._validator = ""
         self._total = order.expected_size
-        self._reported = 0.0
+        self._reported = self._due = 0.0
+        self._where = order.url  # or where that leads, while many parts are asked for
+        self._assembly: seeding.Assembly | None = None
+        self._unfit = ""
+        self._fetched = self._reused = 0
 
     def run(self) -> Downloaded:
         was_resumed = self._resume()
+        self._survey()
         result = self._all()
         wanted = self._order.expected_digest
-        if was_resumed and wanted.startswith("sha256:") and wanted != f"sha256:{result.sha256}":
-            # The old part may be what is wrong (a power cut, a server that reuses its ETags): only a file that was
-            # fetched whole is called forged.
+        is_pieced = was_resumed or self._reused > 0
+        if is_pieced and wanted.startswith("sha256:") and wanted != f"sha256:{result.sha256}":
+            # The old part may be what is wrong (a power cut, a server that reuses its ETags, a damaged seed): only a
+            # file that was fetched whole is called forged.
+            is_pieced = False
+            self._unfit = seeding.DIFFERENT if self._reused else ""
             self._restart()
             result = self._all()
-        return result
+        return replace(result, fetched=self._fetched, reused=self._reused, unfit=self._unfit, pieced=is_pieced)
 
     def _resume(self) -> bool:
         state = self._order.state
         kept = state.get("validator")
-        is_ours = state.get("url") == self._order.url and isinstance(kept, str)
-        if is_ours and kept and kept.isascii() and kept.isprintable():
+        is_ours = isinstance(kept, str) and (
+            state.get("url") == self._order.url or (state.get("url") in self._order.alike and kept.startswith('"'))
+        )
+        if is_ours and isinstance(kept, str) and kept and kept.isascii() and kept.isprintable():
             self._target.adopt()
             self._validator = kept
         if not self._validator or self._target.size > self._order.most:
@@ -211,16 +131,81 @@ class _Download:
         self._target.restart()
         self._validator = ""
         self._total = self._order.expected_size
+        self._reused = 0
+        self._assembly = None
+
+    # -- with an older file ---------------------------------------------------------------------------
+
+    def _survey(self) -> None:
+        seed = self._order.seed
+        if seed is None or self._is_whole():
+            return
+        try:
+            found = seeding.survey(seed, self._look, self._order.expected_size, self._limits.delta_index_bytes)
+            self._expect(found.total)
+            self._assembly = found
+        except seeding.Unfit as unfit:
+            self._unfit = unfit.why
+        except SourceFailed:  # whether that was the end of it, a plain download will tell
+            self._unfit = seeding.FAILED
+
+    def _look(self, wanted: str, most: int) -> seeding.Part:
+        headers = {**self._accepted(), "Range": f"bytes={wanted}"}
+        if self._validator:
+            headers["If-Range"] = self._validator
+        with self._session.get(self._where, headers) as reply:
+            part = content_range(reply.headers)
+            found = validator(reply.headers) or self._validator
+            if reply.status != 206 or part is None or part.first is None or part.last is None or part.total is None:
+                raise seeding.Unfit(seeding.CHANGED if self._validator else seeding.NO_RANGES)
+            if not found or (self._validator and found != self._validator) or part.last - part.first >= most:
+                raise seeding.Unfit(seeding.NO_RANGES)
+            self._validator = found
+            self._led_to(reply)
+            body = reply.body(most)
+            self._took(len(body))
+        if len(body) != part.last - part.first + 1:
+            raise seeding.Unfit(seeding.NO_RANGES)
+        return seeding.Part(part.first, part.total, body)
+
+    def _led_to(self, reply: Reply) -> None:
+        if not reply.had_credential:
+            self._where = reply.url
+
+    def _assemble(self) -> None:
+        """From where it is to the end, as long as the older file and the server are what they seemed to be."""
+        while (assembly := self._assembly) is not None and self._target.size < assembly.total:
+            try:
+                self._go_on(assembly)
+            except seeding.Unfit as unfit:
+                self._unfit, self._assembly = unfit.why, None
+
+    def _go_on(self, assembly: seeding.Assembly) -> None:
+        at = self._target.size
+        here = assembly.here(at, PIECE)
+        if known := here or assembly.held(at):
+            self._target.append(known)
+            self._reused += len(here)
+            self._report(False)
+            return
+        self._ask(assembly.last(at))
+        if self._assembly is None:
+            self._unfit = seeding.CHANGED
+
+    # -- from the server ------------------------------------------------------------------------------
 
     def _all(self) -> Downloaded:
         tries = fruitless = 0
         while not self._is_whole():
             before = self._target.size
             try:
-                self._once()
+                self._assemble()
+                if self._assembly is None and not self._is_whole():
+                    self._ask(None)
                 break
             except Broken as broken:
                 tries += 1
+                self._where = self._order.url
                 fruitless = 1 if self._target.size > before else fruitless + 1
                 wait_s = min(self._pace.backoff_s * 2 ** (fruitless - 1), self._pace.longest_backoff_s)
                 wait_s = max(wait_s, min(broken.retry_at - time.time(), self._pace.longest_backoff_s))
@@ -242,22 +227,32 @@ class _Download:
     def _is_whole(self) -> bool:
         return 0 < self._order.expected_size == self._target.size and self._validator != ""
 
-    def _once(self) -> None:
+    def _accepted(self) -> dict[str, str]:
         # Only with a token: the GitHub API then gives JSON unless asked for bytes; others may refuse the type.
-        headers = {"Accept": "application/octet-stream"} if self._order.credential else {}
-        if self._target.size and self._validator:
-            headers |= {"Range": f"bytes={self._target.size}-", "If-Range": self._validator}
+        return {"Accept": "application/octet-stream"} if self._order.credential else {}
+
+    def _ask(self, last: int | None) -> None:
+        """One answer: from where the file ends to the byte `last`, or, if that is None, all."""
+        headers = self._accepted()
+        if self._validator and (last is not None or self._target.size):
+            headers |= {"Range": f"bytes={self._target.size}-{'' if last is None else last}"}
+            headers |= {"If-Range": self._validator}
         elif self._target.size:
             self._restart()
-        with self._session.get(self._order.url, headers) as reply:
+        where = self._order.url if last is None else self._where
+        with self._session.get(where, headers) as reply:
             if reply.status == 206 and "Range" in headers:
-                self._take_part(reply)
+                if last is not None:
+                    self._led_to(reply)
+                self._take_part(reply, last)
             elif reply.status == 200:
                 self._take_whole(reply)
             elif reply.status == 416 and "Range" in headers:
-                self._take_nothing(reply)
+                self._take_nothing(reply, last)
             elif reply.status >= 500:
                 raise self._fault(reply)
+            elif where != self._order.url:
+                raise Broken(f"cannot read {shown(where)}: the server answered with status {reply.status}")
             else:
                 reply.refuse()
 
@@ -267,28 +262,31 @@ class _Download:
         self._expect(reply.length)
         self._receive(reply)
 
-    def _take_part(self, reply: Reply) -> None:
+    def _take_part(self, reply: Reply, last: int | None) -> None:
         part = content_range(reply.headers)
         etag = reply.headers.get("etag", self._validator)
         if part is None or part.first is None or part.last is None:
             self._again(reply, "the server sent a part without saying which")
         elif part.first != self._target.size or reply.length not in (None, part.last - part.first + 1):
             self._again(reply, "the server sent another part than was asked for")
+        elif last is not None and part.last > last:
+            self._again(reply, "the server sent a larger part than was asked for")
         elif self._validator.startswith('"') and etag != self._validator:
             self._again(reply, "the server sent a part of another version")
         else:
             self._expect(part.total)
-            self._receive(reply)
+            self._receive(reply, part.last + 1)
             if self._target.size > part.last + 1:
                 self._again(reply, "the server sent more than it said")
-            if part.total is not None and self._target.size < part.total:
-                where = f"{self._target.size} of {part.total} bytes"
+            wanted = part.total if last is None else part.last + 1
+            if wanted is not None and self._target.size < wanted:
+                where = f"{self._target.size} of {wanted} bytes"
                 raise Broken(f"cannot read {shown(self._order.url)}: it ended at {where}")
 
-    def _take_nothing(self, reply: Reply) -> None:
+    def _take_nothing(self, reply: Reply, last: int | None) -> None:
         part = content_range(reply.headers)
         etag = reply.headers.get("etag", self._validator)
-        if part is None or part.total != self._target.size or etag != self._validator:
+        if last is not None or part is None or part.total != self._target.size or etag != self._validator:
             self._again(reply, "the server does not have the part that is missing")
 
     def _again(self, reply: Reply, why: str) -> None:
@@ -318,20 +316,32 @@ class _Download:
             )
         self._total = total
 
-    def _receive(self, reply: Reply) -> None:
-        start = time.monotonic()
-        first = self._target.size
-        window: deque[tuple[float, int]] = deque([(start, first)])
+    def _receive(self, reply: Reply, end: int | None = None) -> None:
+        """Raises `SourceFailed` for more than it may be; what goes beyond `end` is left for the caller to see."""
+        window: deque[tuple[float, int]] = deque([(time.monotonic(), self._target.size)])
         self._report(True)
         for chunk in reply.chunks():
             if self._target.size + len(chunk) > self._order.most:
                 raise _too_large(self._order, self._order.most)
             self._target.append(chunk)
-            now = time.monotonic()
-            self._check_speed(window, now)
+            self._check_speed(window, time.monotonic())
             self._report(False)
-            if self._order.bandwidth:
-                self._session.rest((self._target.size - first) / self._order.bandwidth - (now - start))
+            self._took(len(chunk))
+            if end is not None and self._target.size > end:
+                return
+
+    def _took(self, count: int) -> None:
+        """So many bytes came: wait as long as the bandwidth says."""
+        self._fetched += count
+        if rate := self._order.bandwidth():
+            now = time.monotonic()
+            self._due = max(self._due, now - BURST_S) + count / rate
+            self._session.rest(self._due - now)
+
+    def _least(self) -> int:
+        # Whoever limits the bandwidth to a drip has asked for one.
+        least = self._limits.least_bytes_per_s
+        return min(least, (self._order.bandwidth() or least * 2) // 2)
 
     def _check_speed(self, window: deque[tuple[float, int]], now: float) -> None:
         """The least speed over any window. A drip that never falls silent would else hold us until the deadline."""
@@ -339,10 +349,10 @@ class _Download:
         while len(window) > 1 and now - window[1][0] >= length_s:
             window.popleft()
         past_s, received = now - window[0][0], self._target.size - window[0][1]
-        if past_s >= length_s and received < self._least * past_s:
+        if past_s >= length_s and received < self._least() * past_s:
             raise SourceFailed(
                 f"cannot read {shown(self._order.url)}: only {received} bytes came in {past_s:.0f} s",
-                hint=f"The least speed is {self._least} bytes a second (`least_bytes_per_s` in [limits]).",
+                hint=f"The least speed is {self._least()} bytes a second (`least_bytes_per_s` in [limits]).",
             )
         if now - window[-1][0] >= length_s / 30:
             window.append((now, self._target.size))

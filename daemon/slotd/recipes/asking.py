@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,17 +39,19 @@ async def fetch(
     limits: Limits,
     app: App,
     url: str,
-    descriptor: int,
+    descriptors: Sequence[int],
     more: Mapping[str, Any],
     *,
     unit: str,
     on_progress: OnProgress | None = None,
 ) -> Mapping[str, Any]:
-    """The `fetch` worker's claim about the file it wrote; `more` is what else its request has."""
+    """The `fetch` worker's claim about the file it wrote, the first of `descriptors`; `more` is what else its request
+    has, which says what the other descriptors are.
+    """
     return await workers.call(
         "fetch",
         {**_about(app, limits, url), **more},
-        [descriptor],
+        descriptors,
         unit=unit,
         timeout_s=limits.download_s + WORKER_GRACE_S,
         on_progress=on_progress,

@@ -157,7 +157,7 @@ async def _fetch(site: Site, app: App, asset: Asset) -> tuple[Path, str]:
     descriptor, path = tempfile.mkstemp(dir=site.directory)
     try:
         os.fchmod(descriptor, 0o644)  # in a directory of ours alone
-        await asking.fetch(site.workers, limits, app, asset.url, descriptor, more, unit=_unit(app, "fetch"))
+        await asking.fetch(site.workers, limits, app, asset.url, [descriptor], more, unit=_unit(app, "fetch"))
         return Path(path), await off_loop(files.hash_and_sync, descriptor)
     finally:
         os.close(descriptor)

@@ -7,10 +7,12 @@ import hashlib
 import os
 from pathlib import Path
 
+from slotd.core import chunkindex
 from slotd.errors import VerificationFailed
 from slotd.host import files
 from slotd.host.offloop import off_loop
-from slotd.recipes.context import Artifact, Held, Work
+from slotd.recipes.context import Artifact, Work
+from slotd.recipes.held import Held
 
 
 def cached_path(cache: Path, sha256: str) -> Path:
@@ -21,6 +23,11 @@ def cached_path(cache: Path, sha256: str) -> Path:
 def partial_path(cache: Path, url: str) -> Path:
     """Where a file lies while it is on its way; what is needed to go on with it lies beside it, in `.json`."""
     return cache / f"partial-{hashlib.sha256(url.encode()).hexdigest()[:32]}"
+
+
+def index_path(path: Path) -> Path:
+    """Where the chunk index of a file lies, one in the cache or on its way."""
+    return path.with_suffix(chunkindex.SUFFIX)
 
 
 def make_private(path: Path) -> None:
@@ -78,6 +85,9 @@ def prune_cache(work: Work) -> None:
     wanted = max(work.app.backup.releases, 1) * max(1, len(artifacts))
     for path in kept[wanted:]:
         if path.name not in own:
+            path.unlink(missing_ok=True)
+    for path in cache.glob(f"*{chunkindex.SUFFIX}"):
+        if len(path.stem) == 64 and not path.with_suffix("").exists():
             path.unlink(missing_ok=True)
     own_partials = {partial_path(cache, artifact.url) for artifact in artifacts}
     for path in cache.glob("partial-*"):

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -25,12 +24,14 @@ from slotd.data import DataSpec, DataStore, make_data_store, spec_of
 from slotd.engines import Engine
 from slotd.errors import Cancelled, SlotdError, for_user_manager
 from slotd.host import failpoint
+from slotd.host.bandwidth import Bandwidth
 from slotd.host.journal import send
 from slotd.host.offloop import off_loop
 from slotd.host.paths import Paths
 from slotd.host.run import Workers
 from slotd.host.systemd import Systemd
 from slotd.model import Event, Job, JobKind, JobState, Release, Result, SlotName
+from slotd.recipes.held import Held
 from slotd.store import TROUBLE, Store
 
 _log = logging.getLogger(__name__)
@@ -58,6 +59,7 @@ class Host:
     user_mode: bool = False
     lost: bool = False  # the state was, and is what the slots and copies say of themselves
     clock: Clock = field(default_factory=Clock)
+    bandwidth: Bandwidth = field(default_factory=Bandwidth)
 
     def worded(self, text: str) -> str:
         """A text for people, with the commands that they have to type here."""
@@ -79,13 +81,17 @@ class Host:
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """One file of the chosen release, as far as the job knows it. `sha256` is measured by the daemon itself."""
+    """One file of the chosen release, as far as the job knows it. `sha256` is measured by the daemon itself.
+
+    `pieced`: not fetched at once from its source, so that what is wrong with it need not be the publisher's doing.
+    """
 
     name: str
     url: str
     size: int = 0
     source_digest: str = ""
     sha256: str = ""
+    pieced: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,27 +163,6 @@ class Plan:
     def digest(self) -> str:
         """The digest that names this release on this host: of its first artifact."""
         return f"sha256:{self.artifacts[0].sha256}" if self.artifacts and self.artifacts[0].sha256 else ""
-
-
-class Held:
-    """A release file that the daemon measured: open for reading, root's alone, and how it looked then."""
-
-    def __init__(self, descriptor: int, sha256: str) -> None:
-        self.descriptor = descriptor
-        self.sha256 = sha256
-        self._looked = _looks(descriptor)
-
-    def is_unchanged(self) -> bool:
-        """Whether nothing was written since, by anyone: the time of the last change is the kernel's alone to set."""
-        return _looks(self.descriptor) == self._looked
-
-    def close(self) -> None:
-        os.close(self.descriptor)
-
-
-def _looks(descriptor: int) -> tuple[int, int, int]:
-    found = os.fstat(descriptor)
-    return found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 class Work:

@@ -18,7 +18,7 @@ from slotd.host.offloop import off_loop
 from slotd.model import Backup, JobKind
 from slotd.recipes import space
 from slotd.recipes.context import Plan, Work
-from slotd.recipes.obtain import RESERVE_BYTES
+from slotd.recipes.fetching import RESERVE_BYTES
 from slotd.recipes.preserve import new_copy_id, newest_sealed
 from slotd.recipes.soundness import mark_damaged
 

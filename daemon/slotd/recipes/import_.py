@@ -28,7 +28,7 @@ from slotd.host.offloop import off_loop
 from slotd.model import Result
 from slotd.recipes import proof, shelf
 from slotd.recipes.context import Host, Work
-from slotd.recipes.obtain import RESERVE_BYTES
+from slotd.recipes.fetching import RESERVE_BYTES
 from slotd.recipes.run import Step
 from slotd.recipes.shelf import Imported
 

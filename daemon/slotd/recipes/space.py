@@ -19,7 +19,7 @@ from slotd.errors import NoSpace
 from slotd.host import files
 from slotd.host.offloop import off_loop
 from slotd.recipes.context import Work
-from slotd.recipes.obtain import RESERVE_BYTES
+from slotd.recipes.fetching import RESERVE_BYTES
 from slotd.recipes.preserve import newest_sealed, wants_backup
 
 UNPACKED_FACTOR = 4  # how much larger a release is expected to be unpacked; `slots.max_size` bounds it for sure

@@ -14,7 +14,7 @@ from slotd.errors import BadOption, Cancelled, NoSuchVersion, NothingToDo, Slotd
 from slotd.host import failpoint
 from slotd.host.offloop import off_loop
 from slotd.model import Result
-from slotd.recipes import install, obtain, preserve, prune, soundness, space, switch, trial
+from slotd.recipes import fetching, install, obtain, preserve, prune, soundness, space, switch, trial
 from slotd.recipes.context import Work
 from slotd.recipes.rollback import roll_back
 from slotd.recipes.run import Step, Stopped, perform, undo
@@ -46,7 +46,7 @@ async def forget_data(work: Work) -> None:
 STEPS: tuple[Step, ...] = (
     Step("resolve", obtain.choose_release),
     Step("delay", obtain.wait_for_veto),
-    Step("fetch", obtain.download),
+    Step("fetch", fetching.download),
     Step("verify", obtain.check_signatures),
     Step("stage", install.fill_slot, undo=install.empty_slot),
     Step("compare", install.end_if_unchanged),

@@ -21,6 +21,7 @@ from slotd.core.schema import Limits, Source
 from slotd.core.sourcetypes import BEARER, TYPES, UNKNOWN
 from slotd.core.template import expand_name
 from slotd.errors import Failed, Misconfigured, SourceFailed
+from slotd.host import bandwidth, localfile, mirrors, seeding
 from slotd.host import download as door
 from slotd.host.fetch import Broken, Credential, Session, credential
 from slotd.host.plainfile import read_plain
@@ -113,29 +114,43 @@ def listing_from_json(result: Mapping[str, Any], source: Source, limits: Limits)
 
 
 def fetch(request: Mapping[str, Any], fds: Sequence[int], progress: Progress) -> dict[str, Any]:
-    """{url, limit_bytes, limits, kind, offset_state, expected_size, expected_digest, bandwidth, credential,
-    credential_host} and a file open for reading and writing -> {bytes, sha256, state}. Progress: {bytes, total, state};
-    the last `state` seen is the `offset_state` that a later call goes on from.
+    """{url, limit_bytes, limits, kind, offset_state, expected_size, expected_digest, mirrors, bandwidth, share, seed,
+    credential, credential_host} and a file open for reading and writing -> {bytes, sha256, state, fetched, reused,
+    unfit, pieced, mirror}. Progress: {bytes, total, state}; the last `state` seen is the `offset_state` that a later
+    call goes on from. `mirror` is which of `mirrors` gave it, from 1 on, 0 for `url` itself.
+
+    More descriptors, all read only: with `share`, what may be taken of the bandwidth; with `seed`, an older file that
+    may hold much of the new one, and if that is "chunks" its index and the new one's.
     """
-    if len(fds) != 1:
-        raise Failed("cannot fetch: the worker was not given exactly one file")
+    given = list(fds)
+    expected = 1 + bool(request.get("share")) + {"": 0, "zip": 1, "chunks": 3}[str(request.get("seed") or "")]
+    if len(given) != expected:
+        raise Failed(f"cannot fetch: the worker was given {len(given)} files instead of {expected}")
     limits = limits_of(request)
     limit_bytes = int(request.get("limit_bytes") or limits.download_bytes)
     expected_size = int(request.get("expected_size") or 0)
+    target = given.pop(0)
     if _kind(request) == "file":
-        done = door.copy(_path(request["url"]), fds[0], limit_bytes, progress, expected_size)
-    else:
-        order = door.Order(
-            url=request["url"],
-            limit_bytes=limit_bytes,
-            expected_size=expected_size,
-            expected_digest=str(request.get("expected_digest") or ""),
-            bandwidth=int(request.get("bandwidth") or 0),
-            state=request.get("offset_state") or {},
-            credential=own_credential(request, ""),
-        )
-        done = door.download(order, fds[0], limits, progress)
-    return {"bytes": done.bytes, "sha256": done.sha256, "state": dict(done.state)}
+        return _told(localfile.copy(_path(request["url"]), target, limit_bytes, progress, expected_size), 0)
+    total = int(request.get("bandwidth") or 0)
+    rate = bandwidth.reader(given.pop(0)) if request.get("share") else lambda: total
+    order = door.Order(
+        url=request["url"],
+        limit_bytes=limit_bytes,
+        expected_size=expected_size,
+        expected_digest=str(request.get("expected_digest") or ""),
+        bandwidth=rate,
+        state=request.get("offset_state") or {},
+        credential=own_credential(request, ""),
+        seed=seeding.open_seed(given, limits.delta_index_bytes) if given else None,
+    )
+    addresses = [str(each) for each in request.get("mirrors") or ()]
+    done, number = mirrors.download(order, addresses, target, limits, progress)
+    return _told(done, number)
+
+
+def _told(done: door.Downloaded, mirror: int) -> dict[str, Any]:
+    return dataclasses.asdict(done) | {"state": dict(done.state), "mirror": mirror}
 
 
 def small(request: Mapping[str, Any], fds: Sequence[int], progress: Progress) -> dict[str, Any]:
