@@ -87,7 +87,8 @@ def _drip_framing(handler: Handler, fault: Fault) -> None:
 def _silence(handler: Handler, fault: Fault) -> None:
     """Half of the body, then nothing, with the connection open."""
     body = handler.content()
-    handler.start(200, {"Content-Length": str(len(body))})
+    etag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
+    handler.start(200, {"Content-Length": str(len(body)), "ETag": etag})
     handler.wfile.write(body[: len(body) // 2])
     handler.wfile.flush()
     handler.owner.stopping.wait(fault.number("seconds", 3600))
@@ -176,6 +177,30 @@ def _wrong_range(handler: Handler, fault: Fault) -> None:
     return handler.answer(206, body[first:], headers)
 
 
+def _wrong_part(handler: Handler, fault: Fault) -> None:
+    """A part beside the one that was asked for, said to be that. options: shift (1)"""
+    asked = re.fullmatch(r"bytes=(\d+)-(\d+)", handler.headers.get("range", ""))
+    body = handler.content()
+    if not asked or int(asked[1]) == 0 or handler.headers.get("if-range") is None:
+        return handler.route()
+    first, last = int(asked[1]), min(int(asked[2]), len(body) - 1)
+    shift = int(fault.number("shift", 1))
+    headers = {"ETag": handler.headers["if-range"], "Content-Range": f"bytes {first}-{last}/{len(body)}"}
+    return handler.answer(206, body[max(0, first + shift) : last + 1 + shift], headers)
+
+
+def _crumbs(handler: Handler, fault: Fault) -> None:
+    """Of each part that was asked for the first byte, and no more."""
+    asked = re.fullmatch(r"bytes=(\d+)-(\d*)", handler.headers.get("range", ""))
+    body = handler.content()
+    if not asked or (asked[2] and int(asked[2]) == len(body) - 1):
+        return handler.route()
+    first = int(asked[1])
+    etag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
+    headers = {"ETag": etag, "Content-Range": f"bytes {first}-{first}/{len(body)}"}
+    return handler.answer(206, body[first : first + 1], headers)
+
+
 def _huge_json(handler: Handler, fault: Fault) -> None:
     """options: bytes (64 MiB), unit (the JSON text that is repeated)"""
     unit = str(fault.options.get("unit", '{"tag_name": "1"},')).encode()
@@ -231,6 +256,8 @@ FAULTS: dict[str, Callable[[Handler, Fault], None]] = {
     "etag": _etag,
     "no-range": _no_range,
     "wrong-range": _wrong_range,
+    "wrong-part": _wrong_part,
+    "crumbs": _crumbs,
     "huge-json": _huge_json,
     "deep-json": _deep_json,
     "body": _body,

@@ -229,10 +229,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
         headers = {"Content-Type": "application/octet-stream", "Last-Modified": modified, "Accept-Ranges": "bytes"}
         headers |= {"ETag": etag} if etag else {}
         first, last, status = 0, stat.st_size - 1, 200
-        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("range", ""))
+        asked = re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("range", ""))
         if is_ranged and asked and self.headers.get("if-range", etag or modified) in (etag, modified):
-            first = int(asked[1])
-            last = min(int(asked[2] or last), last)
+            first = int(asked[1] or max(0, stat.st_size - int(asked[2] or 0)))
+            last = min(int(asked[2] or last), last) if asked[1] else last
             if first > last:
                 return self.answer(416, headers=headers | {"Content-Range": f"bytes */{stat.st_size}"})
             status = 206
@@ -246,6 +246,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             while left > 0 and (piece := source.read(min(PIECE, left))):
                 self.wfile.write(piece)
                 left -= len(piece)
+                with self.owner.lock:
+                    self.owner.sent += len(piece)
         return None
 
     def content(self) -> bytes:

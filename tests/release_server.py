@@ -94,6 +94,7 @@ class ReleaseServer:
         self._own_root = None if root else tempfile.mkdtemp(prefix="release-server-")
         self.root = Path(root or self._own_root or "")
         self.requests: list[Seen] = []
+        self.sent = 0  # bytes of files, of all requests that were answered as they should be
         self.faults: list[Fault] = []
         self.token = token  # if set, everything but /_control needs it, shown as the kind of server wants it
         self.stopping = threading.Event()

@@ -319,6 +319,11 @@ def test_the_message_shows_the_first_problem_and_how_many_more() -> None:
         ("[source]\nurl = 'https://'", "no http or https address"),
         ("[source]\nurl = 'https://exa mple.org'", "no blanks"),
         ("[source]\ncredential = '../secret'", "a credential is named by"),
+        ("[source]\nmirrors = ['http://m.example.org/{asset}']", "plain http could be changed on its way"),
+        ("[source]\nmirrors = ['https://m.example.org/app.zip']", "each release has an address of its own"),
+        ("[source]\nmirrors = ['https://{version}.example.org/']", "which server it is, no placeholder decides"),
+        ("[source]\nmirrors = ['https://m.example.org/{slot}']", "is no placeholder here"),
+        ("[source]\nmirrors = ['https://user:secret@m.example.org/{tag}']", "use `credential`"),
         # verification
         ("[verify]\nrequire = []", "verify.require is missing: nothing is installed unverified"),
         ("[verify]\nrequire = ['md5']", 'holds "md5": allowed are sha256, sha512, openpgp, minisign, sigstore and tuf'),

@@ -250,6 +250,7 @@ class Event:
     job: int
     version: str
     step: str
+    fields: Mapping[str, str]
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Event:
@@ -262,6 +263,7 @@ class Event:
             job=number(values, "job"),
             version=text(values, "version"),
             step=text(values, "step"),
+            fields=_texts(values.get("fields")),
         )
 
     def json(self) -> dict[str, Any]:
@@ -274,4 +276,9 @@ class Event:
             "job": self.job or None,
             "version": self.version,
             "step": self.step,
+            "fields": dict(self.fields),
         }
+
+
+def _texts(values: object) -> Mapping[str, str]:
+    return {str(key): str(value) for key, value in values.items()} if isinstance(values, Mapping) else {}

@@ -190,7 +190,7 @@ class _Download:
             return
         self._ask(assembly.last(at))
         if self._assembly is None:
-            self._unfit = seeding.CHANGED
+            self._unfit = self._unfit or seeding.CHANGED
 
     # -- from the server ------------------------------------------------------------------------------
 
@@ -278,6 +278,8 @@ class _Download:
             self._receive(reply, part.last + 1)
             if self._target.size > part.last + 1:
                 self._again(reply, "the server sent more than it said")
+            if last is not None and part.last < last:
+                self._unfit, self._assembly = seeding.NO_RANGES, None
             wanted = part.total if last is None else part.last + 1
             if wanted is not None and self._target.size < wanted:
                 where = f"{self._target.size} of {wanted} bytes"

@@ -63,8 +63,8 @@ class Assembly:
         self._spoilt = 0
 
     def held(self, at: int) -> bytes:
-        """What is known from `at` on to the end, because it was looked at before; mostly nothing."""
-        return self._held.body[at - self._held.at :] if at >= self._held.at else b""
+        """What is to be fetched from `at` on, and was when it was looked at before; mostly nothing."""
+        return self._held.body[at - self._held.at : self.last(at) + 1 - self._held.at] if at >= self._held.at else b""
 
     def here(self, at: int, most: int) -> bytes:
         """Bytes from `at` on that the older file holds; empty if they are to be fetched. Raises `Unfit`."""
@@ -138,13 +138,12 @@ def _by_members(seed: Seed, look: Look, total: int, index_bytes: int) -> Assembl
     if place.at < tail.at:
         more = look(f"{place.at}-{tail.at - 1}", tail.at - place.at)
         tail = Part(place.at, tail.total, more.body + tail.body)
-    held = Part(place.at, tail.total, tail.body[place.at - tail.at :])
-    new = zipindex.read_directory(held.body[: place.end - place.at], place)
+    new = zipindex.read_directory(tail.body[place.at - tail.at : place.end - tail.at], place)
 
     def local(at: int) -> bytes:
         return os.pread(seed.descriptor, zipindex.LOCAL.size, at)
 
-    pieces = arrange(zipindex.compare(new, old, local, place, held.total), held.total)
+    pieces = arrange(zipindex.compare(new, old, local, place, tail.total), tail.total)
     if not pieces:
         raise Unfit(DIFFERENT)
-    return Assembly(seed, pieces, None, held)
+    return Assembly(seed, pieces, None, tail)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
 import json
@@ -12,6 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from tests.alike import archive
 from tests.keys import MinisignKey, OpenPGPKey
 from tests.parts.daemon.world import PYTHON, REPOSITORY, World
 from tests.release_forges import FORGES
@@ -38,7 +40,7 @@ start_timeout = "5s"
 
 [source]
 {source}
-asset = "{name}-{{version}}.tar.gz"
+asset = "{name}-{{version}}.{ending}"
 
 [verify]
 require = ["sha256", "{signed}"]
@@ -69,8 +71,9 @@ class Notes:
 
     def __init__(
         self, world: World, server: ReleaseServer, key: MinisignKey | OpenPGPKey, *, name: str = "notes",
-        source: str = "http",
+        source: str = "http", ending: str = "tar.gz",
     ) -> None:  # fmt: skip
+        self.ending = ending
         self.world, self.server, self.key, self.name, self.source = world, server, key, name, source
         self.data = world.root / "data" / name
         self.releases = world.root / "releases" / name
@@ -111,6 +114,7 @@ class Notes:
         }[self.source]
         text = DEFINITION.format(
             name=self.name,
+            ending=self.ending,
             source=source,
             signed=signed,
             suffix=suffix,
@@ -145,11 +149,16 @@ class Notes:
         return self.publish_files(version, files, **said)
 
     def publish_files(
-        self, version: str, files: Mapping[str, bytes], *, sign: Callable[[bytes], bytes] | None = None, **said: Any
-    ) -> str:
-        artifact, name = tar(f"{self.name}-{version}", files), f"{self.name}-{version}.tar.gz"
+        self, version: str, files: Mapping[str, bytes], *, sign: Callable[[bytes], bytes] | None = None,
+        beside: Mapping[str, Callable[[bytes], bytes]] | None = None, **said: Any,
+    ) -> str:  # fmt: skip
+        """`beside`: what else lies at the publisher's, by what follows the artifact's name, made of the artifact."""
+        name = f"{self.name}-{version}.{self.ending}"
+        packed = {"tar.gz": tar, "tar": plain_tar, "zip": zipped}[self.ending]
+        artifact = packed(self.name if self.ending == "tar" else f"{self.name}-{version}", files)
         suffix = "asc" if isinstance(self.key, OpenPGPKey) else "minisig"
         published = {name: artifact, f"{name}.{suffix}": (sign or self.key.sign)(artifact)}
+        published |= {f"{name}{end}": make(artifact) for end, make in (beside or {}).items()}
         if self.has_sums:
             sums = "".join(f"{hashlib.sha256(content).hexdigest()}  {each}\n" for each, content in published.items())
             published["SHA256SUMS"] = sums.encode()
@@ -189,11 +198,19 @@ class Notes:
         return self.world.unit(f"{self.name}.service", "InvocationID")["InvocationID"]
 
 
+def plain_tar(top: str, files: Mapping[str, bytes]) -> bytes:
+    return gzip.decompress(tar(top, files))
+
+
+def zipped(top: str, files: Mapping[str, bytes]) -> bytes:
+    return archive({f"{top}/{name}": content for name, content in files.items()})
+
+
 def tar(top: str, files: Mapping[str, bytes]) -> bytes:
     out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w:gz") as archive:
+    with tarfile.open(fileobj=out, mode="w:gz") as made:
         for name, content in files.items():
             entry = tarfile.TarInfo(f"{top}/{name}")
             entry.size, entry.mode = len(content), 0o644
-            archive.addfile(entry, io.BytesIO(content))
+            made.addfile(entry, io.BytesIO(content))
     return out.getvalue()
