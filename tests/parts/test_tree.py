@@ -43,6 +43,44 @@ def test_what_only_its_owner_could_read_the_group_may_read_and_others_still_not(
     assert mode(slot / "closed/empty") == 0o644
 
 
+def test_what_is_adopted_is_read_by_nobody_who_could_not_read_it_before(slot: Path) -> None:
+    """Of the app's own files the group may read what they alone could: that is how the app reads them now."""
+    for name, uid, gid, bits in (
+        ("roots", 0, 0, 0o600),
+        ("its", APP_UID, APP_GID, 0o600),
+        ("its groups", 0, APP_GID, 0o640),
+        ("everybodys", 0, 0, 0o644),
+        ("another groups", 0, 0, 0o640),
+    ):
+        (slot / name).write_text("x")
+        os.chown(slot / name, uid, gid)
+        (slot / name).chmod(bits)
+    (slot / "roots directory").mkdir(mode=0o700)
+    for _ in range(2):
+        own(slot, gid=APP_GID, readers=frozenset({APP_UID}))
+        found = {name: mode(slot / name) for name in ("roots", "its", "its groups", "everybodys", "another groups")}
+        assert found == {
+            "roots": 0o600,
+            "its": 0o640,
+            "its groups": 0o640,
+            "everybodys": 0o644,
+            "another groups": 0o600,
+        }
+        assert mode(slot / "roots directory") == 0o700
+
+
+def test_what_is_adopted_into_a_slot_of_the_apps_own_gives_it_nothing_that_was_not_its(slot: Path) -> None:
+    (slot / "roots").write_text("x")
+    (slot / "roots").chmod(0o600)
+    (slot / "its").write_text("x")
+    os.chown(slot / "its", APP_UID, APP_GID)
+    (slot / "its").chmod(0o600)
+    own(slot, uid=APP_UID, gid=APP_GID, writable=True, readers=frozenset({APP_UID}))
+    assert ((slot / "roots").stat().st_uid, mode(slot / "roots")) == (0, 0o600)
+    assert ((slot / "its").stat().st_uid, mode(slot / "its")) == (APP_UID, 0o600)
+    assert (slot / "bin/app").stat().st_uid == APP_UID
+
+
 def test_owning_twice_changes_nothing(slot: Path) -> None:
     own(slot)
     before = manifest(slot)

@@ -27,6 +27,8 @@ def notes(container: Container, tmp_path_factory: pytest.TempPathFactory) -> Ite
             "behaviour": b"well",
         }.items():
             container.write_file(f"/opt/notes/{name}", content)
+        container.run("cd /opt/notes; install -d -m 700 roots; echo key | tee root.key >roots/key; chmod 600 root.key")
+        container.run("chgrp notes /opt/notes && chmod 750 /opt/notes")
         unit = UNIT.format(port=app.port).replace(f"{ROOT}/current", "/opt/notes")
         container.write_file("/etc/systemd/system/notes.service", unit)
         container.run("systemctl daemon-reload && systemctl enable --now notes.service")
@@ -88,6 +90,16 @@ def test_a_directory_that_is_not_the_app_is_refused_and_nothing_is_touched(
     assert not notes.machine.exists(f"{ROOT}/current")
 
 
+def test_what_is_for_the_app_alone_is_not_shown_to_others_of_its_group(notes: Notes) -> None:
+    notes.machine.run("printf key >/opt/notes/own.key; chown notes: /opt/notes/own.key; chmod 600 /opt/notes/own.key")
+    notes.machine.run("id visitor >/dev/null 2>&1 || useradd visitor; usermod --append --groups notes visitor")
+    printed = notes.slotctl("adopt", "notes", "--from", "/opt/notes", "--version", "1.0", status=1)
+    assert "/opt/notes/own.key is for notes alone" in printed
+    assert "visitor" in printed
+    assert not notes.machine.exists(f"{ROOT}/current")
+    notes.machine.run("gpasswd --delete visitor notes")
+
+
 def test_a_version_that_is_not_what_runs_is_noticed_and_all_is_as_it_was(notes: Notes) -> None:
     printed = notes.slotctl("adopt", "notes", "--from", "/opt/notes", "--version", "9.9", status=1)
     assert "9.9" in printed
@@ -124,6 +136,18 @@ def test_it_is_adopted_with_one_restart_and_its_own_directory_stays(notes: Notes
     assert "slots are not empty" in notes.slotctl(
         "adopt", "notes", "--from", "/opt/notes", "--version", "1.0", status=3
     )
+
+
+def test_nobody_reads_in_the_slot_what_he_could_not_read_before(notes: Notes) -> None:
+    def reads(user: str, path: str) -> bool:
+        return notes.machine.run(["cat", path], user=user, check=False).returncode == 0
+
+    current = f"{ROOT}/current"
+    assert reads("notes", f"{current}/own.key")
+    assert not reads("visitor", f"{current}/own.key")
+    assert not reads("notes", f"{current}/root.key")
+    assert not reads("notes", f"{current}/roots/key")
+    assert not reads("visitor", f"{current}/VERSION"), "nobody else could get to /opt/notes"
 
 
 def test_it_is_updated_like_any_other_and_a_bad_release_goes_back_to_what_was_adopted(notes: Notes) -> None:

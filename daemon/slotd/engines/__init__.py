@@ -38,18 +38,24 @@ class Engine(Protocol):
         """An empty directory for the unpack worker to write into, as a descriptor the caller closes."""
         ...
 
-    def settle(self, slot: SlotName) -> None:
-        """Check what the unpack worker wrote, take it into root's hands and put the configured links in."""
+    def settle(self, slot: SlotName, readers: frozenset[int] | None = None) -> None:
+        """Check what the unpack worker wrote, take it into root's hands and put the configured links in.
+
+        `readers`: see `finish`.
+        """
         ...
 
     def lend(self, slot: SlotName) -> None:
         """Give the slot to the app's user for its prepare commands."""
         ...
 
-    def finish(self, slot: SlotName, record: Slot) -> Slot:
+    def finish(
+        self, slot: SlotName, record: Slot, readers: frozenset[int] | None = None, *, closed: bool = False
+    ) -> Slot:
         """Check again and take back what was lent since `settle`, write the manifest and the record, put all on disk.
 
-        Gives the whole slot.
+        Gives the whole slot. What is adopted is for those who could read it before: `readers` are the users who could
+        as its owners, and with `closed` all others could not get there.
         """
         ...
 

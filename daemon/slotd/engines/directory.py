@@ -114,15 +114,15 @@ class DirectoryEngine:
                 hint="Create it, or mend `user` under [service].",
             ) from None
 
-    def settle(self, slot: SlotName) -> None:
+    def settle(self, slot: SlotName, readers: frozenset[int] | None = None) -> None:
         with _opened(self.path(slot)) as descriptor:
-            self._take(descriptor, self.path(slot), system_links=False)
+            self._take(descriptor, self.path(slot), readers, system_links=False)
             if self.app.slots.links:
                 tree.copy_links(descriptor, self.app.slots.links)
             elif not self.app.slots.writable:
                 self._settled = slot
 
-    def _take(self, descriptor: int, path: Path, *, system_links: bool) -> None:
+    def _take(self, descriptor: int, path: Path, readers: frozenset[int] | None, *, system_links: bool) -> None:
         slots = self.app.slots
         uid, gid = (0, 0) if not self._user_mode and os.geteuid() == 0 else (os.geteuid(), os.getegid())
         if uid == 0 and self.app.service.user:
@@ -141,6 +141,7 @@ class DirectoryEngine:
             writable=slots.writable,
             system_links=system_links,
             slot_path=str(path),
+            readers=readers,
         )
 
     def lend(self, slot: SlotName) -> None:
@@ -153,16 +154,18 @@ class DirectoryEngine:
         with _opened(self.path(slot)) as descriptor:
             _lend(descriptor, entry.pw_uid, entry.pw_gid)
 
-    def finish(self, slot: SlotName, record: Slot) -> Slot:
+    def finish(
+        self, slot: SlotName, record: Slot, readers: frozenset[int] | None = None, *, closed: bool = False
+    ) -> Slot:
         self._require_inactive(slot)
         path = self.path(slot)
         with _opened(path) as descriptor, ThreadPoolExecutor(1) as beside:
             if self._settled != slot:
-                self._take(descriptor, path, system_links=True)
+                self._take(descriptor, path, readers, system_links=True)
             written = beside.submit(files.syncfs, path)  # most of it, while the files are hashed
             manifest = tree.manifest(descriptor, str(path))
             written.result()
-            os.fchmod(descriptor, 0o755)
+            os.fchmod(descriptor, 0o750 if closed else 0o755)
             whole = dataclasses.replace(
                 record, state=SlotState.WHOLE, manifest=f"sha256:{hashlib.sha256(manifest).hexdigest()}"
             )

@@ -54,6 +54,7 @@ def check_and_own(
     system_links: bool = False,
     slot_path: str = "",
     writable: bool = False,
+    readers: frozenset[int] | None = None,
 ) -> TreeSize:
     """Checks the tree below `dirfd` and gives it to `uid` and `gid`.
 
@@ -63,8 +64,11 @@ def check_and_own(
     `slot_path`, the tree's own absolute path, and, with `system_links`, to programs and libraries of the system
     (a virtual environment has those). A tree that failed is part of each owner's, and is to be removed.
 
-    Modes: whoever owned a file could read it, so may the group; nobody but the owner may write; the rest stays.
+    Modes: whoever owned a file could read it, so may the group; nobody but the owner may write; the rest stays. With
+    `readers`, the users who ran it before, that is so for their files alone, and only where the new owner is none of
+    them; the group gets no right to others' files that it did not have, and no reader becomes their owner.
     """
+    own = _Owner(uid, gid, readers)
     allowed = _Links(dirfd, allowed_links, system_links, slot_path.rstrip("/"))
     device = os.fstat(dirfd).st_dev
     count = total = 0
@@ -73,7 +77,7 @@ def check_and_own(
         if st.st_dev != device:
             _refuse((*parts, name), "is on another file system")
         if not name:
-            _own_directory(fd, st, uid, gid)
+            own.take(fd, st, 0o700)
             continue
         count += 1
         if count > max_files:
@@ -100,7 +104,7 @@ def check_and_own(
                         f"cannot accept the slot: it holds more than {max_size} bytes.",
                         hint="If it is right, raise slots.max_size.",
                     )
-                _own_file(fd, parts, name, st, uid, gid, writable)
+                _own_file(fd, parts, name, st, own, writable)
         elif kind != stat.S_IFDIR:
             _refuse((*parts, name), "is neither a file, a directory nor a link")
     for met, names, path in linked.values():
@@ -153,27 +157,37 @@ def _walk(top: int, depth: int) -> Iterator[tuple[int, Parts, str, os.stat_resul
             os.close(fd)
 
 
-def _own_directory(fd: int, st: os.stat_result, uid: int, gid: int) -> None:
-    if (st.st_uid, st.st_gid) != (uid, gid):
-        os.fchown(fd, uid, gid)
-    mode = 0o750 | (st.st_mode & 0o005)
-    if stat.S_IMODE(st.st_mode) != mode:
-        os.fchmod(fd, mode)
+@dataclass(frozen=True, slots=True)
+class _Owner:
+    """To whom a tree is given."""
+
+    uid: int
+    gid: int
+    readers: frozenset[int] | None
+
+    def take(self, fd: int, st: os.stat_result, least: int) -> None:
+        """Give an open entry away, with the mode that it has then: `least` of the owner's bits are set."""
+        owner = st.st_mode & 0o700 | least
+        group, others = (owner & 0o500) >> 3, st.st_mode & 0o005
+        uid = self.uid
+        if self.readers is not None and (st.st_uid not in self.readers or self.uid in self.readers):
+            group = st.st_mode & 0o050 if st.st_gid == self.gid else others << 3
+            if st.st_uid not in self.readers and self.uid in self.readers and not others & 0o004:
+                uid = st.st_uid
+        if (st.st_uid, st.st_gid) != (uid, self.gid):
+            os.fchown(fd, uid, self.gid)
+        if stat.S_IMODE(st.st_mode) != owner | group | others:
+            os.fchmod(fd, owner | group | others)
 
 
-def _own_file(directory: int, parts: Parts, name: str, st: os.stat_result, uid: int, gid: int, writable: bool) -> None:
-    owner = (st.st_mode & 0o700) | 0o600
-    mode = owner | (owner & 0o500) >> 3 | (st.st_mode & 0o005)
+def _own_file(directory: int, parts: Parts, name: str, st: os.stat_result, own: _Owner, writable: bool) -> None:
     fd = os.open(name, _FILE_FLAGS, dir_fd=directory)
     try:
         now = os.fstat(fd)
         if (now.st_dev, now.st_ino, now.st_nlink) != (st.st_dev, st.st_ino, st.st_nlink):
             _refuse((*parts, name), "was changed while the slot was checked")
-        if (st.st_uid, st.st_gid) != (uid, gid):
-            os.fchown(fd, uid, gid)
-        if stat.S_IMODE(st.st_mode) != mode:
-            os.fchmod(fd, mode)
-        if not writable and uid == os.geteuid() and has_writers(fd):
+        own.take(fd, st, 0o600)
+        if not writable and own.uid == os.geteuid() and has_writers(fd):
             _refuse((*parts, name), "is still open for writing")
     finally:
         os.close(fd)

@@ -8,7 +8,9 @@ themselves are never touched.
 
 from __future__ import annotations
 
+import grp
 import os
+import pwd
 import re
 import stat
 from pathlib import Path
@@ -43,10 +45,11 @@ async def adopt(work: Work) -> Result:
     wanted = await off_loop(files.tree_size, source)
     require_room(f"adopt {source}", wanted, work.engine.root, await off_loop(work.engine.free_bytes))
     await off_loop(work.host.store.save, Slot(work.app.name, SlotName.A, SlotState.STAGING, version))
-    await off_loop(_copy, work, source)
+    readers, closed = await off_loop(_who_reads, work, source)
+    await off_loop(_copy, work, source, readers)
     await failpoint.reach("adopt:copied")
     record = Slot(work.app.name, SlotName.A, SlotState.WHOLE, version, installed_at=work.host.clock.now())
-    whole = await off_loop(work.engine.finish, SlotName.A, record)
+    whole = await off_loop(lambda: work.engine.finish(SlotName.A, record, readers, closed=closed))
     work.too_late = True
     await off_loop(work.engine.switch, SlotName.A)
     await failpoint.reach("adopt:switched")
@@ -234,7 +237,41 @@ def require_adoptable(work_root: Path, source: Path, staying: tuple[str, ...], l
             )
 
 
-def _copy(work: Work, source: Path) -> None:
+def _who_reads(work: Work, source: Path) -> tuple[frozenset[int], bool]:
+    """The users whose own files a slot's group may read: the app's. And whether nobody else could get to the directory.
+
+    Raises `Failed` if that group has others in it, who could then read what they could not before.
+    """
+    name = work.app.service.user
+    if work.host.user_mode or not name or name == "root":
+        return frozenset({os.geteuid()}), _is_closed(source)
+    user = pwd.getpwnam(name)
+    group = grp.getgrgid(user.pw_gid)
+    others = {*group.gr_mem, *(each.pw_name for each in pwd.getpwall() if each.pw_gid == user.pw_gid)} - {name}
+    if others and (private := _private(source, user.pw_uid)):
+        raise Failed(
+            f"cannot adopt {source}: {files.shown(private)} is for {name} alone, and in a slot all of the group"
+            f" {group.gr_name} could read it, which has {', '.join(sorted(others)[:3])} in it, too.",
+            hint=f"Let the group read it (`chmod g+r`), or give {name} a group of its own (`usermod --gid`).",
+        )
+    return frozenset({user.pw_uid}), _is_closed(source)
+
+
+def _is_closed(source: Path) -> bool:
+    return not all(above.stat().st_mode & 0o001 for above in (source, *source.parents))
+
+
+def _private(source: Path, uid: int) -> str:
+    """Something in the directory that only its owner can read; empty if there is nothing."""
+    for top, directories, names in os.walk(source):
+        for name in (".", *directories, *names):
+            found = os.lstat(os.path.join(top, name))
+            if found.st_uid == uid and not stat.S_ISLNK(found.st_mode) and not found.st_mode & 0o044:
+                return os.path.normpath(os.path.join(top, name))
+    return ""
+
+
+def _copy(work: Work, source: Path, readers: frozenset[int]) -> None:
     """The directory into slot a, without what the slots link to. Nothing follows a link."""
     engine, slot = work.engine, SlotName.A
     links = {link.strip("/") for link in work.app.slots.links}
@@ -250,7 +287,7 @@ def _copy(work: Work, source: Path) -> None:
         files.remove_at(root, slot.value)
         TreeCopy(lambda rel: rel in links or rel == ".slotd").run(at.parent, at.name, root, slot.value)
     if links:
-        engine.settle(slot)
+        engine.settle(slot, readers)
 
 
 def _empty(work: Work) -> None:
