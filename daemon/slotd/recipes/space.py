@@ -10,12 +10,14 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import stat
 from collections import defaultdict
 from contextlib import suppress
 from pathlib import Path
 
 from slotd.data import DataSpec
-from slotd.errors import NoSpace
+from slotd.data.places import spot
+from slotd.errors import NoSpace, SlotdError
 from slotd.host import files
 from slotd.host.offloop import off_loop
 from slotd.recipes.context import Work
@@ -118,21 +120,35 @@ async def keep(work: Work, *, restore: bool) -> None:
 
 
 def _keep(work: Work, restore: bool) -> None:
+    own = _file(work.host.paths.state, work.app.name)
     for path, count in _for_the_way_back(work, restore).items():
-        path.unlink(missing_ok=True)
         with files.explaining(f"cannot keep room in {path.parent}"):
-            path.parent.mkdir(mode=0o700, exist_ok=True)
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            if path == own:
+                path.parent.mkdir(mode=0o700, exist_ok=True)
+            try:
+                take(path, count)
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                    raise
+                raise _too_little(work, path.parent, [("the way back", count)], files.free_bytes(path.parent)) from None
+
+
+def take(path: Path, count: int) -> None:
+    """Make a file of so many bytes, or none. Reached as the data are: what is on the way there may be the app's.
+
+    Raises the plain OSError, `Failed` for a link on the way.
+    """
+    with spot(path) as at:
+        if at is None:
+            return
+        files.remove_at(at.parent, at.name)
         try:
-            os.posix_fallocate(descriptor, 0, count)
-            os.fsync(descriptor)
-        except OSError as error:
-            path.unlink(missing_ok=True)
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                raise
-            raise _too_little(work, path.parent, [("the way back", count)], files.free_bytes(path.parent)) from None
-        finally:
-            os.close(descriptor)
+            with files.opened(at.name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, dir_fd=at.parent) as made:
+                os.posix_fallocate(made, 0, count)
+                os.fsync(made)
+        except OSError:
+            files.remove_at(at.parent, at.name)
+            raise
 
 
 async def give_back(work: Work) -> None:
@@ -142,11 +158,13 @@ async def give_back(work: Work) -> None:
         _file(state, app.name),
         *(Path(os.path.realpath(p)).parent / f".slotd-reserve-{app.name}" for p in app.data.paths),
     ]
-    await off_loop(_give_back, places)
+    await off_loop(free, places)
 
 
-def _give_back(places: list[Path]) -> None:
+def free(places: list[Path]) -> None:
+    """Remove what `take` has made there. Never raises."""
     for path in places:
-        with suppress(OSError):
-            path.unlink()
-            files.fsync_dir(path.parent)  # what the journal has not freed yet cannot be written
+        with suppress(OSError, SlotdError), spot(path) as at:
+            if at is not None and at.found is not None and stat.S_ISREG(at.found.st_mode):
+                os.unlink(at.name, dir_fd=at.parent)
+                os.fsync(at.parent)  # what the journal has not freed yet cannot be written
