@@ -107,6 +107,16 @@ def test_a_copy_that_is_not_what_it_says_is_refused_and_what_is_here_stays(backu
     assert make_data_store().is_sealed(backup)
 
 
+def test_a_link_in_place_of_the_copy_leads_to_no_other_and_what_is_here_stays(backup: Path, tmp_path: Path) -> None:
+    second = made(str(tmp_path / "far"), tmp_path)
+    (tmp_path / "link").symlink_to(backup)
+    tags = ("slotd", "pass=push", f"id={backup.name}", *LABELS)
+    second.restic.run("backup", *(f"--tag={tag}" for tag in tags), "--", str(tmp_path / "link"))
+    with pytest.raises(errors.Failed, match="is not a directory in it"):
+        second.bring("notes", backup.name, backup)
+    assert make_data_store().is_sealed(backup)
+
+
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[SftpServer]:
     with SftpServer(tmp_path / "sshd", free_port()) as server:

@@ -7,6 +7,8 @@ held against that manifest, every byte, before it counts as a backup.
 from __future__ import annotations
 
 import json
+import os
+import stat
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -82,7 +84,7 @@ class Second:
             files.remove_tree(part)
             part.mkdir(mode=0o700, parents=True)
             self.restic.run("restore", "--no-lock", "--target", str(part), str(newest["id"]))
-            whole = part / str(newest["paths"][0]).lstrip("/")
+            whole = _inside(part, str(newest["paths"][0]))
             if wrong := TreeStore().verify(whole):
                 raise errors.Failed(f"cannot use what came back of {copy_id}: {wrong[0]}.")
             header = TreeStore().header(whole)
@@ -99,3 +101,13 @@ class Second:
     def _found(self, *labels: str) -> list[dict[str, Any]]:
         tags = ",".join(("slotd", "pass=push", *labels))
         return self.restic.run("snapshots", "--json", "--no-lock", "--tag", tags).rows
+
+
+def _inside(part: Path, path: str) -> Path:
+    """What came back of `path` in `part`: the repository is somebody else's, and neither `..` nor a link leads out."""
+    whole = part
+    for name in path.strip("/").split("/"):
+        whole = whole / name
+        if name in ("", "..") or not stat.S_ISDIR(os.lstat(whole).st_mode):
+            raise errors.Failed(f"cannot use what came back: {files.shown(path)} is not a directory in it.")
+    return whole
