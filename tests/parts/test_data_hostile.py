@@ -171,6 +171,30 @@ def test_a_device_or_fifo_in_place_of_a_file_is_never_opened(home: Path, tmp_pat
     assert len(stats.skipped) == 2
 
 
+LEASE = (
+    "import fcntl, signal\n"
+    "signal.signal(signal.SIGIO, lambda *_: None)\n"
+    "fd = os.open('data/sub/file', os.O_RDWR)\n"
+    "fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)\n"
+    "print(flush=True)\n"
+    "while True:\n"
+    "    signal.pause()\n"
+)
+
+
+def test_a_lease_that_nobody_gives_back_ends_a_backup_in_a_sentence(home: Path, tmp_path: Path) -> None:
+    """Without that it would be waited for as long as the system says, 45 s, and once more for the next file."""
+    with attack(LEASE, home), pytest.raises(errors.Failed, match=r"sub/file.*has a lease"):
+        TreeStore().cold(DataSpec((home / "data",)), tmp_path / "backup")
+
+
+def test_a_lease_that_is_given_back_when_it_is_asked_for_harms_nothing(home: Path, tmp_path: Path) -> None:
+    polite = LEASE.replace("lambda *_: None", "lambda *_: fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)")
+    with attack(polite, home):
+        TreeStore().cold(DataSpec((home / "data",)), tmp_path / "backup")
+    assert (tmp_path / "backup/data/0/sub/file").read_text() == "mine"
+
+
 def test_a_quarantine_begun_and_not_sealed_is_not_removed(home: Path, tmp_path: Path) -> None:
     store = TreeStore()
     store.quarantine(DataSpec((home / "data",)), tmp_path / "aside")

@@ -11,10 +11,13 @@ import fcntl
 import hashlib
 import os
 import stat
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 
+LEASE_S = 1.0
+LEASE_LOOK_S = 0.02
 CHUNK = 16 << 20  # bytes between two looks at `tick`
 READ = 1 << 20  # bytes read at once
 HASHED_BESIDE = 4 << 20  # bytes of a file from which on a thread of its own hashes it
@@ -33,17 +36,32 @@ def _nothing() -> None:
 
 
 def open_regular(dir_fd: int, name: str) -> int:
-    """A descriptor for reading a regular file, its access time left alone. Raises FileNotFoundError for all else."""
+    """A descriptor for reading a regular file, its access time left alone. Raises FileNotFoundError for all else.
+
+    Of a file that another process has a lease on, it asks for that back and waits a second: Samba gives it back at once.
+    Who does not could keep each open waiting for 45 s: EWOULDBLOCK.
+    """
     path_fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
     try:
         if not stat.S_ISREG(os.fstat(path_fd).st_mode):
             raise FileNotFoundError(errno.ENOENT, "no longer a regular file", name)
         try:
-            return os.open(f"/proc/self/fd/{path_fd}", os.O_RDONLY | os.O_CLOEXEC | os.O_NOATIME)
+            return _open_leased(path_fd, os.O_NOATIME)
         except PermissionError:  # O_NOATIME is for the owner
-            return os.open(f"/proc/self/fd/{path_fd}", os.O_RDONLY | os.O_CLOEXEC)
+            return _open_leased(path_fd, 0)
     finally:
         os.close(path_fd)
+
+
+def _open_leased(path_fd: int, flags: int) -> int:
+    deadline = time.monotonic() + LEASE_S
+    while True:
+        try:
+            return os.open(f"/proc/self/fd/{path_fd}", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | flags)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(LEASE_LOOK_S)  # that a lease is given back is told to nobody else
 
 
 def is_hollow(found: os.stat_result) -> bool:

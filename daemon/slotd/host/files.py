@@ -43,6 +43,11 @@ def explain(what: str, error: OSError) -> errors.SlotdError:
             return errors.Failed(message, hint="The disk or its file system is damaged: see `journalctl -k`.")
         case errno.EROFS:
             return errors.Failed(message, hint="The file system is mounted read-only: see `journalctl -k`.")
+        case errno.EWOULDBLOCK:
+            return errors.Failed(
+                f"{shown(what)}: another process has a lease on a file and does not give it back.",
+                hint="`lslocks` shows which (TYPE LEASE). Stop it, then try again.",
+            )
         case errno.EACCES | errno.EPERM:
             return errors.Failed(message, hint="See who may write there, and whether it is marked immutable (lsattr).")
         case _:
