@@ -2,25 +2,26 @@
 
 Each unit - a place, or what lies in a mount point, which cannot be renamed itself - moves by one rename. Where the
 quarantine is on another file system, the unit is first renamed into `.slotd-aside-ID` beside it, which settles by one
-act what is being set aside; then it is copied, put on disk, and only then removed. A kill at any point leaves every
-file in at least one of these, and the next call goes on from there. What turns up at the place later goes to `found/`.
+act what is being set aside; then it is copied, put on disk, and only then removed. What cannot be copied stays there,
+as a part of the quarantine (`elsewhere`). A kill at any point leaves every file in at least one of these, and the next
+call goes on from there. What turns up at the place later goes to `found/`.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 from slotd import errors
-from slotd.data import DataSpec
+from slotd.data import DataSpec, elsewhere
 from slotd.data.copytree import TreeCopy
+from slotd.data.elsewhere import holder_at
 from slotd.data.entries import VANISHED
 from slotd.data.layout import Layout
 from slotd.data.manifest import Manifest, unknown
-from slotd.data.places import Spot, beside, places, require_mounted, spot, stat_at
+from slotd.data.places import Spot, beside, is_holder, places, require_mounted, spot, stat_at
 from slotd.host import copy, files
 from slotd.host.failpoint import hit
 
@@ -69,7 +70,7 @@ class Aside:
             if fixed:
                 self._around_mounts(at.parent, at.name, data, str(number), "", fixed, number)
             else:
-                self._unit(at.parent, at.name, data, str(number), number)
+                self._unit(at.parent, at.name, data, str(number), str(number), number)
 
     def _around_mounts(
         self, parent: int, name: str, dst_dir: int, dst: str, rel: str, fixed: set[str], number: int
@@ -81,35 +82,41 @@ class Aside:
             files.opened(name, files.DIRECTORY, dir_fd=parent) as live,
             files.opened(dst, files.DIRECTORY, dir_fd=dst_dir) as kept,
         ):
-            names = set(os.listdir(live)) - {self.first, self.later}
-            names |= _names(live, self.first) | _names(live, self.later)
+            names = {name for name in os.listdir(live) if not is_holder(name)}
+            names |= self._waiting(live, self.first) | self._waiting(live, self.later)
             for child in sorted(names):
                 below = f"{rel}/{child}" if rel else child
                 if below in fixed:
                     self._around_mounts(live, child, kept, child, below, fixed, number)
                 else:
-                    self._unit(live, child, kept, child, number)
+                    self._unit(live, child, kept, child, f"{number}/{below}", number)
             copy.copy_attributes(live, kept, os.fstat(live))
 
-    def _unit(self, parent: int, name: str, dst_dir: int, dst: str, number: int) -> None:
-        if not files.exists_at(dst, dst_dir):
-            self._move(parent, name, self.first, dst_dir, dst)
-        _drop(parent, self.first, name)
+    def _unit(self, parent: int, name: str, dst_dir: int, dst: str, key: str, number: int) -> None:
+        if not files.exists_at(dst, dst_dir) and not elsewhere.is_left(self.layout, key):
+            self._move(parent, name, self.first, dst_dir, dst, key)
+        if not elsewhere.is_left(self.layout, key):
+            _drop(parent, self.first, name)
         self.take_found(parent, name, number)
 
     def take_found(self, parent: int, name: str, number: int) -> None:
         """Move what is at the place although it was set aside before to `found/`."""
-        while files.exists_at(name, parent) or name in _names(parent, self.later):
+        while files.exists_at(name, parent) or name in self._waiting(parent, self.later):
             with files.explaining(f"cannot make {self.layout.found}"):
                 self.layout.found.mkdir(mode=0o700, exist_ok=True)
             with files.opened(self.layout.found, files.DIRECTORY) as found:
-                free = next(n for n in map(f"{number}-{{}}".format, range(1, 1 << 20)) if not files.exists_at(n, found))
-                self._move(parent, name, self.later, found, free)
+                left = elsewhere.left(self.layout).values()
+                taken = {*os.listdir(found), *(each.name for each in left), *self._waiting(parent, self.later)}
+                free = next(n for n in map(f"{number}-{{}}".format, range(1, 1 << 20)) if n not in taken)
+                self._move(parent, name, self.later, found, free, f"found/{free}")
             _drop(parent, self.later, name)
 
-    def _move(self, parent: int, name: str, holder_name: str, dst_dir: int, dst: str) -> None:
-        """Move `name`, or what a killed call left in the holder, to `dst`, which is not there yet."""
-        if name not in _names(parent, holder_name):
+    def _move(self, parent: int, name: str, holder_name: str, dst_dir: int, dst: str, key: str) -> None:
+        """Move `name`, or what a killed call left in the holder, to `dst`, which is not there yet.
+
+        What cannot be copied there stays in the holder.
+        """
+        if name not in self._waiting(parent, holder_name):
             if not files.exists_at(name, parent):
                 return
             hit("data.quarantine.rename")
@@ -125,18 +132,32 @@ class Aside:
                 return
             with suppress(FileExistsError):
                 os.mkdir(holder_name, 0o700, dir_fd=parent)
-            with _holder(parent, holder_name) as holder:
+            with holder_at(parent, holder_name) as holder:
                 files.rename_new(name, name, src_dir_fd=parent, dst_dir_fd=holder)
                 os.fsync(holder)
             os.fsync(parent)
         hit("data.quarantine.held")
-        with _holder(parent, holder_name) as holder, files.opened(self.layout.tmp, files.DIRECTORY) as tmp:
-            self._copy(holder, name, tmp)
-            files.syncfs(self.layout.dest)
+        with holder_at(parent, holder_name) as holder, files.opened(self.layout.tmp, files.DIRECTORY) as tmp:
+            try:
+                self._copy(holder, name, tmp)
+                files.syncfs(self.layout.dest)
+            except (OSError, errors.SlotdError):
+                files.remove_at(tmp, _COPY)
+                elsewhere.leave(self.layout, key, parent, holder_name, name, name if holder_name == self.first else dst)
+                hit("data.quarantine.left")
+                return
             if files.exists_at(_COPY, tmp):  # a socket or the like leaves no copy
                 files.rename_new(_COPY, dst, src_dir_fd=tmp, dst_dir_fd=dst_dir)
                 os.fsync(dst_dir)
         hit("data.quarantine.copied")
+
+    def _waiting(self, parent: int, holder_name: str) -> set[str]:
+        """What a killed call left in a holder, without what stays there; nothing if there is none."""
+        if stat_at(holder_name, parent) is None:
+            return set()
+        kept = {each.name for each in elsewhere.left(self.layout).values() if each.holder == holder_name}
+        with holder_at(parent, holder_name) as holder:
+            return set(os.listdir(holder)) - kept
 
     def _copy(self, holder: int, name: str, tmp: int) -> None:
         for attempt in range(1, COPY_ATTEMPTS + 1):
@@ -163,32 +184,11 @@ def pinned(real: Path) -> set[str]:
     return found
 
 
-@contextmanager
-def _holder(parent: int, name: str) -> Iterator[int]:
-    """The directory where a unit waits while it is copied; it must be ours, since its contents are removed after."""
-    with files.opened(name, files.DIRECTORY, dir_fd=parent) as fd:
-        found = os.fstat(fd)
-        if found.st_uid != os.geteuid() or found.st_mode & 0o022:
-            raise errors.Failed(
-                f"cannot set data aside: {name} beside them is not slotd's own directory.",
-                hint="Move it away, then try again.",
-            )
-        yield fd
-
-
-def _names(parent: int, holder_name: str) -> set[str]:
-    """What waits in a holder; nothing if there is none."""
-    if stat_at(holder_name, parent) is None:
-        return set()
-    with _holder(parent, holder_name) as holder:
-        return set(os.listdir(holder))
-
-
 def _drop(parent: int, holder_name: str, name: str) -> None:
     """Remove what was copied from a holder, and the holder when it is empty."""
     if stat_at(holder_name, parent) is None:
         return
-    with _holder(parent, holder_name) as holder:
+    with holder_at(parent, holder_name) as holder:
         files.remove_at(holder, name)
     with suppress(OSError):
         os.rmdir(holder_name, dir_fd=parent)

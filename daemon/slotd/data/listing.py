@@ -18,7 +18,7 @@ from slotd.data import Change, DataSpec, Entry
 from slotd.data.digests import completed
 from slotd.data.entries import VANISHED
 from slotd.data.layout import Layout, Scope
-from slotd.data.places import DEPTH, left_out, places, spot
+from slotd.data.places import DEPTH, is_holder, left_out, places, spot
 from slotd.host import files
 
 _KINDS = {"f": "file", "d": "directory", "l": "link"}
@@ -134,7 +134,7 @@ def _walk(
             with files.opened(name, files.DIRECTORY, dir_fd=dir_fd) as fd:
                 for child in os.listdir(fd):
                     below = f"{rel}/{child}" if rel else child
-                    if not is_excluded(below):
+                    if not is_excluded(below) and not is_holder(child):
                         _walk(fd, child, f"{path}/{child}", below, is_excluded, found, depth + 1)
     except OSError as error:
         if error.errno not in VANISHED:

@@ -16,6 +16,7 @@ import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from slotd.data import elsewhere
 from slotd.data.index import NAMES_LIMIT, escape, line_of
 from slotd.data.layout import Layout
 from slotd.data.places import DEPTH, left_out
@@ -45,6 +46,10 @@ class Manifest:
         ):
             for number in sorted(os.listdir(data) if numbers is None else numbers):
                 self._entry(data, number, number, "", is_left_out, 0)
+            if numbers is None and self._forgives:
+                for key, holder, name in elsewhere.units(layout):
+                    if not key.startswith("found/"):
+                        self._entry(holder, name, key, key.partition("/")[2], is_left_out, key.count("/"))
         return self
 
     def _entry(

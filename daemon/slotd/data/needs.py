@@ -10,7 +10,7 @@ from pathlib import Path
 from slotd.data import DataSpec
 from slotd.data.entries import VANISHED, outside_of
 from slotd.data.layout import Layout
-from slotd.data.places import DEPTH, matcher, places, spot, stat_at
+from slotd.data.places import DEPTH, is_holder, matcher, places, spot, stat_at
 from slotd.host import files
 
 ENTRY_BYTES = 4096 + 512  # what a file or directory takes besides its contents: a block's rounding, our lists
@@ -58,7 +58,7 @@ def needs(spec: DataSpec, base: Path | None) -> int:
             total = 0
             for name in os.listdir(fd):
                 below = f"{rel}/{name}" if rel else name
-                if not is_excluded(below):
+                if not is_excluded(below) and not is_holder(name):
                     total += entry(fd, name, inner, name, below, depth + 1)
             return total
         finally:

@@ -26,7 +26,18 @@ from slotd.data.digests import known, with_digest
 from slotd.data.entries import VANISHED, At, Base, Own, Vanished, kind_of, outside_of
 from slotd.data.index import Index, Seen, boot_id, escape, line_of
 from slotd.data.layout import Layout
-from slotd.data.places import DEPTH, Place, Spot, left_out, matcher, places, refuse_link, require_mounted, spot
+from slotd.data.places import (
+    DEPTH,
+    Place,
+    Spot,
+    is_holder,
+    left_out,
+    matcher,
+    places,
+    refuse_link,
+    require_mounted,
+    spot,
+)
 from slotd.data.regular import Regular, reading
 from slotd.data.tally import Tally
 from slotd.host import btrfs, copy, files
@@ -234,7 +245,7 @@ class Pass:
         for entry in listed:
             name = entry.name
             rel = f"{at.rel}/{name}" if at.rel else name
-            if self.is_excluded(rel):
+            if self.is_excluded(rel) or is_holder(name):
                 continue
             self.tally.tick()
             hit("data.pass.entry")

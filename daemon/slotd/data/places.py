@@ -113,6 +113,11 @@ def beside(name: str, purpose: str) -> str:
     return f".slotd-{purpose[:60]}-{hashlib.sha256(os.fsencode(full)).hexdigest()[:32]}"
 
 
+def is_holder(name: str) -> bool:
+    """Whether this is where slotd sets data aside, beside them or in a mount point: no data of the app."""
+    return name.startswith((".slotd-aside-", ".slotd-found-"))
+
+
 @contextmanager
 def spot(path: Path, *, create: tuple[int, int, int] | None = None) -> Iterator[Spot | None]:
     """The place `path`; None when the directory that should hold it is not there.

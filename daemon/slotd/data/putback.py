@@ -12,6 +12,7 @@ import stat
 from contextlib import nullcontext
 
 from slotd import errors
+from slotd.data import elsewhere
 from slotd.data.aside import pinned
 from slotd.data.keep import mend_times
 from slotd.data.layout import Scope
@@ -35,7 +36,7 @@ class PutBack(Restore):
         self.matches = matcher((*self.spec.exclude, *scope.exclude))
         self.read_state()
         wanted = [place for place in places(self.spec) if aside_scope.number_of(place.path) is not None]
-        self._require_reach(wanted)
+        self._require_reach(wanted, aside_scope)
         for place in wanted:
             with files.explaining(f"cannot put {place.path} back"), spot(place.path) as at:
                 if at is not None:
@@ -51,13 +52,17 @@ class PutBack(Restore):
             self.aside.write_manifest(left.lines.values())
             self.aside.write_header(left.bytes, {})
         else:
+            elsewhere.remove(self.aside)
             files.remove_tree(self.aside.dest)
 
-    def _require_reach(self, wanted: list[Place]) -> None:
-        device = os.stat(self.aside.data).st_dev
+    def _require_reach(self, wanted: list[Place], aside_scope: Scope) -> None:
         for place in wanted:
-            with files.explaining(f"cannot put {place.path} back"), spot(place.path) as at:
-                if at is None or os.fstat(at.parent).st_dev != device or pinned(at.real):
+            with (
+                files.explaining(f"cannot put {place.path} back"),
+                spot(place.path) as at,
+                elsewhere.entry(self.aside, (), str(aside_scope.number_of(place.path))) as (kept, _),
+            ):
+                if at is None or os.fstat(at.parent).st_dev != os.fstat(kept).st_dev or pinned(at.real):
                     raise errors.Failed(f"cannot put {place.path} back by a rename: it is on another file system.")
 
     def _unmake(self, at: Spot, place: Place, scope: Scope, key: str) -> None:
@@ -66,25 +71,25 @@ class PutBack(Restore):
         self.is_excluded = (lambda rel: self.matches(f"{prefix}/{rel}")) if prefix else self.matches
         number, parents, name = found_in(scope, place.path)
         is_there = self.is_there(at.parent, at.name, key)
-        with files.opened(self.aside.data, files.DIRECTORY) as aside:
+        with elsewhere.entry(self.aside, (), key) as (aside, kept):
             for made in (beside(at.name, PURPOSE), *([at.name] if is_there else [])):
-                if number is not None and files.exists_at(key, aside) and files.exists_at(made, at.parent):
-                    with files.opened(self.src.data.joinpath(*parents), files.DIRECTORY) as data:
-                        _exchange(data, name, at.parent, made, aside, key)
+                if number is not None and files.exists_at(kept, aside) and files.exists_at(made, at.parent):
+                    with elsewhere.entry(self.src, parents, name) as (data, copied):
+                        _exchange(data, copied, at.parent, made, aside, kept)
                     if made == at.name:
-                        carry(at.parent, made, aside, key, self.is_excluded)
+                        carry(at.parent, made, aside, kept, self.is_excluded)
                 hit("data.putback.unmake")
                 files.remove_at(at.parent, made)
 
     def _move_back(self, at: Spot, place: Place, number: int) -> None:
         is_nested = any(path in place.path.parents for path in self.spec.paths)
-        with files.opened(self.aside.data, files.DIRECTORY) as aside:
-            if not files.exists_at(str(number), aside):
+        with elsewhere.entry(self.aside, (), str(number)) as (aside, kept):
+            if not files.exists_at(kept, aside):
                 return  # nothing was there, or it is back
             with times_kept(at.parent) if is_nested else nullcontext():
                 self.mover.take_found(at.parent, at.name, number)
                 hit("data.putback.move")
-                files.rename_new(str(number), at.name, src_dir_fd=aside, dst_dir_fd=at.parent)
+                files.rename_new(kept, at.name, src_dir_fd=aside, dst_dir_fd=at.parent)
             os.fsync(at.parent)
             os.fsync(aside)
 

@@ -15,19 +15,20 @@ import json
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from slotd import errors
-from slotd.data import DataSpec
+from slotd.data import DataSpec, elsewhere
 from slotd.data.aside import Aside, pinned
 from slotd.data.copytree import TreeCopy
 from slotd.data.entries import Base
 from slotd.data.index import Seen
 from slotd.data.keep import Keep, mend_times
 from slotd.data.layout import Covered, Layout, Scope, read_json
-from slotd.data.places import DEPTH, Place, Spot, beside, left_out, matcher, places, spot, stat_at, within
+from slotd.data.places import DEPTH, Place, Spot, beside, is_holder, left_out, matcher, places, spot, stat_at, within
 from slotd.data.snapshots import NOT_HERE, strip
 from slotd.host import btrfs, copy, files
 from slotd.host.failpoint import hit
@@ -90,8 +91,8 @@ class Restore:
                 if at is None or at.found is None or number is None:
                     continue
                 if self.is_there(at.parent, at.name, str(number)) or pinned(at.real):
-                    with files.opened(self.aside.data, files.DIRECTORY) as kept:
-                        carry(at.parent, at.name, kept, str(number), self.is_excluded)
+                    with elsewhere.entry(self.aside, (), str(number)) as (kept, name):
+                        carry(at.parent, at.name, kept, name, self.is_excluded)
         self.done = {}
         self._write_state(finished=False)
         return False
@@ -128,11 +129,11 @@ class Restore:
         if number is not None and parents:
             self._make_parents(scope.places[number], number, parents)
         with (
-            files.opened(self.src.data.joinpath(*parents), files.DIRECTORY) as data,
-            files.opened(self.aside.data, files.DIRECTORY) as aside,
+            elsewhere.entry(self.src, parents, name) as (data, copied),
+            elsewhere.entry(self.aside, (), str(kept)) as (aside, aside_name),
         ):
-            has_copy = number is not None and files.exists_at(name, data)
-            comes_back = number is None and files.exists_at(str(kept), aside)
+            has_copy = number is not None and files.exists_at(copied, data)
+            comes_back = number is None and files.exists_at(aside_name, aside)
             holder = scope.places[number].holder if number is not None else aside_scope.places[kept].holder
             create = (holder or (0o755, os.geteuid(), os.getegid())) if has_copy or comes_back else None
             with spot(place.path, create=create) as at:
@@ -142,14 +143,31 @@ class Restore:
                 with times_kept(at.parent) if is_nested else nullcontext():
                     if has_copy:
                         self.tops[str(kept)] = "/".join((*parents, name))
-                        self._bring(at, data, name, str(kept), kept)
-                        carry(aside, str(kept), at.parent, at.name, self.is_excluded)
-                        _same_times(data, name, at.parent, at.name)
+                        self._bring(at, data, copied, str(kept), kept)
+                        carry(aside, aside_name, at.parent, at.name, self.is_excluded)
+                        self._carry_left(at, str(kept))
+                        _same_times(data, copied, at.parent, at.name)
                     elif comes_back:
-                        _move(aside, str(kept), at.parent, at.name)
+                        _move(aside, aside_name, at.parent, at.name)
                     else:
                         self.mover.take_found(at.parent, at.name, kept)
                 files.syncfs_fd(at.parent)
+
+    def _carry_left(self, at: Spot, kept: str) -> None:
+        """As `carry`, from those units of the place that are elsewhere: children of mount points."""
+        for key, holder, unit in elsewhere.units(self.aside):
+            rel = key.removeprefix(f"{kept}/")
+            if rel == key:
+                continue
+            with ExitStack() as opened:
+                there = at.parent
+                *above, last = (at.name, *rel.split("/"))
+                for part in above:
+                    there = opened.enter_context(files.opened(part, files.DIRECTORY, dir_fd=there))
+                if self.is_excluded(rel):
+                    _move(holder, unit, there, last)
+                else:
+                    carry(holder, unit, there, last, partial(_below, self.is_excluded, rel))
 
     def _make_parents(self, top: Covered, number: int, parents: tuple[str, ...]) -> None:
         """The directories on the way to a part that are not there any more, as they are in the copy."""
@@ -185,17 +203,19 @@ class Restore:
             files.opened(src, files.DIRECTORY, dir_fd=src_dir) as copied,
             files.opened(name, files.DIRECTORY, dir_fd=parent) as live,
         ):
-            wanted = set(os.listdir(copied))
+            inside = (*self.tops[key.partition("/")[0]].split("/"), *rel.split("/")) if rel else (self.tops[key],)
+            wanted = set(os.listdir(copied)) | set(elsewhere.below(self.src, "/".join(inside)))
             for child in sorted(wanted | set(os.listdir(live))):
                 below = f"{rel}/{child}" if rel else child
-                if self.is_excluded(below):
+                if self.is_excluded(below) or is_holder(child):
                     continue
                 if below in fixed:
                     if child in wanted:
                         self._around_mounts(copied, child, live, child, f"{key}/{child}", below, fixed, number)
                 elif child in wanted:
-                    self._unit(copied, child, live, child, f"{key}/{child}", below, number)
-                elif child not in (self.mover.first, self.mover.later):
+                    with elsewhere.entry(self.src, inside, child) as (holding, name_there):
+                        self._unit(holding, name_there, live, child, f"{key}/{child}", below, number)
+                else:
                     self.mover.take_found(live, child, number)
             copy.copy_attributes(copied, live, os.fstat(copied))
 
@@ -271,6 +291,10 @@ def found_in(scope: Scope, path: Path) -> tuple[int | None, tuple[str, ...], str
             *between, name = path.relative_to(place.path).parts
             return number, (str(number), *between), name
     return None, (), path.name
+
+
+def _below(is_excluded: Callable[[str], bool], above: str, rel: str) -> bool:
+    return is_excluded(f"{above}/{rel}")
 
 
 # -- what a copy never covered ---------------------------------------------------------------------------------------

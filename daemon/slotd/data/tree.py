@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from slotd import errors
-from slotd.data import Change, CopyStats, Damage, DataSpec, Entry, digests, snapshots, soundness
+from slotd.data import Change, CopyStats, Damage, DataSpec, Entry, digests, elsewhere, snapshots, soundness
 from slotd.data.aside import Aside
 from slotd.data.index import boot_id
 from slotd.data.layout import Layout
@@ -132,14 +132,19 @@ class TreeStore:
                     f"cannot remove {dest}: data were being set aside there, and it may hold the only copy.",
                     hint="Finish the rollback first, or move the data out by hand.",
                 )
-            _remove_snapshots(going)
-            files.remove_tree(going)
+            elsewhere.require(layout)
+            _remove(going)
             with files.explaining(f"cannot remove {dest}"):
                 dest.rename(going)  # from now on it is no backup, however far the removal comes
             files.fsync_dir(dest.parent)
         hit("data.remove.begun")
-        _remove_snapshots(going)
-        files.remove_tree(going)
+        _remove(going)
+
+
+def _remove(dest: Path) -> None:
+    elsewhere.remove(Layout(dest))
+    _remove_snapshots(dest)
+    files.remove_tree(dest)
 
 
 def _remove_snapshots(dest: Path) -> None:

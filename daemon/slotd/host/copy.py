@@ -38,7 +38,7 @@ def _nothing() -> None:
 def open_regular(dir_fd: int, name: str) -> int:
     """A descriptor for reading a regular file, its access time left alone. Raises FileNotFoundError for all else.
 
-    Of a file that another process has a lease on, it asks for that back and waits a second: Samba gives it back at once.
+    Of a file that another process has a lease on, it asks for that back and waits a second: Samba gives it back soon.
     Who does not could keep each open waiting for 45 s: EWOULDBLOCK.
     """
     path_fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
