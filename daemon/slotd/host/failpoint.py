@@ -150,6 +150,7 @@ INNER: Final[Mapping[str, str]] = {
     "data.quarantine.renamed": "data: it is away",
     "data.quarantine.held": "data: what lies on another file system is held beside its place",
     "data.quarantine.copied": "data: what lies on another file system is copied",
+    "data.quarantine.left": "data: what could not be copied from another file system is left beside its place",
     "data.quarantine.seal": "data: about to seal the quarantine",
     "data.restic.looked": "data: restic's places were looked at; what reads them is not started yet",
     "data.restic.hot": "data: the hot snapshot is in the restic repository",
