@@ -7,7 +7,7 @@ DEB := dist/slotd_$(VERSION)_all.deb
 INPUTS := $(shell find daemon units dbus packaging docs -not -name __pycache__ -not -name '*.pyc') \
 	$(wildcard README.md CHANGELOG.md SECURITY.md) LICENSE pyproject.toml
 
-.PHONY: help deb test test-unit test-parts test-system attack stress vm crash lint demo bench clean bootstrap
+.PHONY: help deb test test-unit test-parts test-system attack fuzz tuf-conformance stress vm crash lint demo bench clean bootstrap
 
 help:
 	@echo 'make deb          build $(DEB)'
@@ -17,6 +17,8 @@ help:
 	@echo 'make test-parts   each part with its real counterpart'
 	@echo 'make test-system  the package in booted containers'
 	@echo 'make attack       every hostile case: what is offered to harm it, and refused'
+	@echo 'make fuzz         the parsers of foreign bytes, guided by coverage; TARGET=sums MINUTES=10'
+	@echo 'make tuf-conformance  the suite of the TUF project against our client; SUITE=its checkout'
 	@echo 'make bench        speed and memory, each beside an opponent; writes docs/performance.md'
 	@echo 'make vm           power cuts, hangs and worse on emulated machines; SEED=N again, ARGS=--help for more'
 	@echo 'make crash        every step of an update by every fault; CELL=name for one, SAMPLE=40 SEED=7 for some'
@@ -47,6 +49,13 @@ test-system: deb
 
 attack: deb
 	$(PYTEST) tests -m attack
+
+# Corpus and ledger stay in build/fuzz, so that time adds up.
+fuzz: bootstrap
+	@PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=daemon:. /usr/bin/python3 -m tests.fuzz $(TARGET) --minutes $(or $(MINUTES),1)
+
+tuf-conformance: bootstrap
+	@tests/tuf_conformance/run '$(SUITE)'
 
 # The whole takes up to an hour and writes docs/reliability.md; LANES machines run side by side.
 crash: deb
