@@ -12,6 +12,7 @@ import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import (
@@ -85,6 +86,10 @@ class Repository:
         prefix = f"{target.hashes['sha256']}." if self.root.consistent_snapshot else ""
         (served / f"{prefix}{name}").write_bytes(data)
 
+    def name(self, path: str, data: str) -> None:
+        """A file that is named and not served."""
+        self.roles["targets"].targets[path] = TargetFile.from_data(path, data.encode(), ["sha256"])
+
     def add_file(self, path: str, file: str) -> None:
         self.add(path, Path(file).read_bytes())
 
@@ -105,8 +110,15 @@ class Repository:
         for name, role in self.roles.items():
             role.version += 1
             data = self._signed(role, self.signers[name])
-            self._write(f"{role.version}.{name}.json", data, plain=f"{name}.json")
+            quoted = quote(name, safe="")
+            self._write(f"{role.version}.{quoted}.json", data, plain=f"{quoted}.json")
             self.snapshot.meta[f"{name}.json"] = MetaFile(role.version)
+        self.snapshot.version += 1
+        self.publish_snapshot()
+
+    def hide(self, role: str) -> None:
+        """The snapshot names this role no more, though others delegate to it."""
+        del self.snapshot.meta[f"{role}.json"]
         self.snapshot.version += 1
         self.publish_snapshot()
 

@@ -6,6 +6,7 @@ the daemon keeps it.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import time
@@ -54,6 +55,7 @@ class Client:
     def __init__(self, lab: Lab, url: str, folder: Path, kept: Path) -> None:
         self.lab, self.folder, self.kept = lab, folder, kept
         self.workers: Workers | None = None
+        self.warnings: list[str] = []
         self.source = Source(type="tuf", url=url, asset=(APP,))
 
     async def check(self, *, now: float = 0.0, limits: Limits | None = None) -> dict[str, Any]:
@@ -68,6 +70,7 @@ class Client:
         recipe.keep(self.kept, {name: offered[name] for name in verdict["accepted"]})
         recipe.raise_problem(collected["problem"])
         recipe.raise_problem(verdict["problem"])
+        self.warnings = verdict["warnings"]
         return {
             release["version"]: {asset["name"]: asset["digest"] for asset in release["assets"]}
             for release in verdict["releases"]
@@ -104,13 +107,18 @@ async def seen(client: Client) -> Client:
     return client
 
 
+def snapshot_of(folder: Path) -> set[Path]:
+    return set(folder.rglob("*"))
+
+
 async def refused(client: Client, says: str, **how: Any) -> None:
     """Nothing is offered, and what was kept before is not replaced by anything older."""
-    before = client.versions
+    before, beside = client.versions, snapshot_of(client.kept.parent)
     with pytest.raises(SlotdError, match=says) as caught:
         await client.check(**how)
     assert caught.value.hint or caught.value.message.endswith(".")
     assert all(client.versions[name] >= version for name, version in before.items())
+    assert all(path.parent == client.kept for path in snapshot_of(client.kept.parent) - beside)
 
 
 def saved(client: Client) -> dict[str, bytes]:
@@ -247,6 +255,7 @@ async def test_a_root_that_is_left_out_cannot_be_jumped_over(seen: Client, lab: 
     assert "root.3" not in recipe.kept(seen.kept)
 
 
+@pytest.mark.attack
 async def test_versions_that_an_attacker_drove_up_are_forgotten_with_the_attackers_keys(seen: Client, lab: Lab) -> None:
     for role in ROLES:
         lab("set_version", role, 10_000)
@@ -293,6 +302,124 @@ async def test_nobody_after_a_terminating_role_speaks_of_its_files(client: Clien
     lab("add", "app-3.0.tar.gz", "of the one beside", role="second")
     lab("publish")
     assert sorted(await client.check()) == ["1.0", "2.0"]
+
+
+@pytest.mark.attack
+async def test_a_role_that_the_snapshot_leaves_out_is_missed_and_nobody_speaks_in_its_place(
+    client: Client, lab: Lab
+) -> None:
+    lab("delegate", "first", ["app-2.*", "plugins/*"])
+    lab("delegate", "second", ["*"])
+    lab("add", "app-2.0.tar.gz", "what the first would have named", role="second")
+    lab("add", "app-3.0.tar.gz", "its own", role="second")
+    lab("publish")
+    lab("hide", "first")
+    assert sorted(await client.check()) == ["1.0", "3.0"]
+    assert any("'first' were left out" in warning for warning in client.warnings)
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize("damage", ["expire", "strangers_keys"])
+async def test_a_delegated_role_that_is_not_good_is_refused_with_all_that_came_with_it(
+    client: Client, lab: Lab, damage: str
+) -> None:
+    lab("delegate", "plugins", ["plugins/*"])
+    lab("publish")
+    await client.check()
+    lab("add", "app-1.1.tar.gz", "new")
+    lab(damage, "plugins")
+    lab("publish")
+    await refused(client, "role 'plugins' is not signed by enough|plugins.* is expired")
+
+
+@pytest.mark.attack
+async def test_roles_that_delegate_to_each_other_come_to_an_end(client: Client, lab: Lab) -> None:
+    lab("delegate", "one", ["*"])
+    lab("delegate", "two", ["*"], by="one")
+    lab("delegate", "one", ["*"], by="two")
+    lab("add", "app-2.0.tar.gz", "new", role="two")
+    lab("publish")
+    with contextlib.suppress(SlotdError):
+        assert sorted(await client.check()) == ["1.0", "2.0"]
+
+
+@pytest.mark.attack
+async def test_more_roles_than_anyone_needs_are_refused(seen: Client, lab: Lab) -> None:
+    for number in range(65):
+        lab("delegate", f"r{number}", ["*"])
+    lab("publish")
+    await refused(seen, "delegates to more than 64 roles")
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize("role", ["../../../etc/cron.d/x", "..", "a/b", "ro\u202eot", "x" * 150])
+async def test_what_a_role_is_called_leads_nowhere(client: Client, lab: Lab, role: str) -> None:
+    """Its metadata may be taken, under a name that is only a name; nothing lies anywhere else."""
+    lab("delegate", role, ["*"])
+    lab("publish")
+    beside = snapshot_of(client.kept.parent)
+    with contextlib.suppress(SlotdError):
+        await client.check()
+    after = {path for path in snapshot_of(client.kept.parent) if client.kept not in path.parents}
+    assert after == {path for path in beside if client.kept not in path.parents} | {client.kept}
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize("path", ["../../etc/app-2.0.tar.gz", "/etc/app-2.0.tar.gz", "a/../../app-2.0.tar.gz"])
+async def test_what_a_file_is_called_is_its_last_part_and_no_path(seen: Client, lab: Lab, path: str) -> None:
+    lab("name", path, "theirs")
+    lab("publish")
+    found = await seen.check()
+    assert list(found.get("2.0", {"app-2.0.tar.gz": ""})) == ["app-2.0.tar.gz"]
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize("role", ["snapshot", "targets"])
+async def test_endless_metadata_of_any_role_are_cut_off(seen: Client, lab: Lab, role: str) -> None:
+    lab("publish")
+    place = seen.folder / "metadata" / f"3.{role}.json"
+    place.write_bytes(place.read_bytes() + b" " * 3_000_000)
+    await refused(seen, "larger than|not the one that is signed for")
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize(
+    "named, served", [("timestamp", "3.snapshot"), ("3.snapshot", "3.targets"), ("2.root", "1.root")]
+)
+async def test_metadata_of_one_role_do_not_stand_for_another(seen: Client, lab: Lab, named: str, served: str) -> None:
+    lab("publish")
+    place = seen.folder / "metadata"
+    (place / f"{named}.json").write_bytes((place / f"{served}.json").read_bytes())
+    await refused(seen, f"its {named.rpartition('.')[2]} is|{named}.json: it is larger than")
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize("role", ROLES)
+async def test_a_signature_that_stands_twice_counts_once(seen: Client, lab: Lab, role: str) -> None:
+    lab("demand", role, 2)
+    lab("publish")
+    assert await seen.check()
+    lab("fewer", role)
+    lab("publish")
+    place = seen.folder / "metadata" / ("timestamp.json" if role == "timestamp" else f"4.{role}.json")
+    document = json.loads(place.read_bytes())
+    document["signatures"] *= 2
+    place.write_bytes(json.dumps(document).encode())
+    await refused(seen, f"its {role} is not|{role}.json: it is larger than .* somebody may be in between")
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize("role", ["root", *ROLES])
+async def test_a_single_changed_value_spoils_the_signature(seen: Client, lab: Lab, role: str) -> None:
+    lab("rotate", "timestamp")
+    lab("publish")
+    place = (
+        seen.folder / "metadata" / {"root": "2.root.json", "timestamp": "timestamp.json"}.get(role, f"3.{role}.json")
+    )
+    document = json.loads(place.read_bytes())
+    document["signed"]["expires"] = "2099-01-01T00:00:00Z"
+    place.write_bytes(json.dumps(document).encode())
+    await refused(seen, f"its {role} is not|{role}.json: it is larger than .* somebody may be in between")
 
 
 @pytest.mark.attack

@@ -68,11 +68,11 @@ class TooLarge(SourceFailed):
     """It goes past a bound of ours: where a server has a shorter form of the same, that may do."""
 
 
-def too_large(url: str, most_bytes: int) -> TooLarge:
-    """A list, a sums file or a signature that is longer than anything of its kind."""
+def too_large(url: str, most_bytes: int, hint: str = "") -> TooLarge:
+    """A list, a sums file or a signature that is longer than anything of its kind. `hint`: for what no limit says."""
     return TooLarge(
         f"cannot read {shown(url)}: it is larger than {most_bytes} bytes",
-        hint="If it really is that large, raise `index_bytes` or `sums_bytes` in [limits] of slotd.toml.",
+        hint=hint or "If it really is that large, raise `index_bytes` or `sums_bytes` in [limits] of slotd.toml.",
     )
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from slotd.core.words import one_line
 from slotd.errors import SourceFailed
@@ -21,6 +21,7 @@ MOST_ROOTS = 256  # at once
 MOST_ROLES = 64  # delegated ones
 MOST_BYTES = 2 * 1024**2  # all metadata of a repository together
 ROOT_BYTES, TIMESTAMP_BYTES = 512_000, 16_384
+HINT = "What was accepted before stays. If it stays so, ask its publisher: somebody may be in between."
 TIMESTAMP, SNAPSHOT, TARGETS = "timestamp", "snapshot", "targets"
 
 
@@ -51,6 +52,7 @@ class Found:
     accepted: dict[str, bytes] = field(default_factory=dict)
     targets: list[Target] = field(default_factory=list)
     versions: dict[str, int] = field(default_factory=dict)
+    unlisted: list[str] = field(default_factory=list)  # roles that are delegated to, and that the snapshot leaves out
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +113,9 @@ def _roots(trusted: Any, kept: Mapping[str, bytes], found: Found, refused: type[
         if data is None:
             return
         _accept(found, name, data, partial(trusted.update_root, data), refused)
-    raise SourceFailed(f"cannot use the TUF repository: it has had more than {MOST_ROOTS} roots since the pinned one")
+    raise SourceFailed(
+        f"cannot use the TUF repository: it has had more than {MOST_ROOTS} roots since the pinned one", hint=HINT
+    )
 
 
 def _timestamp(trusted: Any, kept: Mapping[str, bytes], found: Found, exceptions: Any) -> Walk:
@@ -140,7 +144,9 @@ def _snapshot(trusted: Any, kept: Mapping[str, bytes], found: Found, refused: ty
 def _targets(trusted: Any, kept: Mapping[str, bytes], found: Found, refused: type[Exception]) -> Walk:
     """All targets: roles depth first, in the order of delegation; the first that names a file wins."""
     seen: dict[str, Target] = {}
-    closed: list[tuple[Any, ...]] = []  # ways to a terminating role: none beside it is asked
+    # Ways to a terminating role, beside which none is asked; and to one that is not there: what it might have said of
+    # its files is not for a later one to say.
+    closed: list[tuple[Any, ...]] = []
     waiting: list[tuple[str, str, tuple[Any, ...]]] = [(TARGETS, "root", ())]
     visited: set[str] = set()
     while waiting:
@@ -149,7 +155,13 @@ def _targets(trusted: Any, kept: Mapping[str, bytes], found: Found, refused: typ
             continue
         visited.add(role)
         if len(visited) > MOST_ROLES:
-            raise SourceFailed(f"cannot use the TUF repository: it delegates to more than {MOST_ROLES} roles")
+            raise SourceFailed(
+                f"cannot use the TUF repository: it delegates to more than {MOST_ROLES} roles", hint=HINT
+            )
+        if role != TARGETS and f"{role}.json" not in trusted.snapshot.meta:
+            found.unlisted.append(role)
+            closed.append(way)
+            continue
         yield from _role(trusted, kept, found, refused, role, delegator)
         for path, target in trusted[role].targets.items():
             is_closed = any(_leads(end, path) and not _begins(way, end) for end in closed)
@@ -165,7 +177,9 @@ def _targets(trusted: Any, kept: Mapping[str, bytes], found: Found, refused: typ
 
 def _delegated(delegations: Any) -> Iterator[tuple[str, Any]]:
     if delegations.roles is None:
-        raise SourceFailed("cannot use the TUF repository: it delegates to hash bins, which is not supported")
+        raise SourceFailed(
+            "cannot use the TUF repository: it delegates to hash bins, which is not supported", hint=HINT
+        )
     return ((each.name, each) for each in delegations.roles.values())
 
 
@@ -184,7 +198,7 @@ def _role(trusted: Any, kept: Mapping[str, bytes], found: Found, refused: type[E
         return
     meta = trusted.snapshot.meta.get(f"{role}.json")
     if meta is None:
-        raise SourceFailed(f"cannot use the TUF repository: its snapshot does not name {role[:100]!r}")
+        raise SourceFailed(f"cannot use the TUF repository: its snapshot does not name {role[:100]!r}", hint=HINT)
     data = yield Wanted(name, _path(trusted, role, meta.version), meta.length or MOST_BYTES)
     if data is None:
         raise _missing(f"the metadata of {role[:100]!r}")
@@ -225,7 +239,7 @@ def _accept(found: Found, name: str, data: bytes, load: Callable[[], object], re
         load()
     except ODD as error:
         raise SourceFailed(
-            f"cannot use the TUF repository: {name} is of no form that is known ({_words(error)})"
+            f"cannot use the TUF repository: {name} is of no form that is known ({_words(error)})", hint=HINT
         ) from None
     except refused as error:
         if type(error).__name__ == "EqualVersionNumberError":
@@ -234,7 +248,7 @@ def _accept(found: Found, name: str, data: bytes, load: Callable[[], object], re
             raise _expired(_words(error)) from None
         raise SourceFailed(
             f"cannot use the TUF repository: {_why(name, error)}",
-            hint="What was accepted before stays. If it stays so, ask its publisher: somebody may be in between.",
+            hint=HINT,
         ) from None
     found.accepted[name] = data
 
@@ -244,14 +258,16 @@ ODD = (ValueError, TypeError, KeyError, AttributeError, RecursionError, Overflow
 
 
 def _why(name: str, error: Exception) -> str:
-    kind = type(error).__name__
+    kind, what = type(error).__name__, name.partition(".")[0]
+    if what == "role":
+        what = f"role {unquote(name.removeprefix('role.'))[:100]!r}"
     if kind == "BadVersionNumberError":
-        return f"its {name.partition('.')[0]} is older than what was seen before ({_words(error)})"
+        return f"its {what} is older than what was seen before ({_words(error)})"
     if kind == "UnsignedMetadataError":
-        return f"its {name.partition('.')[0]} is not signed by enough of the keys that must ({_words(error)})"
+        return f"its {what} is not signed by enough of the keys that must ({_words(error)})"
     if kind == "LengthOrHashMismatchError":
-        return f"its {name.partition('.')[0]} is not the one that is signed for ({_words(error)})"
-    return f"its {name.partition('.')[0]} is not good ({_words(error)})"
+        return f"its {what} is not the one that is signed for ({_words(error)})"
+    return f"its {what} is not good ({_words(error)})"
 
 
 def _expired(words: str) -> SourceFailed:

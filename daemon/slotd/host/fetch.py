@@ -138,8 +138,8 @@ class Reply:
                 yield chunk
                 session.expect_bytes()
 
-    def body(self, limit_bytes: int) -> bytes:
-        """The whole body. Raises as `chunks`, and `SourceFailed` if it is longer than `limit_bytes`."""
+    def body(self, limit_bytes: int, hint: str = "") -> bytes:
+        """The whole body. Raises as `chunks`, and `SourceFailed` (with `hint`) if it is longer than `limit_bytes`."""
         body = bytearray()
         if (self.length or 0) <= limit_bytes:
             for chunk in self.chunks():
@@ -148,7 +148,7 @@ class Reply:
                     break
             else:
                 return bytes(body)
-        raise too_large(self.url, limit_bytes)
+        raise too_large(self.url, limit_bytes, hint)
 
     def refuse(self) -> NoReturn:
         """Raises the `SourceFailed` that says what the status means."""

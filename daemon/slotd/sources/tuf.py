@@ -58,4 +58,4 @@ def _get(session: Session, url: str, most_bytes: int, limits: Limits) -> bytes |
             return None
         if reply.status != 200:
             reply.refuse()
-        return reply.body(most_bytes)
+        return reply.body(most_bytes, tufwalk.HINT)

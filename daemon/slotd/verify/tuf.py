@@ -34,10 +34,11 @@ def judge(request: Mapping[str, Any], fds: Sequence[int], progress: Callable[[An
     source = from_plain(Source, request["source"])
     made, warnings = tufreleases.releases(found.targets, source) if not problem else ((), ())
     fitting, left_out = form.fit(made, Limits())
+    unlisted = [f"The files of {role[:60]!r} were left out: the snapshot has no such role." for role in found.unlisted]
     return {
         "accepted": list(found.accepted),
         "releases": fitting,
-        "warnings": form.bounded_warnings((*left_out, *warnings)),
+        "warnings": form.bounded_warnings((*left_out, *unlisted, *warnings)),
         "versions": found.versions,
         "problem": problem,
     }
@@ -76,7 +77,7 @@ def describe_root(key: KeyFile) -> str:
     try:
         signed = json.loads(key.data)["signed"]
         return f"root {int(signed['version'])}, until {str(signed['expires'])[:10]}"
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         raise Misconfigured(f"cannot use the key file {key.name}: it is not a whole TUF root") from None
 
 
