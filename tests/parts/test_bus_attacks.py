@@ -17,6 +17,8 @@ from tests.parts.bus_world import MANAGER, PROPERTIES, World, eventually, peer_o
 from slotd.host.bus import Bus, Variant
 from slotd.service.objects import PeerLimits
 
+pytestmark = pytest.mark.attack
+
 SERVED_S = 20.0  # a deadline: how long others wait is measured beside systemd, in tests/bench/bench_attacks.py
 INTROSPECTABLE = "org.freedesktop.DBus.Introspectable"
 OBJECTS = "org.freedesktop.DBus.ObjectManager"

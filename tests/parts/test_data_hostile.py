@@ -20,6 +20,8 @@ from slotd.data.index import NAMES_LIMIT
 from slotd.data.tally import Tally
 from slotd.data.tree import TreeStore
 
+pytestmark = pytest.mark.attack
+
 NOBODY = 65534
 DROP = "import os, sys\nos.setresuid(65534, 65534, 65534)\nos.chdir(sys.argv[1])\n"
 

@@ -136,6 +136,7 @@ def test_a_plain_no_is_not_asked_twice(server: ReleaseServer, target: Target, st
     assert len(server.requests) == 1
 
 
+@pytest.mark.attack
 def test_a_body_that_always_ends_early_ends_in_an_error(server: ReleaseServer, target: Target) -> None:
     url = server.file("app.tar", CONTENT)
     server.misbehave("length", add=1000)
@@ -239,6 +240,7 @@ def test_a_file_longer_than_the_servers_is_fetched_from_the_start(server: Releas
     assert target.content == CONTENT
 
 
+@pytest.mark.attack
 @pytest.mark.parametrize(
     "lie", [{"shift": 1}, {"shift": -1}, {"shift": 99}, {"no_header": True}, {"shift": 0, "etag": '"other"'}]
 )
@@ -270,6 +272,7 @@ def test_a_rotten_part_is_not_called_a_forgery(server: ReleaseServer, target: Ta
     assert target.content == CONTENT
 
 
+@pytest.mark.attack
 def test_a_forged_file_is_fetched_once_and_left_to_the_verification(server: ReleaseServer, target: Target) -> None:
     url = server.file("app.tar", CONTENT)
     server.misbehave("corrupt")
@@ -279,6 +282,7 @@ def test_a_forged_file_is_fetched_once_and_left_to_the_verification(server: Rele
     assert len(server.requests) == 1
 
 
+@pytest.mark.attack
 def test_a_size_that_differs_from_the_releases_is_refused_before_a_byte_is_stored(
     server: ReleaseServer, target: Target
 ) -> None:
@@ -288,6 +292,7 @@ def test_a_size_that_differs_from_the_releases_is_refused_before_a_byte_is_store
     assert target.content == b""
 
 
+@pytest.mark.attack
 def test_a_body_without_a_length_is_held_to_the_releases_size(server: ReleaseServer, target: Target) -> None:
     url = server.file("app.tar", CONTENT)
     server.misbehave("no-length", after=5000)
@@ -297,12 +302,14 @@ def test_a_body_without_a_length_is_held_to_the_releases_size(server: ReleaseSer
         target.get(order(url, expected_size=1000))
 
 
+@pytest.mark.attack
 def test_more_than_the_limit_is_refused_by_its_announced_length(server: ReleaseServer, target: Target) -> None:
     with pytest.raises(SourceFailed, match="larger than 1000 bytes"):
         target.get(order(server.file("app.tar", CONTENT), limit_bytes=1000))
     assert target.content == b""
 
 
+@pytest.mark.attack
 def test_a_body_that_never_ends_stops_at_the_limit(server: ReleaseServer, target: Target) -> None:
     server.misbehave("endless")
     with pytest.raises(SourceFailed, match="larger than 300000 bytes"):
@@ -310,6 +317,7 @@ def test_a_body_that_never_ends_stops_at_the_limit(server: ReleaseServer, target
     assert target.path.stat().st_size <= 300_000
 
 
+@pytest.mark.attack
 def test_a_drip_fails_by_the_least_speed(server: ReleaseServer, target: Target) -> None:
     url = server.file("app.tar", CONTENT)
     server.misbehave("drip", interval_s=0.05, piece=10)
@@ -363,6 +371,7 @@ def test_redirects_to_a_mirror_are_followed_again_on_resuming(server: ReleaseSer
     assert server.seen("/files/mirror/*")[-1].headers["range"] == "bytes=4000-"
 
 
+@pytest.mark.attack
 def test_a_token_does_not_follow_to_the_mirror(server: ReleaseServer, target: Target) -> None:
     with ReleaseServer() as mirror:
         mirror.file("app.tar", CONTENT)
@@ -394,6 +403,7 @@ def test_a_copy_from_a_folder_is_the_file(tmp_path: Path) -> None:
     assert (tmp_path / "out").read_bytes() == CONTENT
 
 
+@pytest.mark.attack
 def test_a_copy_follows_no_link(tmp_path: Path) -> None:
     root = tmp_path.resolve()
     (root / "real").mkdir()
@@ -414,6 +424,7 @@ def test_a_copy_follows_no_link(tmp_path: Path) -> None:
     assert read_plain(root / "real" / "app.tar", 6) == b"secret"
 
 
+@pytest.mark.attack
 def test_a_copy_of_the_wrong_size_is_refused(tmp_path: Path) -> None:
     path = tmp_path.resolve() / "app.tar"
     path.write_bytes(CONTENT)

@@ -88,6 +88,7 @@ def test_retry_after_beats_the_reset_time(server: ReleaseServer) -> None:
     assert 25 < failed.value.retry_at - time.time() <= 30
 
 
+@pytest.mark.attack
 def test_a_server_cannot_silence_us_for_longer_than_a_day(server: ReleaseServer) -> None:
     server.misbehave("rate-limit", retry_after=999_999_999)
     with pytest.raises(SourceFailed) as failed:
@@ -95,6 +96,7 @@ def test_a_server_cannot_silence_us_for_longer_than_a_day(server: ReleaseServer)
     assert failed.value.retry_at <= time.time() + 86400
 
 
+@pytest.mark.attack
 def test_a_page_past_its_limit_is_refused_by_its_announced_length(server: ReleaseServer) -> None:
     url = server.file("big", b"x" * 2000)
     with pytest.raises(SourceFailed, match="larger than 1999 bytes"):
@@ -102,6 +104,7 @@ def test_a_page_past_its_limit_is_refused_by_its_announced_length(server: Releas
     assert read(url, limit=2000).body == b"x" * 2000
 
 
+@pytest.mark.attack
 def test_a_body_that_never_ends_is_cut_at_the_limit(server: ReleaseServer) -> None:
     server.misbehave("endless")
     start = time.monotonic()
@@ -110,6 +113,7 @@ def test_a_body_that_never_ends_is_cut_at_the_limit(server: ReleaseServer) -> No
     assert time.monotonic() - start < 4
 
 
+@pytest.mark.attack
 def test_a_drip_ends_at_the_deadline_of_the_whole(server: ReleaseServer) -> None:
     url = server.file("slow", b"x" * 1000)
     server.misbehave("drip", interval_s=0.02)
@@ -119,6 +123,7 @@ def test_a_drip_ends_at_the_deadline_of_the_whole(server: ReleaseServer) -> None
     assert time.monotonic() - start < 2
 
 
+@pytest.mark.attack
 @pytest.mark.parametrize("fault", ["drip-headers", "drip-framing"])
 def test_bytes_that_are_no_progress_do_not_hold_us(server: ReleaseServer, fault: str) -> None:
     server.misbehave(fault, interval_s=0.02)
@@ -128,6 +133,7 @@ def test_bytes_that_are_no_progress_do_not_hold_us(server: ReleaseServer, fault:
     assert time.monotonic() - start < 2
 
 
+@pytest.mark.attack
 def test_silence_in_the_middle_is_noticed(server: ReleaseServer) -> None:
     url = server.file("half", b"x" * 1000)
     server.misbehave("silence")
@@ -135,6 +141,7 @@ def test_silence_in_the_middle_is_noticed(server: ReleaseServer) -> None:
         read(url)
 
 
+@pytest.mark.attack
 def test_silence_does_not_make_an_unmeasured_body_look_whole(server: ReleaseServer) -> None:
     url = server.file("half", b"x" * 1000)
     server.misbehave("drip", interval_s=3600, piece=500)
@@ -150,6 +157,7 @@ def test_a_connection_that_breaks_is_told_as_broken(server: ReleaseServer, fault
         read(url)
 
 
+@pytest.mark.attack
 def test_an_encoded_answer_is_refused(server: ReleaseServer) -> None:
     url = server.file("x", b"x" * 1000)
     server.misbehave("gzip")
@@ -181,6 +189,7 @@ def test_redirects_are_followed_to_their_end(server: ReleaseServer) -> None:
     assert page.url == f"{server.url}/files/there"
 
 
+@pytest.mark.attack
 def test_a_loop_of_redirects_ends(server: ReleaseServer) -> None:
     server.misbehave("redirect-loop")
     with pytest.raises(SourceFailed, match="redirects more than 5 times"):
@@ -188,6 +197,7 @@ def test_a_loop_of_redirects_ends(server: ReleaseServer) -> None:
     assert len(server.requests) == LIMITS.redirects + 1
 
 
+@pytest.mark.attack
 @pytest.mark.parametrize("target", ["", "file:///etc/passwd", "gopher://x/", "http://exa mple/", "\\\\host\\x"])
 def test_a_redirect_to_something_else_is_refused(server: ReleaseServer, target: str) -> None:
     server.misbehave("redirect", to=target)
@@ -202,6 +212,7 @@ def test_tls_is_checked_against_the_systems_certificates(authority: Authority) -
         assert read(server.file("x", b"safe")).body == b"safe"
 
 
+@pytest.mark.attack
 def test_a_certificate_of_nobody_we_know_is_refused(authority: Authority) -> None:
     fetch.tls_context.cache_clear()
     with ReleaseServer(tls=authority) as server:
@@ -211,6 +222,7 @@ def test_a_certificate_of_nobody_we_know_is_refused(authority: Authority) -> Non
     assert not server.requests
 
 
+@pytest.mark.attack
 @pytest.mark.usefixtures("trusted")
 def test_https_never_becomes_http(authority: Authority, server: ReleaseServer) -> None:
     server.file("x", b"tampered with on the way")
@@ -221,6 +233,7 @@ def test_https_never_becomes_http(authority: Authority, server: ReleaseServer) -
     assert not server.requests
 
 
+@pytest.mark.attack
 def test_a_credential_is_shown_to_its_own_host_only(server: ReleaseServer) -> None:
     with ReleaseServer() as stranger:
         stranger.file("x", b"elsewhere")
@@ -253,6 +266,7 @@ def test_user_and_password_in_an_address_stay_with_its_host_and_out_of_messages(
     assert "hidden" not in str(failed.value)
 
 
+@pytest.mark.attack
 def test_a_server_cannot_put_user_and_password_into_a_redirect(server: ReleaseServer) -> None:
     with ReleaseServer() as stranger:
         stranger.file("x", b"-")

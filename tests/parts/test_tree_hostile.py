@@ -17,6 +17,8 @@ from tests.slot_trees import APP_GID, APP_UID, give, make_slot, mode, own
 
 from slotd.errors import VerificationFailed
 
+pytestmark = pytest.mark.attack
+
 
 @pytest.fixture
 def slot(tmp_path: Path) -> Path:

@@ -33,6 +33,8 @@ from slotd.engines.unpack import unpack
 from slotd.errors import SlotdError, VerificationFailed
 from slotd.host.archive import Decompressor
 
+pytestmark = pytest.mark.attack
+
 LIMITS = {"max_size": 10 * 1024**2, "max_files": 1000, "path_bytes": 2000, "path_depth": 32}
 
 

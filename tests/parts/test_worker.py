@@ -18,9 +18,10 @@ from tests.hostile_archives import COMPRESS, FORGED_TARS, member, tar
 
 from slotd.core.schema import Limits
 from slotd.errors import Failed, Misconfigured, NoSpace, SlotdError, SourceFailed, VerificationFailed
-from slotd.host import frames, sandbox
+from slotd.host import frames, sandbox, tuflib
 from slotd.host.run import Completed, Workers, run, unit_name
 from slotd.host.sandbox import Profile
+from slotd.recipes import tuf
 
 DAEMON = Path(__file__).resolve().parents[2] / "daemon"
 T = TypeVar("T")
@@ -131,6 +132,7 @@ LIES = {
     "a number that is none": 'sock.sendall(frame(b\'{"ok": {"bytes": NaN}}\'))',
     "JSON nested without end": "sock.sendall(frame(b'[' * 100_000))",
     "what is not UTF-8": 'sock.sendall(frame(b\'{"ok": "\\xff"}\'))',
+    "two million lists": "sock.sendall(frame(b'{\"ok\": {\"a\": [' + b'[],' * 2_000_000 + b'1]}}'))",
     "a list": "sock.sendall(frame([1]))",
     "a result that is no object": "sock.sendall(frame({'ok': [1]}))",
     "neither a result nor an error": "sock.sendall(frame({'fine': {}}))",
@@ -145,6 +147,7 @@ LIES = {
 }
 
 
+@pytest.mark.attack
 @pytest.mark.parametrize("lie", LIES)
 async def test_a_worker_is_not_trusted_that_answers_with(tmp_path: Path, lie: str) -> None:
     before = descriptors()
@@ -160,6 +163,7 @@ async def test_a_workers_last_words_are_told_when_it_dies(tmp_path: Path) -> Non
         await ask(evil(tmp_path, "print('out of cheese', file=sys.stderr, flush=True); print('out of cheese')"))
 
 
+@pytest.mark.attack
 async def test_a_worker_that_talks_without_end_costs_no_memory_and_is_still_heard(tmp_path: Path) -> None:
     workers = evil(
         tmp_path, "os.write(1, b'x' * 50_000_000); os.write(2, b'y' * 50_000_000); sock.sendall(frame({'ok': {}}))"
@@ -167,6 +171,7 @@ async def test_a_worker_that_talks_without_end_costs_no_memory_and_is_still_hear
     assert await ask(workers) == {}
 
 
+@pytest.mark.attack
 async def test_a_flood_of_progress_does_not_keep_the_daemon_from_its_other_work(tmp_path: Path) -> None:
     workers = evil(tmp_path, "while True: sock.sendall(frame({'progress': {'bytes': 1}}))")
     calls = 0
@@ -192,6 +197,7 @@ async def test_a_flood_of_progress_does_not_keep_the_daemon_from_its_other_work(
     assert turns > 20
 
 
+@pytest.mark.attack
 async def test_an_errors_words_are_cut_and_cleaned(tmp_path: Path) -> None:
     error = {"name": "SourceFailed", "message": "cannot \x1b[2J\r" + "x" * 10**6, "hint": 7, "retry_at": 5e9}
     body = f"sock.sendall(frame({{'error': {error!r}}}))"
@@ -202,7 +208,8 @@ async def test_an_errors_words_are_cut_and_cleaned(tmp_path: Path) -> None:
     assert (caught.value.hint, caught.value.retry_at) == ("", 5e9)
 
 
-@pytest.mark.parametrize("retry_at", ['"soon"', "true", "-5", "1e999", "null", "[]"])
+@pytest.mark.attack
+@pytest.mark.parametrize("retry_at", ['"soon"', "true", "-5", "1e999", "null", "[]", "1" + "0" * 400])
 async def test_a_time_that_is_none_is_no_time(tmp_path: Path, retry_at: str) -> None:
     error = f'{{"error": {{"name": "SourceFailed", "message": "cannot", "retry_at": {retry_at}}}}}'
     body = f"sock.sendall(frame({error.encode()!r}))"
@@ -211,6 +218,58 @@ async def test_a_time_that_is_none_is_no_time(tmp_path: Path, retry_at: str) -> 
     assert caught.value.retry_at == 0.0
 
 
+@pytest.mark.attack
+@pytest.mark.parametrize(
+    "done, total, shown",
+    [
+        (1, 4, 0.25),
+        (9, 4, 1.0),
+        (-9, 4, 0.0),
+        (10**400, 1, 1.0),
+        (-(10**400), 1, 0.0),
+        (1, 0, 0.0),
+        (1, 10**400, 0.0),
+        (1, -1, 0.0),
+        ("1", 4, 0.0),
+        (1.5, 4, 0.0),
+        (None, [], 0.0),
+    ],
+)
+def test_how_far_a_worker_says_it_is_is_a_number_from_0_to_1(done: object, total: object, shown: float) -> None:
+    assert frames.fraction({"bytes": done, "total": total}) == shown
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize(
+    "problem",
+    [
+        {"message": "cannot", "retry_at": "soon"},
+        {"message": "cannot", "retry_at": 10**400},
+        {"message": "cannot \x1b[2J\r\n", "hint": "\x1b[1m"},
+        {"message": "", "hint": "x"},
+        {"name": "NotAuthorized", "message": "cannot"},
+        {"name": ["Failed"], "message": "cannot"},
+        ["cannot"],
+        "cannot",
+    ],
+)
+def test_a_problem_that_a_worker_tells_is_a_sentence_of_a_kind_that_it_may_have(problem: object) -> None:
+    with pytest.raises((SourceFailed, Failed), match=r"^cannot") as caught:
+        tuf.raise_problem(problem)
+    assert str(caught.value).isprintable()
+    assert getattr(caught.value, "retry_at", 0.0) == 0.0
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize(
+    "name", ["", "../x", "role.", "role.a/b", "role.\ud800", "role." + "a" * 200, "root.x", "pinned\n"]
+)
+def test_metadata_are_not_kept_under_a_name_that_a_worker_made_up(name: str) -> None:
+    with pytest.raises(Failed, match="has a name that none has"):
+        tuflib.decoded({"timestamp": "AA==", name: "AA=="})
+
+
+@pytest.mark.attack
 @pytest.mark.parametrize("kind", [NoSpace, Misconfigured, Failed, VerificationFailed])
 async def test_each_error_that_a_worker_may_raise_arrives_as_itself(tmp_path: Path, kind: type[SlotdError]) -> None:
     error = {"name": kind.name, "message": "cannot do it.", "hint": "Try.", "forged": 1}

@@ -15,6 +15,8 @@ from tests.system.container import Container
 from tests.system.hostile import HostilePublisher
 from tests.system.notes import Notes
 
+pytestmark = pytest.mark.attack
+
 
 @pytest.fixture(scope="module")
 def notes(container: Container, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Notes]:

@@ -11,6 +11,8 @@ from tests.system.container import Container
 from tests.system.hostile import SLOTS, HostilePublisher, refused_and_remembered, reload
 from tests.system.notes import Notes
 
+pytestmark = pytest.mark.attack
+
 SMALL = '[slots]\nmax_size = "16M"\nmax_files = 1000\n'
 HONEST = "An honest archive holds no such thing: ask its publisher."
 # What the archives would leave behind, wherever they got out to.

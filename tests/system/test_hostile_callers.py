@@ -11,6 +11,8 @@ from tests.system.container import Container
 from tests.system.hostile import APP, HostilePublisher, assert_says, refused, untouched
 from tests.system.notes import Notes
 
+pytestmark = pytest.mark.attack
+
 MANAGER = "org.slotd1 /org/slotd1 org.slotd1.Manager"
 ARTIFACT = "/files/notes-*.tar.gz"
 

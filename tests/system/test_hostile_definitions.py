@@ -10,6 +10,8 @@ from tests.system.container import Container
 from tests.system.hostile import DROP_IN, HostilePublisher, assert_says, reload, untouched
 from tests.system.notes import Notes
 
+pytestmark = pytest.mark.attack
+
 SETTINGS = "/etc/slotd/slotd.toml"
 PROBE = '[[health]]\ntype = "http"\nurl = "http://127.0.0.1:1/"\n'
 

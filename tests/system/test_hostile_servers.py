@@ -20,6 +20,8 @@ from tests.system.hostile import (
 )
 from tests.system.notes import Notes
 
+pytestmark = pytest.mark.attack
+
 # Small, so that the tests need not wait as long as a real slow server may take.
 SETTINGS = """\
 [limits]

@@ -138,10 +138,12 @@ def test_all_that_the_daemon_must_do_works(tried: dict[str, str]) -> None:
     assert not failed
 
 
+@pytest.mark.attack
 @pytest.mark.parametrize("name", sorted(MUST_NOT))
 def test_what_the_daemon_must_not_do_fails(tried: dict[str, str], name: str) -> None:
     assert tried[name] == MUST_NOT[name]
 
 
+@pytest.mark.attack
 def test_it_cannot_mount(tried: dict[str, str]) -> None:
     assert tried["a mount"] != "ok"

@@ -163,6 +163,7 @@ REFUSED = {
 }  # fmt: skip
 
 
+@pytest.mark.attack
 @pytest.mark.parametrize("verb", ["fetch", "verify", "unpack"])
 def test_a_worker_in_foreign_hands_can_do_nothing_but_its_work(machine: Machine, verb: str) -> None:
     found = trials(machine, verb)
@@ -177,6 +178,7 @@ def test_a_worker_in_foreign_hands_can_do_nothing_but_its_work(machine: Machine,
     assert not machine.container.exists("/dev/shm/evil")
 
 
+@pytest.mark.attack
 def test_only_the_worker_that_fetches_has_a_network(machine: Machine) -> None:
     assert trials(machine, "fetch")["connect"] == "done: connected"
     for verb in ("verify", "unpack"):
@@ -192,6 +194,7 @@ def test_only_the_worker_that_verifies_executes_programs(machine: Machine) -> No
         assert trials(machine, verb)["execute"] == "EACCES"
 
 
+@pytest.mark.attack
 def test_a_worker_writes_what_it_was_given_and_that_alone(machine: Machine) -> None:
     assert trials(machine, "fetch")["write the given file"] == "done: 5"
     assert machine.container.read_file("/var/lib/slotd/file") == "bytese"
@@ -216,6 +219,7 @@ def test_the_real_worker_unpacks_in_its_sandbox(machine: Machine) -> None:
     assert machine.container.run("stat -c '%U %a' /var/lib/slotd/apps/x/a/bin/app").stdout == "slotd-worker 755\n"
 
 
+@pytest.mark.attack
 def test_a_worker_that_takes_too_long_is_ended_and_the_bound_is_named(machine: Machine) -> None:
     machine.container.write_file("/opt/slow/slotd/__init__.py", "")
     machine.container.write_file("/opt/slow/slotd/worker.py", "import time\ndef main(): time.sleep(60)\n")
@@ -236,6 +240,7 @@ def test_a_worker_that_takes_too_long_is_ended_and_the_bound_is_named(machine: M
     assert found["units"] == []
 
 
+@pytest.mark.attack
 def test_a_worker_leaves_no_process_behind_when_it_has_answered(machine: Machine) -> None:
     machine.container.write_file("/opt/forks/slotd/__init__.py", "")
     machine.container.write_file(

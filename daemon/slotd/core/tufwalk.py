@@ -19,6 +19,7 @@ from slotd.errors import SourceFailed
 
 MOST_ROOTS = 256  # at once
 MOST_ROLES = 64  # delegated ones
+MOST_NAME = 130  # characters of a role's name, quoted as in an address: it becomes part of a file's, quoted once more
 MOST_BYTES = 2 * 1024**2  # all metadata of a repository together
 ROOT_BYTES, TIMESTAMP_BYTES = 512_000, 16_384
 HINT = "What was accepted before stays. If it stays so, ask its publisher: somebody may be in between."
@@ -194,6 +195,8 @@ def _begins(way: tuple[Any, ...], start: tuple[Any, ...]) -> bool:
 
 def _role(trusted: Any, kept: Mapping[str, bytes], found: Found, refused: type[Exception], role: str, by: str) -> Walk:
     name = role_name(role)
+    if len(name) > len("role.") + MOST_NAME:
+        raise SourceFailed("cannot use the TUF repository: the name of one of its roles is too long", hint=HINT)
     if name in kept and _takes(partial(trusted.update_delegated_targets, kept[name], role, by), refused):
         return
     meta = trusted.snapshot.meta.get(f"{role}.json")

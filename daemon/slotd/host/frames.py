@@ -11,6 +11,8 @@ HEAD: Final = struct.Struct(">I")
 FRAME_BYTES: Final = 8 * 1024**2  # a listing is the largest
 PROGRESS_BYTES: Final = 64 * 1024
 DESCRIPTORS: Final = 16
+# Each costs the daemon some 70 bytes, for two of the worker's: 8 MiB of "[],[],…" would become 200 MiB of lists.
+LISTS: Final = 300_000
 
 
 class FrameError(ValueError):
@@ -34,7 +36,9 @@ def length(head: bytes) -> int:
 
 
 def decode(body: bytes) -> dict[str, Any]:
-    """The JSON object of a frame, strictly: no NaN, no endless nesting. Raises `FrameError`."""
+    """The JSON object of a frame, strictly: no NaN, no endless nesting or number of lists. Raises `FrameError`."""
+    if body.count(b"[") + body.count(b"{") > LISTS:
+        raise FrameError(f"a message holds more than {LISTS} lists and objects")
     try:
         message = json.loads(body, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
@@ -42,6 +46,14 @@ def decode(body: bytes) -> dict[str, Any]:
     if not isinstance(message, dict):
         raise FrameError("a message is not a JSON object")
     return message
+
+
+def fraction(said: Mapping[str, Any]) -> float:
+    """How far a worker says that it is, 0..1; 0 where it gives no numbers, or none that can be."""
+    done, total = said.get("bytes"), said.get("total")
+    if not isinstance(done, int) or not isinstance(total, int) or not 0 < total < 2**63:
+        return 0.0
+    return max(0, min(done, total)) / total
 
 
 def _refuse(word: str) -> NoReturn:

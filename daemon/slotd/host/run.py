@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import itertools
 import logging
-import math
 import os
 import pwd
 import re
@@ -39,6 +38,7 @@ UNIT_PREFIX: Final = "slotd-worker-"
 PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 MESSAGE_CHARS: Final = 4000
 PACE_S: Final = 0.01  # a worker that floods progress is read no faster than this
+LATEST: Final = 253_402_300_800  # seconds since the epoch: the year 10000
 _ERRORS: Final = ("VerificationFailed", "SourceFailed", "NoSpace", "Misconfigured", "Failed")
 
 # systemd's exit statuses for a unit that the kernel refused a namespace: USER CAPABILITIES NETWORK NAMESPACE
@@ -127,7 +127,7 @@ class Workers:
             raise self._death(verb, profile, running, timeout_s)
         if "ok" in result and isinstance(result["ok"], dict):
             return result["ok"]
-        raise _error_of(result.get("error"), verb)
+        raise error_of(result.get("error"), verb)
 
     async def command(
         self,
@@ -362,7 +362,12 @@ def _escape(name: str) -> str:
     return escaped[:200]
 
 
-def _error_of(said: object, verb: str) -> SlotdError:
+def _line(text: str) -> str:
+    """A worker's words as one line: what stands at the beginning of a line in the journal is ours to say."""
+    return clean(text)[:MESSAGE_CHARS].replace("\n", " ").strip()
+
+
+def error_of(said: object, verb: str) -> SlotdError:
     """The error that a worker reported, bounded and of a kind that a worker may report."""
     told = said if isinstance(said, dict) else {}
     name, message, hint = told.get("name"), told.get("message"), told.get("hint")
@@ -370,11 +375,11 @@ def _error_of(said: object, verb: str) -> SlotdError:
         return Failed(
             f"cannot {verb}: the worker gave neither a result nor an error.", hint="See `journalctl -u slotd`."
         )
-    error = errors.from_name(str(name), clean(message)[:MESSAGE_CHARS])
-    error.hint = clean(hint)[:MESSAGE_CHARS] if isinstance(hint, str) else ""
+    error = errors.from_name(str(name), _line(message))
+    error.hint = _line(hint) if isinstance(hint, str) else ""
     if isinstance(error, VerificationFailed):
         error.forged = told.get("forged") is True
     retry_at = told.get("retry_at")
     if isinstance(error, SourceFailed) and isinstance(retry_at, int | float) and not isinstance(retry_at, bool):
-        error.retry_at = float(retry_at) if math.isfinite(retry_at) and retry_at > 0 else 0.0
+        error.retry_at = float(retry_at) if 0 < retry_at < LATEST else 0.0  # a comparison: float() of a huge int fails
     return error

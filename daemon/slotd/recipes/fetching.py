@@ -17,7 +17,7 @@ from urllib.parse import quote, urlsplit
 from slotd.core import bundle
 from slotd.core.template import expand_name
 from slotd.errors import NoSpace, SlotdError, SourceFailed, VerificationFailed
-from slotd.host import failpoint, files
+from slotd.host import failpoint, files, frames
 from slotd.host.offloop import off_loop
 from slotd.recipes import asking, seeds, shelf
 from slotd.recipes.cache import (
@@ -120,13 +120,12 @@ async def _ask(
     noted: dict[str, Any] = {}
 
     def on_progress(said: Mapping[str, Any]) -> None:
-        if isinstance(said.get("state"), Mapping) and said["state"] != noted:
+        state = said.get("state")
+        if isinstance(state, Mapping) and state != noted and all(isinstance(each, str) for each in state.values()):
             noted.clear()
-            noted.update(said["state"])
+            noted.update(state)
             note.write_text(json.dumps(noted))  # once a download: a few bytes, and a lost one costs only a resume
-        done, total = said.get("bytes"), said.get("total") or artifact.size
-        if isinstance(done, int) and isinstance(total, int) and total > 0:
-            work.progress(min(1.0, done / total))
+        work.progress(frames.fraction({**said, "total": said.get("total") or artifact.size}))
 
     more = {
         "offset_state": await off_loop(_read_note, note),

@@ -21,7 +21,7 @@ from slotd.core.bundle import Bundled, Manifest
 from slotd.core.schema import App
 from slotd.core.version import parse
 from slotd.errors import BadOption, Failed, NoSpace, NothingToDo, SlotdError, VerificationFailed
-from slotd.host import bundlefile, failpoint, files
+from slotd.host import bundlefile, failpoint, files, frames
 from slotd.host.bundlefile import Head
 from slotd.host.definitions import read_keys
 from slotd.host.offloop import off_loop
@@ -179,15 +179,9 @@ async def _copy(work: Work, handed: Handed, target: Path) -> str:
             [handed.descriptor, descriptor],
             unit=work.unit("copy"),
             timeout_s=limits.download_s,
-            on_progress=lambda said: _show(work, said),
+            on_progress=lambda said: work.progress(0.5 * frames.fraction(said)),
         )
     return await off_loop(_take_over, target, claim)
-
-
-def _show(work: Work, said: Mapping[str, object]) -> None:
-    done, total = said.get("bytes"), said.get("total")
-    if isinstance(done, int) and isinstance(total, int) and total > 0:
-        work.progress(0.5 * min(1.0, done / total))
 
 
 def _take_over(path: Path, claim: Mapping[str, object]) -> str:

@@ -14,10 +14,11 @@ from urllib.parse import quote, unquote
 from slotd.core.plain import to_plain
 from slotd.core.tufwalk import MOST_BYTES
 from slotd.core.verifyplan import TUF
-from slotd.errors import Misconfigured, SourceFailed, from_name
+from slotd.errors import Misconfigured, SourceFailed
 from slotd.host import failpoint, files, tuflib
 from slotd.host.definitions import read_keys
 from slotd.host.offloop import off_loop
+from slotd.host.run import error_of
 from slotd.recipes import asking
 from slotd.recipes.context import Work
 from slotd.sources import Listing
@@ -45,7 +46,7 @@ async def ask_repository(work: Work) -> Listing:
         timeout_s=limits.verify_s,
     )
     accepted = verdict.get("accepted")
-    if not isinstance(accepted, list) or not all(name in offered for name in accepted):
+    if not isinstance(accepted, list) or not all(isinstance(name, str) and name in offered for name in accepted):
         raise SourceFailed("cannot use the TUF repository: what the worker accepts was never offered")
     await off_loop(keep, _directory(work), {name: offered[name] for name in accepted})
     raise_problem(collected.get("problem"))
@@ -98,14 +99,7 @@ def keep(directory: Path, accepted: Mapping[str, bytes]) -> None:
         failpoint.hit("resolve:kept")
 
 
-def raise_problem(problem: Any) -> None:
+def raise_problem(problem: Any, verb: str = "read the TUF repository") -> None:
     """Raise what a worker says was in its way, if anything."""
-    if isinstance(problem, Mapping) and problem:
-        name, message = str(problem.get("name", "SourceFailed")), str(problem.get("message", ""))[:2000]
-        error = from_name(name, message)
-        error.hint = str(problem.get("hint", ""))[:2000]
-        raise (
-            error
-            if not isinstance(error, SourceFailed)
-            else SourceFailed(message, hint=error.hint, retry_at=float(problem.get("retry_at") or 0.0))
-        )
+    if problem:
+        raise error_of({"name": "SourceFailed", **problem} if isinstance(problem, dict) else problem, verb)
