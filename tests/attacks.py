@@ -23,7 +23,10 @@ _AREAS = {
     ),
     "TUF repositories": ("tuf", "daemon_tuf"),
     "Offline bundles": ("bundle_hostile", "daemon_bundles", "bundles"),
-    "Servers": ("fetch_get", "fetch_download", "hostile_servers"),
+    "Servers": (
+        *("fetch_get", "fetch_download", "fetch_mirrors", "fetch_reuse", "seeding", "bandwidth", "daemon_fetching"),
+        "hostile_servers",
+    ),
     "Workers in foreign hands": ("worker", "worker_units", "hostile_workers"),
     "The daemon's own sandbox": ("sandbox",),
     "Callers on the bus": ("bus_attacks", "hostile_callers", "flood"),
@@ -83,7 +86,8 @@ def page(counted: Counter[str]) -> str:
         what = "<br>".join(f"`{file}`: {_says(file)}" for file in files)
         rows.append(f"| {area} | {number} | {what} |\n")
     if left:
-        raise SystemExit(f"tests.attacks: to which area do these belong? {', '.join(sorted(left))}")
+        what = "<br>".join(f"`{file}`: {_says(file)}" for file in sorted(left))
+        rows.append(f"| Elsewhere | {sum(left.values())} | {what} |\n")
     return f"{_HEAD}{''.join(rows)}| **all** | **{counted.total()}** | |\n{_TAIL}"
 
 
