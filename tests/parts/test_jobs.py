@@ -14,7 +14,7 @@ from slotd.errors import TooLate
 from slotd.host.paths import Paths
 from slotd.model import Job, JobKind, JobState, Result
 from slotd.recipes.context import Clock, Host, Work
-from slotd.service.jobs import Jobs
+from slotd.service.jobs import CHECKS_AT_ONCE, Jobs
 from slotd.store import Store
 
 
@@ -34,15 +34,20 @@ class Nobody:
 
 
 def make_work(tmp_path: Path, step: str) -> Work:
-    store = Store(tmp_path / "state.db")
+    return work_on(make_host(tmp_path), "x", JobKind.UPDATE, step)
+
+
+def make_host(tmp_path: Path) -> Host:
     host: Any = Host.__new__(Host)
-    host.store, host.clock = store, Clock()
-    host.paths, host.user_mode = Paths(state=store.path.parent), False
-    job = store.new_job("x", JobKind.UPDATE, now=1.0, correlation="", plan={})
+    host.store, host.clock = Store(tmp_path / "state.db"), Clock()
+    host.paths, host.user_mode = Paths(state=tmp_path), False
+    return host  # type: ignore[no-any-return]
+
+
+def work_on(host: Host, app: str, kind: JobKind, step: str = "") -> Work:
+    job = host.store.new_job(app, kind, now=1.0, correlation="", plan={})
     nothing: Any = None
-    return Work(
-        host, App(name="x"), Job(job.id, "x", JobKind.UPDATE, JobState.RUNNING, step), nothing, nothing, lambda _: None
-    )
+    return Work(host, App(name=app), Job(job.id, app, kind, JobState.RUNNING, step), nothing, nothing, lambda _: None)
 
 
 async def test_a_second_cancellation_does_not_cut_the_undo_short(tmp_path: Path) -> None:
@@ -123,4 +128,36 @@ async def test_a_finished_job_is_kept_for_a_while_and_then_forgotten(tmp_path: P
     assert jobs.known() == []
     with pytest.raises(TooLate, match="it has ended as up-to-date"):
         jobs.cancel(work.job)
+    await jobs.stop()
+
+
+async def test_of_many_checks_some_run_at_a_time_and_one_that_waits_can_be_cancelled(tmp_path: Path) -> None:
+    told, host = Nobody(), make_host(tmp_path)
+    jobs = Jobs(told, parallel=1)
+    may_end, at_once, all_in = asyncio.Event(), [0, 0], asyncio.Event()
+
+    async def recipe(work: Work) -> Result:
+        at_once[0] += 1
+        at_once[1] = max(at_once)
+        if at_once[0] == CHECKS_AT_ONCE:
+            all_in.set()
+        await may_end.wait()
+        at_once[0] -= 1
+        await work.finish(Result.UP_TO_DATE)
+        return Result.UP_TO_DATE
+
+    works = [work_on(host, f"app{number}", JobKind.CHECK) for number in range(3 * CHECKS_AT_ONCE)]
+    for work in works:
+        jobs.start(work, recipe)
+    await asyncio.wait_for(all_in.wait(), 30)
+    jobs.cancel(works[-1].job)
+    await asyncio.wait_for(told.ended.wait(), 30)
+    assert works[-1].job.result is Result.CANCELLED
+    may_end.set()
+    async with asyncio.timeout(30):
+        while jobs.running():
+            told.ended.clear()
+            await told.ended.wait()
+    assert at_once[1] == CHECKS_AT_ONCE
+    assert {work.job.result for work in works[:-1]} == {Result.UP_TO_DATE}
     await jobs.stop()

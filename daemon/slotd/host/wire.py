@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import ssl
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -12,6 +13,10 @@ from typing import Any
 from urllib.request import getproxies_environment, proxy_bypass
 
 from slotd.errors import Misconfigured
+
+# The HTTP library loads its own command line, with all that draws in a terminal, if that is installed: a quarter of
+# what a worker takes to start. It does without where that cannot be loaded.
+sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]
 
 
 class Watchdog:

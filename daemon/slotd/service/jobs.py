@@ -22,6 +22,7 @@ from slotd.recipes.context import Work
 _log = logging.getLogger(__name__)
 
 FINISHED_S = 600.0  # how long a finished job stays an object on the bus
+CHECKS_AT_ONCE = 8  # a host may have hundreds of apps, and each is looked up by a process of its own
 RETRY_S = 1.0  # before a job that must not stay as it is is taken up again; doubled each time
 MOST_RETRY_S = 60.0
 LOCK_S = 300.0  # for `slotd prune`, which has an app for as long as its old copies take to go
@@ -56,6 +57,7 @@ class Jobs:
         self._retry_s = retry_s
         self._finished_s = finished_s
         self._room = asyncio.Semaphore(parallel)
+        self._looks = asyncio.Semaphore(CHECKS_AT_ONCE)
         self._works: dict[int, Work] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._mutating: dict[str, int] = {}
@@ -135,7 +137,8 @@ class Jobs:
                 await self._room.acquire()
                 held_room = True
                 work.on_trial = self._room.release
-            await self._to_its_end(work, recipe)
+            async with self._looks if work.job.kind is JobKind.CHECK else contextlib.nullcontext():
+                await self._to_its_end(work, recipe)
         except asyncio.CancelledError:
             if not work.cancel_asked:
                 raise

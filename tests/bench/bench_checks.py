@@ -1,0 +1,90 @@
+"""Two hundred apps of one server looked after: `slotctl check --all`, beside a person's 200 `curl`s."""
+
+from __future__ import annotations
+
+import threading
+
+from tests.bench.apps import define
+from tests.bench.ledger import Samples, record
+from tests.bench.machine import QUICK, WHERE, booted, main_pid, rss, spawned
+from tests.release_server import ReleaseServer
+from tests.system.container import Container
+
+APPS = 20 if QUICK else 200
+RUNS = 1 if QUICK else 3
+AT_ONCE = 8
+MB = 1024**2
+URLS = "/root/urls"
+
+
+def main() -> None:
+    with ReleaseServer() as server, booted() as machine:
+        define(machine, APPS)
+        urls = []
+        for number in range(1, APPS + 1):
+            name = f"app{number:03}"
+            server.release(f"github/acme/{name}", "v1.0", {f"{name}-1.0.tar.gz": b"x", "SHA256SUMS": b"x"})
+            path = machine.path(f"/etc/slotd/apps.d/{name}.toml")
+            source = f'type = "github"\nrepository = "acme/{name}"\nurl = "{server.url}/github"'
+            old = 'type = "http"\nurl = "http://127.0.0.1:9/index.json"'
+            path.write_text(path.read_text().replace(old, source).replace("app-{version}", f"{name}-{{version}}"))
+            urls.append(f"{server.url}/github/repos/acme/{name}/releases?per_page=100&page=1")
+        machine.path(URLS).write_text("\n".join(urls) + "\n")
+        machine.run("systemctl restart slotd")
+        curl = "curl -sSf -o /dev/null"
+        one = spawned(machine, ["slotctl", "check", "app001"], RUNS, whole=True)
+        with Watch(machine) as watch:
+            ours = seconds(spawned(machine, ["slotctl", "check", "--all"], RUNS, whole=True))
+        checked = machine.run("slotctl --json list").stdout.count('"available": "1.0"')
+        assert checked == APPS, f"only {checked} of {APPS} apps know their release"
+        turn = ["sh", "-c", f'while read -r url; do {curl} "$url"; done < {URLS}']
+        by_hand = seconds(spawned(machine, turn, RUNS, whole=True))
+        many = ["sh", "-c", f"xargs -P {AT_ONCE} -n 1 {curl} < {URLS}"]
+        at_once = seconds(spawned(machine, many, RUNS, whole=True))
+    record(
+        "checks",
+        f"Looking for releases of {APPS} apps",
+        f"All on one server of GitHub's kind on this host, each list a page; the second run has ETags, {WHERE}. Of "
+        "slotd it is the whole: a job for each app with its events and a listing in a sandboxed process.",
+        ["", "time", "of each app", "against one `curl` after another"],
+        [
+            ["`slotctl check --all`", ours, each(ours), ours.against(by_hand)],
+            [f"`xargs -P {AT_ONCE} curl`", at_once, each(at_once), at_once.against(by_hand)],
+            ["one `curl` after another", by_hand, each(by_hand), "1.00"],
+            ["`slotctl check app001`, alone", one, "", ""],
+            ["memory of the daemon meanwhile", f"{watch.daemon / MB:.0f} MB", "", ""],
+            ["processes of workers at once, at most", str(watch.workers), "", ""],
+        ],
+    )
+
+
+def seconds(samples: Samples) -> Samples:
+    return Samples([value / 1000 for value in samples.values], "s")
+
+
+def each(samples: Samples) -> str:
+    return f"{samples.median / APPS * 1000:.1f} ms"
+
+
+class Watch:
+    """How large the daemon gets, and how many units of workers there are at once."""
+
+    def __init__(self, machine: Container) -> None:
+        self.daemon = self.workers = 0
+        self._machine, self._end = machine, threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> Watch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        pid = main_pid(self._machine, "slotd")
+        while not self._end.wait(0.2):
+            self.daemon = max(self.daemon, rss(pid).get("now", 0))
+            listed = self._machine.run("systemctl list-units --no-legend 'slotd-worker-*'", check=False).stdout
+            self.workers = max(self.workers, len(listed.splitlines()))
