@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import subprocess
@@ -11,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.s3_server import S3Server
 from tests.sftp_server import SftpServer
 from tests.system.container import free_port
 from tests.trees import DAEMON, look
 
 from slotd import errors
+from slotd.core.schema import BackupPolicy
 from slotd.data import DataSpec, make_data_store
 from slotd.data.restic_push import Second, environment_of, is_pushed
 from slotd.host.restic import Restic
@@ -175,6 +178,24 @@ def test_what_is_wrong_with_the_way_to_an_sftp_server_is_said_with_what_to_do(
     assert "shows another key than the one that is known" in said()
 
 
+def test_by_s3_it_is_the_same_and_what_is_wrong_is_said(backup: Path, tmp_path: Path) -> None:
+    with S3Server(tmp_path / "s3", free_port()) as server:
+        address, keys = f"{server.address}copies", environment_of(server.environment.encode())
+        restic = Restic(address, b"pass", tmp_path / "home", cache=True, environment=keys)
+        with pytest.raises(errors.Failed, match=r"it is not there: .*Make it with `restic init`"):
+            Second(restic).push(backup, LABELS)
+        restic.run("init")
+        Second(restic).push(backup, LABELS)
+        shutil.rmtree(backup)
+        Second(restic).bring("notes", backup.name, backup)
+        assert make_data_store().verify(backup) == []
+        stranger = dataclasses.replace(restic, environment=keys | {"AWS_SECRET_ACCESS_KEY": "wrong"})
+        with pytest.raises(errors.Failed, match=r"does not take the keys .*Mend what the credential of push_env"):
+            Second(stranger).push(backup, LABELS)
+    with pytest.raises(errors.Failed, match=r"cannot reach the restic repository .*connection refused"):
+        Second(restic).push(backup, LABELS)
+
+
 def test_what_a_service_needs_to_know_is_read_line_by_line_and_nothing_else_is_taken() -> None:
     assert environment_of(b"# S3\nAWS_ACCESS_KEY_ID=one\n\nAWS_SECRET_ACCESS_KEY=t=wo\n") == {
         "AWS_ACCESS_KEY_ID": "one",
@@ -244,6 +265,36 @@ def test_the_unit_pushes_what_is_new_once_and_brings_back_what_even_the_state_ha
     (row,) = rows(tmp_path)
     assert (row.id, row.version, row.reason, row.sealed) == (backup.name, "1.0", "update", True)
     assert make_data_store().verify(Path(row.path)) == []
+
+
+def test_what_lies_in_a_repository_here_is_pushed_as_files_and_comes_back_without_it(
+    live: Path, tmp_path: Path
+) -> None:
+    far, state, good = tmp_path / "far", tmp_path / "state", look(live)
+    dest = state / "backups" / "notes" / "20260101T000000Z-8"
+    store = make_data_store(BackupPolicy(store="restic"), state / "restic" / "notes")
+    store.hot(DataSpec((live,)), dest, None, lambda: False)
+    store.cold(DataSpec((live,)), dest)
+    store.seal(dest, {"app": "notes", "id": dest.name, "version": "1.0", "reason": "update", "created_at": 1.0})
+    save(tmp_path, Backup(dest.name, "notes", "backup", "1.0", "update", 1.0, path=str(dest), sealed=True))
+    (tmp_path / "etc" / "apps.d").mkdir(parents=True)
+    definition = DEFINITION.format(live=live, push=far) + 'store = "restic"\n'
+    (tmp_path / "etc" / "apps.d" / "notes.toml").write_text(definition)
+    for name in ("credentials", "run", "cache"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "credentials" / "restic-push").write_text("pass\n")
+    made(str(far), tmp_path)
+    done = slotd(tmp_path, "push")
+    assert done.returncode == 0, done.stderr
+    assert sorted(os.listdir(dest)) == ["data", "pushed.json", "restic.json", "tmp", "tree.json"], (
+        "nothing stays beside"
+    )
+    shutil.rmtree(state)
+    done = slotd(tmp_path, "bring", "notes", dest.name)
+    assert done.returncode == 0, done.stderr
+    (live / "secret").write_text("bad")
+    make_data_store().restore(DataSpec((live,)), dest, tmp_path / "aside")
+    assert look(live) == good
 
 
 def save(tmp_path: Path, row: Backup) -> None:

@@ -15,6 +15,12 @@ from slotd.host import files
 SAID: Final = 300
 SSH_S: Final = 60.0
 _SSH_NOISE: Final = ("@@@", "Warning: Permanently added", "** WARNING: connection is not using")
+_KEYS_REFUSED: Final = (
+    "request signature we calculated",
+    "Access Key Id you provided",
+    "Access Denied",
+    "AccessDenied",
+)
 _SFTP: Final = re.compile(r"sftp:(?://(?:([^@/]+)@)?([^:/]+)(?::(\d+))?/|(?:([^@:]+)@)?([^:]+):)")
 
 
@@ -90,10 +96,22 @@ def failure(repository: str, verb: str, ended: Ended, ssh: Callable[[], str]) ->
             f"cannot {verb} in the restic repository {where}: another process has locked it: {why}",
             hint="Wait until that is done; `restic unlock` removes the lock of one that has died on another host.",
         )
+    if any(word in ended.said for word in _KEYS_REFUSED):
+        return Failed(
+            f"cannot open the restic repository {where}: its service does not take the keys that it was shown: {why}",
+            hint="Mend what the credential of push_environment says, like AWS_SECRET_ACCESS_KEY.",
+        )
+    if "dial tcp" in ended.said:
+        return Failed(
+            f"cannot reach the restic repository {where}: {why}",
+            hint="Is its host up, and the network? Try again then.",
+        )
     if "Is there a repository at" in ended.said or "config file does not exist" in ended.said:
+        here = "Mount the disk that it is on, or mend `repository` under [backup]."
+        there = "Make it with `restic init`, or mend `push` under [backup]."
         return Failed(
             f"cannot open the restic repository {where}: it is not there: {why}",
-            hint="Mount the disk that it is on, or mend `repository` under [backup].",
+            hint=here if repository.startswith("/") else there,
         )
     return Failed(f"cannot {verb} in the restic repository {where}: {why}", hint="See what `restic check` says of it.")
 
