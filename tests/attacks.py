@@ -12,7 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "attacks.md"
 _AREAS = {
-    "Archives": ("unpack_hostile", "tree_hostile", "hostile_archives"),
+    "Archives": ("unpack_hostile", "tree_hostile", "sharing", "hostile_archives"),
     "Signatures and checksums": (
         "verify",
         "trust",

@@ -107,6 +107,14 @@ KINDS: tuple[EventKind, ...] = (
         "[source]. How it was verified does not depend on that. SLOTD_FETCHED and SLOTD_SIZE are bytes.",
     ),
     EventKind(
+        "shared",
+        "0c7a52e84b1d4d3f9a6be1f7258d90c3",
+        INFO,
+        "Parts of the new version take no room of their own",
+        "Files that are the same in both versions lie in the same blocks of the disk; the file system keeps them\n"
+        "apart as soon as one is written to. SLOTD_SHARED is how many bytes they have.",
+    ),
+    EventKind(
         "verification-failed",
         "e6b17dce3ea440d9b5063524ce832cf2",
         ERROR,

@@ -49,6 +49,12 @@ class Engine(Protocol):
         """Give the slot to the app's user for its prepare commands."""
         ...
 
+    def share(self, slot: SlotName) -> int:
+        """Check and take back as `finish` does, then let files that are the same as in the active slot take no room of
+        their own, where the host can do that. Gives their bytes. The active slot is only read.
+        """
+        ...
+
     def finish(
         self, slot: SlotName, record: Slot, readers: frozenset[int] | None = None, *, closed: bool = False
     ) -> Slot:

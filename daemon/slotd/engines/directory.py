@@ -19,7 +19,7 @@ from pathlib import Path
 from slotd.core.plain import from_plain, to_plain
 from slotd.core.schema import App, Limits
 from slotd.errors import Failed, SlotdError
-from slotd.host import files, tree
+from slotd.host import files, sharing, tree
 from slotd.host.failpoint import hit
 from slotd.model import Slot, SlotName, SlotState
 
@@ -153,6 +153,18 @@ class DirectoryEngine:
         entry = self._user(name)
         with _opened(self.path(slot)) as descriptor:
             _lend(descriptor, entry.pw_uid, entry.pw_gid)
+
+    def share(self, slot: SlotName) -> int:
+        self._require_inactive(slot)
+        active = self.active()
+        if active is None or self.app.slots.writable:  # an active slot that its app writes is not what was verified
+            return 0
+        with _opened(self.path(slot)) as descriptor, _opened(self.path(active)) as old:
+            if self._settled != slot:
+                self._take(descriptor, self.path(slot), None, system_links=True)
+                self._settled = slot
+            with files.explaining(f"cannot share files of slot {active} of {self.app.name} with slot {slot}"):
+                return sharing.share(descriptor, old).bytes
 
     def finish(
         self, slot: SlotName, record: Slot, readers: frozenset[int] | None = None, *, closed: bool = False

@@ -73,7 +73,7 @@ def check_and_own(
     device = os.fstat(dirfd).st_dev
     count = total = 0
     linked: dict[int, tuple[int, int, str]] = {}  # of files with several names: how many were met, how many are
-    for fd, parts, name, st in _walk(dirfd, path_depth):
+    for fd, parts, name, st in walk(dirfd, path_depth):
         if st.st_dev != device:
             _refuse((*parts, name), "is on another file system")
         if not name:
@@ -121,7 +121,7 @@ def _refuse(parts: Parts, why: str) -> NoReturn:
     )
 
 
-def _walk(top: int, depth: int) -> Iterator[tuple[int, Parts, str, os.stat_result]]:
+def walk(top: int, depth: int) -> Iterator[tuple[int, Parts, str, os.stat_result]]:
     """Every directory with an empty name, before it is listed, and then every entry of it with its name.
 
     Gives the directory's descriptor (closed when the walk moves on), its components, the name and its lstat.
@@ -246,7 +246,7 @@ def manifest(dirfd: int, slot_path: str) -> bytes:
             add("f", mode, digest.result(), path)
 
     with ThreadPoolExecutor(HASHERS) as hashers:
-        for fd, parts, name, st in _walk(dirfd, DEPTH_MAX):
+        for fd, parts, name, st in walk(dirfd, DEPTH_MAX):
             if not name or "__pycache__" in (*parts, name) or (*parts, name)[0] == RECORD_DIRECTORY:
                 continue
             path, mode = "/".join((*parts, name)), f"{stat.S_IMODE(st.st_mode):04o}"
