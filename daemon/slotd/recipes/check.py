@@ -13,7 +13,6 @@ from typing import Any
 from slotd.core import policy, replaced
 from slotd.core.answer import LONGEST_BAN_S
 from slotd.core.plain import to_plain
-from slotd.core.schema import App
 from slotd.errors import SlotdError, SourceFailed
 from slotd.host.offloop import off_loop
 from slotd.model import AppRecord, JobKind, Release, Result
@@ -55,7 +54,7 @@ async def look(work: Work, *, wanted: str = "", force: bool = False) -> policy.C
     if work.job.kind is JobKind.UPDATE and shelf.has(here, wanted or record.available):
         return await _choose(work, record, here, wanted, force, ())  # it came in a bundle: the source is not asked
     now = work.host.clock.now()
-    _require_patience(record, app, now)
+    await _require_patience(work, record, now)
     listing = await _ask(work, record, now)
     waiting = await _notice_replaced(work, listing.releases)
     pending = [version for version in waiting if not shelf.has(here, version)]
@@ -149,22 +148,28 @@ async def _choose(
     )
 
 
-def _require_patience(record: AppRecord, app: App, now: float) -> None:
+async def _require_patience(work: Work, record: AppRecord, now: float) -> None:
     """Raises `SourceFailed` while the server's "not before" lasts: it is not asked again, also not by a person.
 
+    What it said when another app was asked for counts too: a limit is for the host, and a host may have hundreds.
     Another address or a credential is asked at once, and a clock that was set back does not make it last longer.
     """
-    wait = record.source_state.get(WAIT)
-    if not isinstance(wait, Mapping) or wait.get("of") != [app.source.url, app.source.credential]:
+    source, wait = work.app.source, record.source_state.get(WAIT)
+    is_own = isinstance(wait, Mapping) and wait.get("of") == [source.url, source.credential]
+    own = wait.get("until", 0.0) if is_own and isinstance(wait, Mapping) else 0.0
+    until = max(own, work.host.waits.get((source.url, source.credential), 0.0) if source.url else 0.0)
+    if not now < until <= now + LONGEST_BAN_S:
         return
-    until = wait.get("until", 0.0)
-    if now < until <= now + LONGEST_BAN_S:
-        clock = datetime.fromtimestamp(until, UTC).strftime("%H:%M:%S UTC")
-        raise SourceFailed(
-            f"cannot ask the source of {app.name}: its server does not want to be asked again before {clock}.",
-            hint="The app runs on as it is; the next check after that time will work.",
-            retry_at=until,
-        )
+    clock = datetime.fromtimestamp(until, UTC).strftime("%H:%M:%S UTC")
+    error = SourceFailed(
+        f"cannot ask the source of {work.app.name}: its server does not want to be asked again before {clock}.",
+        hint="The app runs on as it is; the next check after that time will work.",
+        retry_at=until,
+    )
+    if until > own:
+        await _remember_patience(work, error, now)
+        await off_loop(lambda: work.host.store.change_app(work.app.name, last_error=str(error)))
+    raise error
 
 
 def _short(text: str) -> str:
@@ -175,6 +180,8 @@ async def _remember_patience(work: Work, error: SourceFailed, now: float) -> Non
     if error.retry_at <= now:
         return
     source, store = work.app.source, work.host.store
-    wait = {"until": min(error.retry_at, now + LONGEST_BAN_S), "of": [source.url, source.credential]}
+    until = min(error.retry_at, now + LONGEST_BAN_S)
+    work.host.waits[source.url, source.credential] = until
+    wait = {"until": until, "of": [source.url, source.credential]}
     record = await off_loop(store.app, work.app.name)
     await off_loop(store.change_app, work.app.name, source_state={**record.source_state, WAIT: wait})

@@ -59,6 +59,7 @@ class Host:
     user_mode: bool = False
     lost: bool = False  # the state was, and is what the slots and copies say of themselves
     clock: Clock = field(default_factory=Clock)
+    waits: dict[tuple[str, str], float] = field(default_factory=dict)  # a server and a credential -> not before then
     bandwidth: Bandwidth = field(default_factory=Bandwidth)
 
     def worded(self, text: str) -> str:

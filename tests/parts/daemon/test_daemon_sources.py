@@ -129,6 +129,31 @@ async def test_a_server_that_is_asked_too_often_is_left_alone_until_the_time_it_
     assert (await desk.app("notes"))["LastError"] == ""
 
 
+async def test_what_a_server_says_of_its_limit_counts_for_every_app_that_it_serves_and_over_a_restart(
+    world: World, notes: Notes, server: ReleaseServer, openpgp: OpenPGPKey, desk: Desk
+) -> None:
+    other = Notes(world, server, openpgp, name="memos", source="github")
+    other.set_up()
+    other.publish("1.0")
+    await desk.call("Reload")
+    reset = int(time.time()) + 3600
+    server.misbehave("rate-limit", LIST, times=1, reset=reset)
+    assert "limit of requests" in (await desk.do("Check", "notes"))["error"]
+    before, clock = len(server.seen()), time.strftime("%H:%M:%S UTC", time.gmtime(reset))
+    refused = f"cannot ask the source of memos: its server does not want to be asked again before {clock}"
+    assert refused in (await desk.do("Check", "memos"))["error"]
+    assert refused in (await desk.app("memos"))["LastError"]
+    world.systemctl("restart", "slotd")
+    assert refused in (await desk.do("Check", "memos"))["error"]
+    assert "before" in (await desk.do("Check", "notes"))["error"]
+    assert len(server.seen()) == before
+    world.write(other.definition, other.definition.read_text().replace("127.0.0.1", "127.0.0.2", 1))
+    await desk.call("Reload")
+    assert "does not want to be asked" not in (await desk.do("Check", "memos"))["error"]  # that is another server
+    other.definition.unlink()
+    await desk.call("Reload")
+
+
 async def test_a_folder_of_releases_serves_as_well(
     world: World, server: ReleaseServer, minisign: MinisignKey, desk: Desk
 ) -> None:
