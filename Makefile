@@ -7,7 +7,7 @@ DEB := dist/slotd_$(VERSION)_all.deb
 INPUTS := $(shell find daemon units dbus packaging docs -not -name __pycache__ -not -name '*.pyc') \
 	$(wildcard README.md CHANGELOG.md SECURITY.md) LICENSE pyproject.toml
 
-.PHONY: help deb test test-unit test-parts test-system attack fuzz tuf-conformance stress vm crash lint demo bench clean bootstrap
+.PHONY: help deb test test-unit test-parts test-system attack fuzz tuf-conformance stress vm crash real lint demo bench clean bootstrap
 
 help:
 	@echo 'make deb          build $(DEB)'
@@ -22,6 +22,7 @@ help:
 	@echo 'make bench        speed and memory, each beside an opponent; writes docs/performance.md'
 	@echo 'make vm           power cuts, hangs and worse on emulated machines; SEED=N again, ARGS=--help for more'
 	@echo 'make crash        every step of an update by every fault; CELL=name for one, SAMPLE=40 SEED=7 for some'
+	@echo 'make real         applications that people run, from PyPI and npm: updated, and taken back; takes ten minutes and more'
 	@echo 'make stress       callers in random order, the daemon killed among them; ROUNDS=1000 SEED=N'
 	@echo 'make lint         ruff, mypy, layers, units'
 	@echo 'make clean        remove build/ (with its cached container images) and dist/'
@@ -56,6 +57,10 @@ fuzz: bootstrap
 
 tuf-conformance: bootstrap
 	@tests/tuf_conformance/run '$(SUITE)'
+
+# Everything else leaves these out: they need the package registries.
+real: deb
+	$(PYTEST) -s -m registry tests/system/test_real_applications.py
 
 # The whole takes up to an hour and writes docs/reliability.md; LANES machines run side by side.
 crash: deb

@@ -21,4 +21,4 @@ def test_an_example_parses(path: Path) -> None:
 
 def test_the_kinds_of_source_that_can_be_made_by_oneself_have_an_example() -> None:
     kinds = {tomllib.loads(path.read_text())["source"]["type"] for path in EXAMPLES.glob("*.toml")}
-    assert kinds >= {"github", "gitea", "gitlab", "pypi", "http", "directory"}
+    assert kinds >= {"github", "gitea", "gitlab", "pypi", "npm", "http", "directory"}

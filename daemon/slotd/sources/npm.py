@@ -10,7 +10,7 @@ import base64
 import binascii
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -89,7 +89,7 @@ class _Reader:
             if release is not None:
                 found.append(release)
         found.sort(key=lambda each: self._order(each.version), reverse=True)
-        self._tell()
+        self._tell(found)
         return form.bounded_notes(found)
 
     def _release(self, version: str, entry: Foreign, time: Foreign | None) -> Release | None:
@@ -114,8 +114,10 @@ class _Reader:
         """Whether a file is on the registry's own server: the one that was asked, or to which that one led."""
         return form.is_url(url) and _server(url) in (_server(self.url), _server(self.answer.url))
 
-    def _tell(self) -> None:
-        """One warning for each kind, about the newest version: old ones are many, and of no interest."""
+    def _tell(self, found: Sequence[Release]) -> None:
+        """One warning for each kind, about the newest version; of a deprecation if that version would be chosen."""
+        best = max((self._order(each.version) for each in found if self._is_good(each)), default=(-1, ""))
+        self.deprecated = [each for each in self.deprecated if self._order(each[0]) > best]
         if self.elsewhere:
             version, where = max(self.elsewhere, key=lambda each: self._order(each[0]))
             self.warnings.append(
@@ -126,6 +128,10 @@ class _Reader:
             self.warnings.append(
                 f"{_versions(len(self.deprecated), version)} deprecated by the publisher: {' '.join(said.split())}"
             )
+
+    def _is_good(self, release: Release) -> bool:
+        version = version_of(self.source.scheme, release.version)
+        return version is not None and not version.is_prerelease and not release.yanked
 
     def _order(self, version: str) -> tuple[int, Version | str]:
         found = version_of(self.source.scheme, version)
