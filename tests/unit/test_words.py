@@ -19,6 +19,16 @@ def test_the_last_line_of_a_failed_command_is_quoted() -> None:
     assert last_words(" \n") == ""
 
 
+def test_of_an_error_with_its_stack_below_the_error_is_quoted() -> None:
+    stack = (
+        "    at Module.load (node:internal/modules/cjs/loader:1143)\n    at node:internal/main/run_main_module:28:49"
+    )
+    said = f"/srv/app.js:3\n    throw new Error()\n\nError: it wants Node.js 22\n{stack}\n\nNode.js v18.20.4\n"
+    assert last_words(said) == "Its last words: “Error: it wants Node.js 22”."
+    assert last_words(f"Error: no module {{\n{stack} {{\n}}\n") == "Its last words: “Error: no module {”."
+    assert last_words("at home\n") == "Its last words: “at home”."
+
+
 @given(st.text(max_size=2000))
 def test_no_output_makes_a_second_line_or_moves_a_cursor(output: str) -> None:
     said = last_words(output)

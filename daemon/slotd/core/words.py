@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import re
+
 SAID_CHARS = 300
+# What Node.js and the JVM print below an error: where it was raised, and who they are.
+_BELOW_ERRORS = re.compile(r"(at \S.*|\.\.\. \d+ more|[{}]|Node\.js v[\d.]+)")
 
 
 def last_words(output: str) -> str:
-    """The last line that a program printed, quoted, as a sentence; empty for none.
+    """The last line that a program printed, quoted, as a sentence; empty for none. If it is a stack below an error, the
+    error is quoted.
 
     It is foreign: one printable line of bounded length, that can neither pass for a sentence of ours (a hint comes
     on a line of its own) nor play with a terminal.
     """
     lines = [line.strip() for line in output.splitlines() if line.strip()]
-    return f"Its last words: “{one_line(lines[-1])}”." if lines else ""
+    last = next((line for line in reversed(lines) if not _BELOW_ERRORS.fullmatch(line)), lines[-1] if lines else "")
+    return f"Its last words: “{one_line(last)}”." if lines else ""
 
 
 def one_line(text: str) -> str:
