@@ -16,7 +16,7 @@ from pathlib import Path
 
 from slotd.core import schema
 from slotd.errors import Failed, Misconfigured
-from slotd.host import files, holdback
+from slotd.host import files, holdback, mounts
 from slotd.host.paths import runtime_of_user
 
 FILE = "50-slotd.conf"
@@ -69,6 +69,27 @@ def render(app: schema.App, unit: str, restart: Restart, systemd: int) -> str:
     return "\n".join(lines) + "\n"
 
 
+def render_mount(app: schema.App) -> str:
+    """The drop-in for a file system that data lie on: a way back at boot needs them, `nofail` and far ones too.
+
+    Only an order: a disk that is missing keeps neither slotd nor the other apps from coming up.
+    """
+    lines = [
+        f"{MARKER} for {app.name}: `slotctl disable {app.name}` removes it.",
+        "[Unit]",
+        "# Its data lie here, and are what slotd takes back at boot.",
+        "Before=slotd-boot.service slotd.service",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _mounts(app: schema.App, root: Path) -> list[str]:
+    """The units of the file systems that the app's data lie on, as far as these are declared; not the root's."""
+    paths = [real for path in map(Path, app.data.paths) for real in (path, Path(os.path.realpath(path)))]
+    wanted = {each.where for each in mounts.declared(root) if any(each.where in (p, *p.parents) for p in paths)}
+    return sorted(mounts.unit_of(where) for where in wanted if where != Path("/"))
+
+
 def enable(app: schema.App, *, root: Path = Path("/"), user: bool = False) -> list[str]:
     """Writes the drop-ins and enables slotd's own units; gives a line for each thing that was done.
 
@@ -81,6 +102,7 @@ def enable(app: schema.App, *, root: Path = Path("/"), user: bool = False) -> li
             f"cannot enable {app.name}: its definition names no units.", hint='Give it `[service] units = ["…"]`.'
         )
     targets = {unit: _directory(root, user) / f"{unit}.d" / FILE for unit in app.service.units}
+    before = [] if user else [_directory(root, user) / f"{unit}.d" / _own_file(app) for unit in _mounts(app, root)]
     for path in targets.values():
         _owner(path)
     online = root == Path("/")
@@ -93,6 +115,11 @@ def enable(app: schema.App, *, root: Path = Path("/"), user: bool = False) -> li
         _make_directories(path.parent)
         files.write_atomic(path, text)
         done.append(f"wrote {path}")
+    for path in before:
+        if _read(path) != (text := render_mount(app).encode()):
+            _make_directories(path.parent)
+            files.write_atomic(path, text)
+            done.append(f"wrote {path}")
     if not online:
         return done
     if done:
@@ -112,7 +139,7 @@ def disable(app: schema.App, *, root: Path = Path("/"), user: bool = False) -> l
     slotd's own timers stay as they are: they are for all apps.
     """
     done = []
-    for path in sorted(_directory(root, user).glob(f"*.d/{FILE}")):
+    for path in sorted(each for name in (FILE, _own_file(app)) for each in _directory(root, user).glob(f"*.d/{name}")):
         if _owner(path, strict=False) == app.name:
             with files.explaining(f"cannot remove {path}"):
                 path.unlink()
@@ -122,6 +149,11 @@ def disable(app: schema.App, *, root: Path = Path("/"), user: bool = False) -> l
     if done and root == Path("/"):
         _systemctl(user, "daemon-reload")
     return done
+
+
+def _own_file(app: schema.App) -> str:
+    """For a unit that several apps may need."""
+    return f"50-slotd-{app.name}.conf"
 
 
 def _directory(root: Path, user: bool) -> Path:

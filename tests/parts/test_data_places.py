@@ -2,26 +2,126 @@
 
 from __future__ import annotations
 
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from tests.trees import mounted
+from tests.trees import look, mounted
 
 from slotd import errors
 from slotd.data import DataSpec
-from slotd.data.places import require_mounted
+from slotd.data.mounts import require_mounted
+from slotd.data.tree import TreeStore
+from slotd.host.mounts import unit_of
+
+
+def never() -> bool:
+    return False
+
+
+def declare(root: Path, name: str, text: str) -> Path:
+    path = root / "etc" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+@contextmanager
+def away(disk: Path) -> Iterator[None]:
+    """Without the file system, until the end of the block."""
+    subprocess.run(["umount", str(disk)], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["mount", "-o", "loop", str(disk.parent / "image"), str(disk)], check=True)
 
 
 def test_data_on_a_file_system_that_is_not_mounted_are_not_touched(tmp_path: Path) -> None:
     """As at boot, when the disk is `nofail` or far away: what was restored would be hidden by it later."""
-    disk, fstab = tmp_path / "a disk" / "mount", tmp_path / "fstab"
+    disk = tmp_path / "a disk" / "mount"
     escaped = str(disk).replace(" ", "\\040")
-    fstab.write_text(f"# LABEL=x {tmp_path}/data ext4 defaults 0 2\nLABEL=y {escaped} ext4 defaults,nofail 0 2\n")
+    lines = f"# LABEL=x {tmp_path}/data ext4 defaults 0 2\nLABEL=y {escaped} ext4 defaults,nofail 0 2\n"
+    declare(tmp_path, "fstab", lines)
     inside, outside = DataSpec((disk / "data",)), DataSpec((tmp_path / "data",))
     with mounted("ext4", tmp_path / "a disk", size=16 << 20):
-        require_mounted(inside, fstab)
+        require_mounted(inside, root=tmp_path)
     with pytest.raises(errors.Failed, match="is not mounted"):
-        require_mounted(inside, fstab)
-    require_mounted(outside, fstab)
-    fstab.write_text(f"LABEL=y {escaped} ext4 noauto 0 2\n")
-    require_mounted(inside, fstab)
+        require_mounted(inside, root=tmp_path)
+    require_mounted(outside, root=tmp_path)
+    declare(tmp_path, "fstab", f"LABEL=y {escaped} ext4 noauto 0 2\n")
+    require_mounted(inside, root=tmp_path)
+
+
+def test_a_mount_that_only_a_unit_names_counts_and_one_that_is_masked_does_not(tmp_path: Path) -> None:
+    disk = tmp_path / "disk" / "mount"
+    spec = DataSpec((disk,))
+    unit = declare(tmp_path, f"systemd/system/{unit_of(disk)}", f"[Mount]\nWhat=/dev/x\nWhere={disk}\n")
+    with mounted("ext4", tmp_path / "disk", size=16 << 20):
+        require_mounted(spec, root=tmp_path)
+    with pytest.raises(errors.Failed, match="is not mounted") as caught:
+        require_mounted(spec, root=tmp_path)
+    assert str(unit) in caught.value.hint
+    unit.unlink()
+    unit.symlink_to("/dev/null")
+    require_mounted(spec, root=tmp_path)
+
+
+def test_the_link_to_a_disk_that_is_not_mounted_counts_too(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    (tmp_path / "app").symlink_to(disk / "data")
+    declare(tmp_path, "fstab", f"LABEL=y {disk} ext4 nofail 0 2\n")
+    with pytest.raises(errors.Failed, match="is not mounted"):
+        require_mounted(DataSpec((tmp_path / "app",)), root=tmp_path)
+
+
+@pytest.mark.parametrize("inner", ["", "data"])
+def test_a_disk_that_nothing_declares_is_missed_by_what_was_saved_from_it(tmp_path: Path, inner: str) -> None:
+    store, one, two = TreeStore(), tmp_path / "one", tmp_path / "two"
+    with mounted("ext4", tmp_path / "disk", size=16 << 20) as disk:
+        live = disk / inner
+        live.mkdir(exist_ok=True)
+        (live / "note").write_text("note")
+        spec, before = DataSpec((live,)), look(live)
+        store.hot(spec, one, None, never)
+        store.cold(spec, one)
+        store.seal(one, {})
+        store.hot(spec, two, one, never)
+        with away(disk):
+            for act in (
+                lambda: store.cold(spec, two),
+                lambda: store.hot(spec, tmp_path / "three", one, never),
+                lambda: store.ready(one),
+                lambda: require_mounted(spec, one),
+            ):
+                with pytest.raises(errors.Failed, match="which is not mounted, and nothing is there"):
+                    act()
+        assert look(live) == before
+        store.cold(spec, two)
+        store.seal(two, {})
+        assert [entry.path for entry in store.contents(two) if entry.kind == "file"] == [str(live / "note")]
+
+
+def test_data_that_were_moved_off_their_disk_on_purpose_are_saved_and_restored_where_they_are(tmp_path: Path) -> None:
+    store = TreeStore()
+    with mounted("ext4", tmp_path / "disk", size=16 << 20) as disk:
+        (disk / "note").write_text("note")
+        spec = DataSpec((disk,))
+        store.cold(spec, tmp_path / "one")
+        store.seal(tmp_path / "one", {})
+        with away(disk):
+            (disk / "note").write_text("moved")
+            store.hot(spec, tmp_path / "two", tmp_path / "one", never)
+            store.restore(spec, tmp_path / "one", tmp_path / "aside")
+            assert (disk / "note").read_text() == "note"
+            (disk / "note").unlink()
+
+
+def test_the_name_of_a_mounts_unit_is_systemds_own() -> None:
+    for path in ("/srv/data", "/", "/srv/a b/c-d", "/.hidden/x", "/srv/\u00fc"):
+        said = subprocess.run(
+            ["systemd-escape", "--path", "--suffix=mount", path], capture_output=True, text=True, check=True
+        )
+        assert unit_of(Path(path)) == said.stdout.strip()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from slotd.core.schema import App, Policy, Service
+from slotd.core.schema import App, Data, Policy, Service
 from slotd.enable import FILE, MARKER, Restart, disable, enable, render
 from slotd.errors import Failed, Misconfigured
 
@@ -63,6 +64,21 @@ def test_enable_writes_one_file_for_each_unit_and_disable_takes_them_away(tmp_pa
     assert drop_in(tmp_path).stat().st_mode & 0o777 == 0o644
     assert len(disable(DEMO, root=tmp_path)) == 2
     assert not list((tmp_path / "etc/systemd/system").iterdir())
+
+
+def test_the_disks_of_its_data_come_before_a_way_back_at_boot(tmp_path: Path) -> None:
+    units = tmp_path / "etc/systemd/system"
+    units.mkdir(parents=True)
+    (tmp_path / "etc/fstab").write_text("LABEL=a /srv/demo ext4 nofail 0 2\nLABEL=b /srv/other ext4 nofail 0 2\n")
+    (units / "srv-unit.mount").write_text("[Mount]\nWhat=/dev/x\nWhere=/srv/unit\n")
+    app = replace(DEMO, data=Data(paths=("/srv/demo/data", "/srv/unit", "/var/lib/demo")))
+    enable(app, root=tmp_path)
+    found = sorted(at.parent.name for at in units.glob("*.d/50-slotd-demo.conf"))
+    assert found == ["srv-demo.mount.d", "srv-unit.mount.d"]
+    assert setting((units / found[0] / "50-slotd-demo.conf").read_text(), "Before").startswith("slotd-boot.service")
+    assert enable(app, root=tmp_path) == []
+    disable(app, root=tmp_path)
+    assert [at.name for at in units.iterdir()] == ["srv-unit.mount"]
 
 
 def test_enable_twice_does_nothing_the_second_time(tmp_path: Path) -> None:

@@ -21,7 +21,8 @@ from slotd.data.elsewhere import holder_at
 from slotd.data.entries import VANISHED
 from slotd.data.layout import Layout
 from slotd.data.manifest import Manifest, unknown
-from slotd.data.places import Spot, beside, is_holder, places, require_mounted, spot, stat_at
+from slotd.data.mounts import require_mounted
+from slotd.data.places import Spot, beside, is_holder, places, spot, stat_at
 from slotd.host import copy, files
 from slotd.host.failpoint import hit
 

@@ -30,7 +30,7 @@ from slotd import errors
 from slotd.data import DataSpec
 from slotd.data.index import LIST_LIMIT, Index, Seen, read_index, write_lists
 from slotd.data.places import Place, places, spot
-from slotd.host import files
+from slotd.host import files, mounts
 from slotd.host.failpoint import hit
 
 FORMAT = 1
@@ -38,10 +38,14 @@ JSON_LIMIT = 64 << 20
 
 
 class Covered(NamedTuple):
-    """One place as it stands in tree.json. `holder`: mode, uid, gid of the directory that holds it, or None."""
+    """One place as it stands in tree.json. `holder`: mode, uid, gid of the directory that holds it, or None.
+
+    `mount`: the mount point that it lay on, "" for the root file system, or if it was not there.
+    """
 
     path: str
     holder: tuple[int, int, int] | None
+    mount: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +118,7 @@ class Layout:
             raw = read_json(self.dest / "tree.json")
             return Scope(
                 raw["kind"],
-                tuple(Covered(p["path"], tuple(p["holder"]) if p["holder"] else None) for p in raw["places"]),
+                tuple(_covered(each) for each in raw["places"]),
                 tuple(raw["exclude"]),
                 tuple(raw["sqlite"]),
             )
@@ -125,7 +129,7 @@ class Layout:
 
     def begin(self, kind: str, spec: DataSpec, before: Scope | None = None) -> Scope:
         """Write down what the copy covers, if that is not what it covered `before`."""
-        covered = tuple(Covered(str(place.path), _holder(place)) for place in places(spec))
+        covered = tuple(_found(place) for place in places(spec))
         scope = Scope(kind, covered, spec.exclude, spec.sqlite)
         if scope == before:
             return scope
@@ -212,9 +216,16 @@ def read_json(path: Path) -> dict[str, Any]:
     return raw
 
 
-def _holder(place: Place) -> tuple[int, int, int] | None:
+def _covered(raw: dict[str, Any]) -> Covered:
+    return Covered(raw["path"], tuple(raw["holder"]) if raw["holder"] else None, raw.get("mount", ""))
+
+
+def _found(place: Place) -> Covered:
+    """A place as it is now."""
     with suppress(OSError), spot(place.path) as at:
         if at:
             found = os.fstat(at.parent)
-            return found.st_mode & 0o7777, found.st_uid, found.st_gid
-    return None
+            point = mounts.point_of(at.real) if at.found else Path("/")
+            holder = found.st_mode & 0o7777, found.st_uid, found.st_gid
+            return Covered(str(place.path), holder, "" if point == Path("/") else str(point))
+    return Covered(str(place.path), None)

@@ -26,6 +26,7 @@ from slotd.data.digests import known, with_digest
 from slotd.data.entries import VANISHED, At, Base, Own, Vanished, kind_of, outside_of
 from slotd.data.index import Index, Seen, boot_id, escape, line_of
 from slotd.data.layout import Layout
+from slotd.data.mounts import require_mounted
 from slotd.data.places import (
     DEPTH,
     Place,
@@ -35,7 +36,6 @@ from slotd.data.places import (
     matcher,
     places,
     refuse_link,
-    require_mounted,
     spot,
 )
 from slotd.data.regular import Regular, reading
@@ -65,7 +65,7 @@ class Pass:
         self.is_left_out = left_out(spec.exclude, spec.sqlite)
 
     def run(self) -> CopyStats:
-        require_mounted(self.spec)
+        require_mounted(self.spec, self.layout.dest, self.base.dest if self.base else None)
         self.layout.make()
         self.layout.unseal()
         self._begin()

@@ -31,7 +31,6 @@ SIDECARS = ("-wal", "-journal")  # part of an SQLite database
 SHARED_MEMORY = "-shm"  # only an index of the -wal, made anew by SQLite
 LINKS_FOLLOWED = 40
 NAME_BYTES = 255
-FSTAB_BYTES = 1 << 20
 DEPTH = 150  # nested directories; each level of a walk holds up to three descriptors
 
 
@@ -134,32 +133,6 @@ def spot(path: Path, *, create: tuple[int, int, int] | None = None) -> Iterator[
         yield Spot(parent, name, real, stat_at(name, parent))
     finally:
         os.close(parent)
-
-
-def require_mounted(spec: DataSpec, fstab: Path = Path("/etc/fstab")) -> None:
-    """Raise `Failed` if data lie on a file system that is not mounted, as at boot with `nofail` or over the network.
-
-    What is at that path then is not the data, and what was put there would be hidden by them later.
-    """
-    mounted = set(files.mounts_below(Path("/")))
-    for wanted in _mounts_of(fstab):
-        for path in spec.parts or spec.paths:
-            if wanted not in mounted and (wanted == path or wanted in path.parents):
-                raise errors.Failed(
-                    f"cannot touch {path}: the file system of {wanted} is not mounted.",
-                    hint=f"`mount {wanted}`, then try again. If its data live elsewhere now, mend {fstab}.",
-                )
-
-
-def _mounts_of(fstab: Path) -> Iterator[Path]:
-    """Where it says that file systems are to be mounted, without those that are `noauto`."""
-    try:
-        lines = files.read_bounded(fstab, FSTAB_BYTES).splitlines()
-    except FileNotFoundError:
-        return
-    for words in (line.split() for line in lines if not line.lstrip().startswith(b"#")):
-        if len(words) >= 4 and words[1].startswith(b"/") and b"noauto" not in words[3].split(b","):
-            yield Path(os.fsdecode(files.unescape(words[1])))
 
 
 def stat_at(name: str, dir_fd: int) -> os.stat_result | None:

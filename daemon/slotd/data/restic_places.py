@@ -17,7 +17,8 @@ from typing import Final
 
 from slotd import errors
 from slotd.data import DataSpec
-from slotd.data.places import DEPTH, SHARED_MEMORY, matcher, places, refuse_link, require_mounted, spot
+from slotd.data.mounts import require_mounted
+from slotd.data.places import DEPTH, SHARED_MEMORY, matcher, places, refuse_link, spot
 from slotd.host import files
 from slotd.host.restic import Shown
 

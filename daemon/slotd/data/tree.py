@@ -19,6 +19,7 @@ from slotd.data.index import boot_id
 from slotd.data.layout import Layout
 from slotd.data.listing import changes, contents, parts
 from slotd.data.manifest import Manifest, differences, read
+from slotd.data.mounts import require_same
 from slotd.data.needs import needs
 from slotd.data.passes import Pass
 from slotd.data.places import beside
@@ -101,7 +102,8 @@ class TreeStore:
         return sorted(differences(written, Manifest(read).walk(layout).lines))
 
     def ready(self, src: Path) -> None:
-        """A tree copy is always ready."""
+        with files.explaining(f"cannot restore from {src}"):
+            require_same(src)
 
     def lent(self, dest: Path) -> AbstractContextManager[Path]:
         return nullcontext(dest)

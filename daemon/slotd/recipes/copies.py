@@ -12,6 +12,7 @@ from pathlib import Path
 
 from slotd.core.plain import from_plain
 from slotd.data import Entry
+from slotd.data.mounts import require_mounted
 from slotd.errors import Failed, NoSpace, SlotdError
 from slotd.host import failpoint, files
 from slotd.host.offloop import off_loop
@@ -72,6 +73,7 @@ def require_room(what: str, wanted: int, where: Path, free: int) -> None:
 
 def _room_for_restore(work: Work, backup: Backup) -> None:
     """Raises `NoSpace`, naming the file system that would run full. What shares blocks with the copy needs none."""
+    require_mounted(work.data_spec, Path(backup.path))
     spec, aside = work.data_spec, work.host.paths.state / "quarantine"
     tops = spec.parts or spec.paths
     entries = work.data.contents(Path(backup.path))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from slotd.core.health import UnitStatus
 from slotd.core.plain import to_plain
+from slotd.data.mounts import require_mounted
 from slotd.errors import Failed, NoSuchBackup, SlotdError
 from slotd.host import failpoint, holdback
 from slotd.host.offloop import off_loop
@@ -67,6 +68,9 @@ def missing_data(work: Work) -> list[str]:
 
 async def copy_hot(work: Work) -> None:
     """The long part of the backup, with the app running."""
+    base = await newest_sealed(work)
+    if work.app.backup.enabled:
+        await off_loop(require_mounted, work.data_spec, base)
     if not wants_backup(work):
         return
     if not work.plan.backup:
@@ -77,7 +81,6 @@ async def copy_hot(work: Work) -> None:
     await hooks.run_around_backup(work, "before")
     await off_loop(work.data.remove, Path(backup.path))  # a copy that a crash left half-made is not trusted
     await failpoint.reach("preserve:cleared")
-    base = await newest_sealed(work)
     stats = await off_loop(work.data.hot, work.data_spec, Path(backup.path), base, lambda: work.cancel_asked)
     await failpoint.reach("preserve:copied")
     for note in (*stats.notes, *(f"{name} is a socket or a fifo and is not copied" for name in stats.skipped[:20])):

@@ -1,0 +1,62 @@
+"""Data whose file system is not mounted, as at boot with `nofail` or over the network, are not taken for gone.
+
+What is at such a path then is not the data, and what was put there would be hidden by them later. Two things say where
+data ought to be: what is declared (fstab, units), and where they were when they were saved the last time, which holds
+for what declares its mounts elsewhere, as ZFS does.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from slotd import errors
+from slotd.data import DataSpec
+from slotd.data.layout import Layout, Scope
+from slotd.data.places import is_holder
+from slotd.host import mounts
+
+
+def require_mounted(spec: DataSpec, *copies: Path | None, root: Path = Path("/")) -> None:
+    """Raise `Failed` if a file system that the data lie on is not mounted; `copies` may say where they were."""
+    wanted = spec.parts or spec.paths
+    paths = [(path, real) for path in wanted for real in {path, Path(os.path.realpath(path))}]
+    there = mounts.present()
+    for each in mounts.declared(root):
+        for path, real in paths:
+            if each.where not in there and (each.where == real or each.where in real.parents):
+                raise errors.Failed(
+                    f"cannot touch {path}: the file system of {each.where} is not mounted.",
+                    hint=f"`mount {each.where}`, then try again. If its data live elsewhere now, mend {each.by}.",
+                )
+    for copy in copies:
+        scope = Layout(copy).scope() if copy else None
+        if scope:
+            _require_same(scope, {str(path) for path in wanted}, there)
+
+
+def require_same(copy: Path) -> None:
+    """The same for all that a copy covers."""
+    if scope := Layout(copy).scope():
+        _require_same(scope, {place.path for place in scope.places}, mounts.present())
+
+
+def _require_same(scope: Scope, paths: set[str], there: set[Path]) -> None:
+    for place in scope.places:
+        point = Path(place.mount)
+        if place.mount and place.path in paths and point not in there and _is_bare(Path(place.path)):
+            raise errors.Failed(
+                f"cannot touch {place.path}: when it was saved it lay on the file system of {point}, which is not"
+                " mounted, and nothing is there now.",
+                hint=f"Mount it, then try again. If that disk is gone for good: `mkdir -p {place.path} && touch"
+                f" {place.path}/here`, so that there is something.",
+            )
+
+
+def _is_bare(path: Path) -> bool:
+    try:
+        return all(is_holder(name) for name in os.listdir(path))
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False

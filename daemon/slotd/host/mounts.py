@@ -1,0 +1,73 @@
+"""Where file systems are to be mounted, as fstab and an administrator's own units say, and where they are."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from slotd.host import files
+
+FILE_BYTES = 1 << 20
+FSTAB = "etc/fstab"
+UNITS = ("etc/systemd/system", "run/systemd/system")
+_WHERE = re.compile(r"^\s*Where\s*=\s*(/[^\n]*?)\s*$", re.MULTILINE)
+_PLAIN = re.compile(r"[A-Za-z0-9:_.]")
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """A mount point, and the file that says so."""
+
+    where: Path
+    by: Path
+
+
+def declared(root: Path = Path("/")) -> Iterator[Declared]:
+    """Where something is to be mounted: lines of fstab that are not `noauto`, and units that are not masked.
+
+    An automount counts: whoever reaches for it has it mounted.
+    """
+    fstab = root / FSTAB
+    for words in (line.split() for line in _text(fstab).splitlines() if not line.lstrip().startswith("#")):
+        if len(words) >= 4 and words[1].startswith("/") and "noauto" not in words[3].split(","):
+            yield Declared(Path(os.fsdecode(files.unescape(os.fsencode(words[1])))), fstab)
+    for folder in UNITS:
+        for unit in sorted((root / folder).glob("*.mount")):
+            found = _WHERE.findall(_text(unit)) if unit.is_file() else []  # one that is masked leads to /dev/null
+            if found and "%" not in found[-1]:
+                yield Declared(Path(os.path.normpath(found[-1])), unit)
+
+
+def _text(path: Path) -> str:
+    try:
+        return os.fsdecode(files.read_bounded(path, FILE_BYTES))
+    except FileNotFoundError:
+        return ""
+
+
+def present() -> set[Path]:
+    """All mount points, automounts among them."""
+    return set(files.mounts_below(Path("/")))
+
+
+def point_of(path: Path) -> Path:
+    """The mount point that holds a real path, itself maybe."""
+    found = present()
+    return next((above for above in (path, *path.parents) if above in found), Path("/"))
+
+
+def unit_of(where: Path) -> str:
+    """The name of the unit of a mount point (systemd.unit(5), "String Escaping for Inclusion in Unit Names")."""
+    path = str(where).strip("/")
+    out = ""
+    for at, char in enumerate(path):
+        if char == "/":
+            out += "-"
+        elif _PLAIN.fullmatch(char) and not (char == "." and at == 0):
+            out += char
+        else:
+            out += "".join(f"\\x{byte:02x}" for byte in os.fsencode(char))
+    return f"{out or '-'}.mount"
