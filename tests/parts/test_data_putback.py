@@ -93,11 +93,16 @@ def test_what_turned_up_at_the_place_meanwhile_is_kept_as_all_that_is_left_of_th
     assert TreeStore().verify(aside) == []
 
 
+@pytest.mark.parametrize("state", ["", "state"], ids=["copies beside", "copies in another subvolume"])
 @pytest.mark.parametrize("point", ["data.restore.snapshot", "data.restore.place", "data.restore.placed"])
-def test_data_that_are_a_subvolume_are_put_back_as_the_one_that_they_were(tmp_path: Path, point: str) -> None:
+def test_data_that_are_a_subvolume_are_put_back_as_the_one_that_they_were(
+    tmp_path: Path, point: str, state: str
+) -> None:
     with mounted("btrfs", tmp_path / "disk") as home:
-        live, backup, aside = home / "srv" / "live", home / "backup", home / "aside"
+        live, backup, aside = home / "srv" / "live", home / state / "backup", home / state / "aside"
         make_place(live)
+        if state:
+            make_place(home / state)
         spec = DataSpec((live,), exclude=("temp",))
         for name in ("notes", "temp"):
             (live / name).write_text(f"good {name}")

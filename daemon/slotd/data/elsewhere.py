@@ -19,7 +19,7 @@ from pathlib import Path
 from slotd import errors
 from slotd.data.layout import Layout, read_json
 from slotd.data.places import spot
-from slotd.host import files
+from slotd.host import btrfs, files
 
 _FILE = "elsewhere"
 
@@ -51,7 +51,7 @@ def left(layout: Layout) -> Mapping[str, Left]:
 def leave(layout: Layout, key: str, parent: int, holder: str, name: str, as_: str) -> None:
     """Write down that a unit stays in its holder, by the name `as_`, which it has then. On disk when it returns."""
     with holder_at(parent, holder) as fd:
-        inode = os.stat(name, dir_fd=fd, follow_symlinks=False).st_ino
+        inode = btrfs.identity(fd, name)
         path = os.readlink(f"/proc/self/fd/{parent}")
         known = {**left(layout), key: Left(path, holder, as_, os.fstat(parent).st_ino, inode)}
         layout.replace(layout.dest / _FILE, json.dumps({k: asdict(each) for k, each in known.items()}).encode())
@@ -161,5 +161,5 @@ def _opened(layout: Layout, each: Left) -> Iterator[int | None]:
             return
         with holder_at(at.parent, at.name) as fd:
             there = files.exists_at(each.name, fd)
-            is_it = there and os.stat(each.name, dir_fd=fd, follow_symlinks=False).st_ino == each.inode
+            is_it = there and btrfs.identity(fd, each.name) == each.inode
             yield fd if is_it else None

@@ -19,7 +19,7 @@ from slotd.data.layout import Scope
 from slotd.data.manifest import Manifest, unknown
 from slotd.data.places import Place, Spot, beside, matcher, places, spot, stat_at, within
 from slotd.data.restore import PURPOSE, Restore, carry, found_in, times_kept
-from slotd.host import files
+from slotd.host import btrfs, files, mounts
 from slotd.host.failpoint import hit
 
 
@@ -60,9 +60,9 @@ class PutBack(Restore):
             with (
                 files.explaining(f"cannot put {place.path} back"),
                 spot(place.path) as at,
-                elsewhere.entry(self.aside, (), str(aside_scope.number_of(place.path))) as (kept, _),
+                elsewhere.entry(self.aside, (), str(aside_scope.number_of(place.path))) as (kept, name),
             ):
-                if at is None or os.fstat(at.parent).st_dev != os.fstat(kept).st_dev or pinned(at.real):
+                if at is None or not _reaches(kept, name, at.parent) or pinned(at.real):
                     raise errors.Failed(f"cannot put {place.path} back by a rename: it is on another file system.")
 
     def _unmake(self, at: Spot, place: Place, scope: Scope, key: str) -> None:
@@ -92,6 +92,14 @@ class PutBack(Restore):
                 files.rename_new(kept, at.name, src_dir_fd=aside, dst_dir_fd=at.parent)
             os.fsync(at.parent)
             os.fsync(aside)
+
+
+def _reaches(kept: int, name: str, parent: int) -> bool:
+    """Whether a rename brings `name` from the one directory to the other."""
+    if os.fstat(kept).st_dev == os.fstat(parent).st_dev:
+        return True
+    # A subvolume of btrfs as a whole goes from one subvolume into another, if not into another mount.
+    return btrfs.is_subvolume_at(kept, name) and mounts.id_of(kept) == mounts.id_of(parent)
 
 
 def _exchange(data: int, name: str, parent: int, made: str, aside: int, kept: str) -> None:

@@ -59,6 +59,12 @@ def point_of(path: Path) -> Path:
     return next((above for above in (path, *path.parents) if above in found), Path("/"))
 
 
+def id_of(fd: int) -> str:
+    """What tells the mount that a descriptor is in from all others."""
+    text = Path(f"/proc/self/fdinfo/{fd}").read_text()
+    return next(line for line in text.splitlines() if line.startswith("mnt_id:"))
+
+
 def unit_of(where: Path) -> str:
     """The name of the unit of a mount point (systemd.unit(5), "String Escaping for Inclusion in Unit Names")."""
     path = str(where).strip("/")
