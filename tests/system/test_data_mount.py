@@ -77,6 +77,24 @@ def test_while_the_disk_is_away_nothing_is_saved_updated_or_restored(
     assert notes.wait_state() == before
 
 
+def test_a_version_cannot_keep_its_app_from_going_back_by_data_that_nobody_can_copy(notes: Notes) -> None:
+    before = notes.wait_state()
+    notes.set_trial("1h")
+    notes.publisher.publish("1.5")
+    notes.slotctl("--no-wait", "update", "notes")
+    notes.machine.wait_for('slotctl --json status notes | grep -q \'"state": "trial"\'', timeout_s=60)
+    notes.machine.run(f"cd {DATA}; mkdir deep; cd deep; for n in $(seq 160); do mkdir d; cd -P d; done; echo bad >bad")
+    notes.machine.run("chown -R notes: /srv/disk/deep")
+    notes.slotctl("mark-bad", "notes")
+    notes.machine.wait_for('slotctl --json status notes | grep -q \'"state": "idle"\'', timeout_s=60)
+    assert notes.wait_state() == before
+    assert "rolled back to 1.0" in notes.slotctl("history", "notes")
+    assert not notes.machine.exists(f"{DATA}/deep")
+    kept = next(copy["id"] for copy in notes.json("backups", "notes") if copy["kind"] == "quarantine")
+    assert notes.machine.run(f"find {DATA}/.slotd-aside-{kept} -name bad -exec cat {{}} +").stdout == "bad\n"
+    assert f"{DATA}/deep" in notes.slotctl("backups", "notes", kept)
+
+
 def test_a_way_back_at_boot_waits_for_the_disk(notes: Notes) -> None:
     before = notes.wait_state()
     notes.set_trial("1h")
