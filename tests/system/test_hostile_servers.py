@@ -154,13 +154,15 @@ def test_a_missing_artifact_is_waited_for(notes: Notes, publisher: HostilePublis
 
 
 @pytest.mark.parametrize(("file", "key"), [("SHA256SUMS-{}", "checksums"), ("notes-{}.tar.gz.asc", "signature")])
-def test_a_missing_proof_is_an_error_before_anything_is_downloaded(
+def test_a_missing_proof_is_waited_for_and_nothing_is_downloaded(
     notes: Notes, publisher: HostilePublisher, file: str, key: str
 ) -> None:
     version = publisher.publish_next()
     publisher.leave_out(version, file.format(version))
-    says = (f"cannot verify {version}", f"no file {file.format(version)}", f"change `{key}` under [verify]")
-    refused_and_remembered(notes, "update", "notes", says=says)
+    with untouched(notes):
+        printed = notes.slotctl("update", "notes", status=3)
+    assert_says(printed, f"{version} was passed over: it is not complete (yet)", f"no file {file.format(version)}")
+    assert_says(printed, f"change `{key}` under [verify]")
     assert not publisher.server.seen(f"/files/notes-{version}.tar.gz")
 
 

@@ -17,7 +17,7 @@ from slotd.core.specifier import Specifier, parse_specifier
 from slotd.core.timespan import format_span
 from slotd.core.version import Version, parse, version_of_tag
 from slotd.core.words import about_it, duration
-from slotd.errors import BadOption, NoSuchVersion, NothingToDo, VerificationFailed
+from slotd.errors import BadOption, NoSuchVersion, NothingToDo
 from slotd.model import AppRecord, AppState, AppView, Asset, Blocked, Mode, Release
 
 _SKIPPED_LIMIT = 50
@@ -237,13 +237,9 @@ class _Rules:
 
     def _incomplete(self, candidate: Candidate, found: assets.Match) -> str:
         """Publishers upload one file after the other; the sums and signatures often come last."""
-        try:
-            words = {**asset_words(candidate.release, self.app.source), **found.words}
-            for asset in found.assets:
-                verifyplan.plan(self.app.verify, asset.name, candidate.release.version, candidate.release, words)
-        except VerificationFailed as error:
-            return f"it is not complete (yet): {error.message.partition(': ')[2]}"
-        return ""
+        words = {**asset_words(candidate.release, self.app.source), **found.words}
+        lacking = verifyplan.lacking(self.app.verify, found.assets, candidate.release, words)
+        return f"it is not complete (yet): {lacking}" if lacking else ""
 
     def replacement(self, candidate: Candidate, found: assets.Match) -> str:
         """What came in a bundle was looked through by who imported it, and is not what the source offers."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -33,6 +33,17 @@ class Wanted:
     asset: Asset
 
 
+class Missing(VerificationFailed):
+    """A release does not have the `file` that `key` of [verify] names."""
+
+    def __init__(self, version: str, file: str, key: str) -> None:
+        super().__init__(
+            f"cannot verify {version}: the release has no file {file}",
+            hint=f"It may not be uploaded yet. If it is called otherwise, change `{key}` under [verify].",
+        )
+        self.file, self.key = file, key
+
+
 def plan(
     verify: Verify, asset: str, version: str, release: Release, words: Mapping[str, str] | None = None
 ) -> tuple[Wanted, ...]:
@@ -57,6 +68,16 @@ def plan(
         covers = SUMS if sums and _covers_sums(template, name, sums) else ARTIFACT
         wanted.append(Wanted(name, kind, covers, _asset(release, name, "signature")))
     return tuple(wanted)
+
+
+def lacking(verify: Verify, assets: Iterable[Asset], release: Release, words: Mapping[str, str]) -> str:
+    """A clause on the first sums file or signature that the release does not have (yet); empty if it has all."""
+    for asset in assets:
+        try:
+            plan(verify, asset.name, release.version, release, words)
+        except Missing as missing:
+            return f"it has no file {missing.file}; if that is called otherwise, change `{missing.key}` under [verify]"
+    return ""
 
 
 def expected(verify: Verify, release: Release) -> Verify:
@@ -134,10 +155,7 @@ def _fill(template: str, words: Mapping[str, str]) -> str:
 def _asset(release: Release, name: str, key: str) -> Asset:
     found = release.asset(name)
     if found is None:
-        raise VerificationFailed(
-            f"cannot verify {release.version}: the release has no file {name}",
-            hint=f"It may not be uploaded yet. If it is called otherwise, change `{key}` under [verify].",
-        )
+        raise Missing(release.version, name, key)
     return found
 
 

@@ -12,7 +12,7 @@ NAME, ROOT = "org.slotd1", "/org/slotd1"
 MANAGER, APP, JOB = "org.slotd1.Manager", "org.slotd1.App", "org.slotd1.Job"
 PROPERTIES = "org.freedesktop.DBus.Properties"
 SYSTEMD, SYSTEMD_PATH = "org.freedesktop.systemd1", "/org/freedesktop/systemd1"
-DEADLINE_S = 30.0
+DEADLINE_S = 120.0
 
 
 class Desk:

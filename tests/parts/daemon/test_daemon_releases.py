@@ -47,7 +47,7 @@ async def test_a_release_whose_signature_comes_late_waits_while_an_older_one_is_
     kept = (folder / f"{late}.minisig").read_bytes()
     (folder / f"{late}.minisig").unlink()
     assert (await desk.do("Check", notes.name))["version"] == "1.1"
-    why = f"1.2 was passed over: it is not complete (yet): the release has no file {late}.minisig"
+    why = f"1.2 was passed over: it is not complete (yet): it has no file {late}.minisig"
     assert (await desk.do("Update", notes.name))["result"] == "updated"
     assert notes.version == "1.1"
     assert why in said(world, "check", notes.name, status=None)
