@@ -19,7 +19,7 @@ from slotd import engines
 from slotd.core.health import UnitStatus
 from slotd.core.plain import from_plain
 from slotd.core.schema import App
-from slotd.errors import Busy, Failed, NoSuchApp
+from slotd.errors import Busy, Failed, NoSuchApp, SlotdError
 from slotd.host import definitions, failpoint, holdback
 from slotd.host.lock import only_one_on
 from slotd.host.offloop import off_loop
@@ -225,7 +225,7 @@ async def prune(*, user_mode: bool) -> int:
     """Retention for every app that has no job running."""
     host = await off_loop(lambda: _host(NothingRuns(), user_mode=user_mode))
     loaded = await off_loop(definitions.load, host.paths)
-    failed = False
+    failed = changed = False
     for app in loaded.apps.values():
         if app.name in {job.app for job in await off_loop(host.store.unfinished_jobs)}:  # asked anew: time has passed
             continue
@@ -233,13 +233,33 @@ async def prune(*, user_mode: bool) -> int:
         try:
             engine = engines.create(app, host.root(app), host.settings.limits, user_mode=user_mode)
             with only_one_on(host.paths.state, app.name):
+                before = await off_loop(host.store.backups, app.name)
                 await pruning.prune_app(Work(host, app, job, engine, host.data_store(app), lambda _job: None))
+                changed |= before != await off_loop(host.store.backups, app.name)
         except Busy:
             continue  # a job began meanwhile, and tidies up itself
         except Exception as error:  # the next app's old copies go all the same
             _log.error("%s: %s", app.name, error)
             failed = True
+    if changed:
+        await _tell_daemon(user_mode=user_mode)
     return 1 if failed else 0
+
+
+async def _tell_daemon(*, user_mode: bool) -> None:
+    """One that runs shows what was changed beside it. One that does not is not started for that: it will read it."""
+    from slotd.host.bus import Bus
+
+    try:
+        bus = await Bus.connect("session" if user_mode else "system")
+        try:
+            there = "org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus", "NameHasOwner"
+            if (await bus.call(*there, "s", ["org.slotd1"]))[0]:
+                await bus.call("org.slotd1", "/org/slotd1", "org.slotd1.Manager", "Reload")
+        finally:
+            await bus.close()
+    except SlotdError as error:
+        _log.warning("slotd may show backups as they were before, until it is reloaded: %s", error)
 
 
 async def push(*, user_mode: bool) -> int:
@@ -265,6 +285,7 @@ async def bring(name: str, copy_id: str, *, user_mode: bool) -> int:
     host = await off_loop(lambda: _host(NothingRuns(), user_mode=user_mode))
     loaded = await off_loop(definitions.load, host.paths)
     row = await pushing.bring_back(host, _defined(loaded, host.paths, name), copy_id)
+    await _tell_daemon(user_mode=user_mode)
     sys.stdout.write(
         f"Backup {row.id} of {name} {row.version} is back. `slotctl restore {name} {row.id}` restores it.\n"
     )

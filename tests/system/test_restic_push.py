@@ -153,6 +153,9 @@ def test_a_backup_that_this_host_has_lost_comes_back_as_the_manual_says(notes: N
     (lost,) = [copy for copy in notes.json("backups", "notes") if copy["reason"] == "manual"]
     notes.write("written since")
     notes.machine.run(f"rm -rf /var/lib/slotd/backups/notes/{lost['id']}")
+    notes.machine.run(["sqlite3", "/var/lib/slotd/state.db", f"DELETE FROM backups WHERE id = '{lost['id']}'"])
+    notes.machine.run("systemctl reload slotd")
+    assert lost["id"] not in backups(notes)
     (line,) = [each.strip() for each in manual.splitlines() if each.strip().startswith("systemd-run --pipe")]
     example = line.split()[-1]
     assert "is back" in notes.machine.run(line.replace(example, lost["id"])).stdout
