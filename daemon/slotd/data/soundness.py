@@ -30,6 +30,7 @@ from slotd.data.places import SIDECARS, matcher, spot, stat_at
 from slotd.host import copy, files, sqlite
 
 SCRATCH_BYTES = 1 << 30  # of a database that must be copied to be looked at
+LEAST_BYTES = 8 << 20  # what the start of one check costs: so much could be read meanwhile
 SPARE_BYTES = 256 << 20  # that must stay free meanwhile
 NOBODY = 65534
 _SCRATCH = "checking"
@@ -60,7 +61,8 @@ class _Database:
 def check(
     layout: Layout, spec: DataSpec, most: int, base: Layout | None, cancelled: Callable[[], bool]
 ) -> tuple[Damage, ...]:
-    """Ask for what was not asked yet, the smallest first, up to `most` bytes together. Raises `Failed`, `NoSpace`.
+    """Ask for what was not asked yet, the smallest first, up to `most` bytes together, where each counts as 8 MiB at
+    least. Raises `Failed`, `NoSpace`.
 
     Of a copy that is not sealed all that is damaged is given, of one that is only what was not known before.
     """
@@ -80,7 +82,7 @@ def check(
         verdict = known.get(database.state)
         is_new = verdict is None
         if verdict is None:
-            left -= database.size
+            left -= max(database.size, LEAST_BYTES)
             if left < 0 or cancelled():
                 is_all = False
                 continue
