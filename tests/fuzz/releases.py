@@ -1,4 +1,4 @@
-"""What servers say of releases: GitHub's API, an index of one's own, PyPI's two, and what a worker made of them."""
+"""What servers say of releases: GitHub's API, an index of one's own, PyPI's two, npm's; what a worker made of them."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from slotd.errors import SourceFailed
 from slotd.sources import Answer, Listing, SourceType
 from slotd.sources.github import GitHub
 from slotd.sources.http import HttpIndex
+from slotd.sources.npm import Npm
 from slotd.sources.pypi import PyPI
 from slotd.sources.work import listing_from_json
 
@@ -27,6 +28,7 @@ _KINDS: dict[bytes, tuple[SourceType, Source, str]] = {
     b"p": (PyPI(), Source(type="pypi", url=_BASE, package="demo"), "application/json"),
     b"s": (PyPI(), Source(type="pypi", url=_BASE + "/simple", package="demo"), "application/vnd.pypi.simple.v1+json"),
     b"t": (PyPI(), Source(type="pypi", url=_BASE + "/simple", package="demo"), "text/html"),
+    b"n": (Npm(), Source(type="npm", url=_BASE, package="demo", scheme="semver"), "application/json"),
     b"d": (HttpIndex(), Source(type="http", url=_BASE, asset=_NAMES, scheme="date"), "application/json"),
 }
 
@@ -99,6 +101,13 @@ _PYPI = {"releases": {"1.0": [
 _SIMPLE = {"files": [
     {"filename": "demo-1.0.tar.gz", "url": "../demo-1.0.tar.gz#x", "hashes": {"sha256": "a" * 64}, "size": 4,
      "upload-time": "2026-01-02T03:04:05Z", "requires-python": "~=3.8", "yanked": "broken"}]}  # fmt: skip
+_NPM = {"name": "demo", "dist-tags": {"latest": "1.0.0"}, "time": {"created": "2026-01-02T03:04:05.006Z",
+    "1.0.0": "2026-01-02T03:04:05.006Z", "0.9.0": 1e9}, "versions": {
+    "1.0.0": {"name": "demo", "version": "1.0.0", "deprecated": "broken", "dist": {
+        "tarball": "https://host.example/demo/-/demo-1.0.0.tgz", "shasum": "a" * 40,
+        "integrity": f"sha512-{'A' * 86}== sha256-{'A' * 43}= sha1-{'A' * 27}=?x"}},
+    "0.9.0": {"deprecated": False, "dist": {"tarball": "https://other.example/x.tgz", "integrity": None}}},
+}  # fmt: skip
 _WORKER = {"releases": [
     {"version": "1.0", "tag": "v1.0", "published": 1.0, "notes": "n", "yanked": False, "oldest": "", "assets": [
         {"name": "a", "url": f"{_BASE}/a", "size": 1, "digest": _D}]}], "state": {"k": 1}, "warnings": []}  # fmt: skip
@@ -114,7 +123,7 @@ TARGET = Target(
     seeds=(
         *(
             kind + mutate.plain(each)
-            for kind, each in ((b"g", _GITHUB), (b"h", _INDEX), (b"p", _PYPI), (b"s", _SIMPLE))
+            for kind, each in ((b"g", _GITHUB), (b"h", _INDEX), (b"p", _PYPI), (b"s", _SIMPLE), (b"n", _NPM))
         ),
         b"d" + mutate.plain(_INDEX),
         b"w" + mutate.plain(_WORKER),
@@ -122,13 +131,15 @@ TARGET = Target(
     ),
     modules=(
         *(f"slotd.core.{name}" for name in ("foreign", "release", "version", "simpleindex")),
-        *(f"slotd.sources.{name}" for name in ("github", "http", "pypi")),
+        *(f"slotd.sources.{name}" for name in ("github", "http", "npm", "pypi")),
     ),
     words=(
         '"tag_name":',
         '"digest":',
         '"published":',
         "sha256:",
+        "sha512-",
+        '"dist":',
         "\\ud800",
         "<!",
         "<![",
