@@ -32,7 +32,7 @@ RECORDS = Path(os.environ.get("SLOTD_BENCH_RECORDS", REPOSITORY / "build" / "ben
 PAGE = Path(os.environ.get("SLOTD_BENCH_PAGE", REPOSITORY / "docs" / "performance.md"))
 
 # The order of the page; a record of another key comes after these.
-ORDER = ("install", "downtime", "backup", "bus", "attacks", "cli", "apps", "checks", "memory")
+ORDER = ("install", "delta", "downtime", "backup", "bus", "attacks", "cli", "apps", "checks", "memory")
 
 HEAD = """\
 # How fast slotd is, and how much it takes

@@ -6,6 +6,7 @@ is one), or by the chunk indexes of both, where the publisher puts them beside t
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 from collections.abc import Iterator
@@ -63,7 +64,8 @@ async def bring_index(work: Work, artifact: Artifact, path: Path) -> bool:
 
 
 async def _fetch_index(work: Work, asset: Asset, descriptor: int) -> None:
-    limits = work.host.settings.limits
+    settled = work.host.settings.limits
+    limits = dataclasses.replace(settled, download_s=min(settled.index_s, settled.download_s))  # it is a small file
     more = {
         "limit_bytes": limits.delta_index_bytes,
         "expected_size": asset.size,

@@ -36,6 +36,10 @@ def published(app: Notes, version: str, **changed: bytes) -> str:
     return f"/http/{app.name}/{version}/{name}"
 
 
+def update(world: World, app: str) -> None:
+    world.slotctl("update", app, timeout_s=300)
+
+
 def told(world: World, app: Notes, kind: str = "fetched") -> list[dict[str, Any]]:
     """Events of the app, the newest first."""
     found = [event for event in world.json("history", app.name) if event["kind"] == kind]
@@ -48,7 +52,7 @@ def app(world: World, server: ReleaseServer, minisign: MinisignKey) -> Notes:
     made = Notes(world, server, minisign, ending="zip")
     made.set_up()
     server.misbehave("cut", published(made, "1.0"), times=1)
-    world.slotctl("update", "notes")
+    update(world, "notes")
     return made
 
 
@@ -76,14 +80,14 @@ async def kill_in_the_middle(
         is_noted = len(notes) == 1 and '"validator": "\\"' in notes[0].read_text()
         return is_noted and notes[0].with_suffix("").stat().st_size == half
 
-    wait_for(is_half)
+    wait_for(is_half, deadline_s=120)
     server.behave()
     if fault:
         server.misbehave(fault, path, **options)
     server.requests.clear()
     server.sent = 0
     world.systemctl("kill", "--kill-who=main", "--signal=KILL", "slotd.service")
-    assert (await desk.end_of(job, timeout_s=120))["result"] == "updated"
+    assert (await desk.end_of(job, timeout_s=300))["result"] == "updated"
     return half
 
 
@@ -119,7 +123,7 @@ def test_of_an_archive_only_what_changed_is_fetched_and_that_is_told(
     server.sent = 0
     changed = other(4) | {"lib3.bin": noise(1, SIZE)}
     published(app, "2.1", **changed)
-    world.slotctl("update", "notes")
+    update(world, "notes")
     assert app.version == "2.1"
     assert server.sent < WHOLE // 3
     event = told(world, app)[0]
@@ -137,7 +141,7 @@ def test_a_kept_file_that_is_damaged_costs_a_plain_download(world: World, app: N
         kept.write_bytes(content)
     published(app, "2.2", **other(4), lib5=noise(1, SIZE))
     server.sent = 0
-    world.slotctl("update", "notes")
+    update(world, "notes")
     assert app.version == "2.2"
     assert server.sent > WHOLE
     assert "no part of the file of 2.1 was used: they have too little in common" in told(world, app)[0]["message"]
@@ -156,10 +160,10 @@ def test_of_a_file_with_a_chunk_index_beside_it_only_changed_chunks_are_fetched(
 ) -> None:
     beside = {".caibx": lambda content: index_of(content, tmp_path)}
     chunked.publish_files("1.0", files("1.0"), beside=beside)
-    world.slotctl("update", "chunked")
+    update(world, "chunked")
     server.sent = 0
     chunked.publish_files("1.1", files("1.1", **{"lib8.bin": noise(303, SIZE // 2)}), beside=beside)
-    world.slotctl("update", "chunked")
+    update(world, "chunked")
     assert chunked.version == "1.1"
     assert server.sent < WHOLE // 2
     assert "the rest was here already with 1.0" in told(world, chunked)[0]["message"]
@@ -170,7 +174,7 @@ def test_of_a_file_with_a_chunk_index_beside_it_only_changed_chunks_are_fetched(
 @pytest.mark.attack
 def test_a_chunk_index_that_is_none_changes_nothing_but_the_way(world: World, chunked: Notes) -> None:
     chunked.publish_files("1.2", files("1.2"), beside={".caibx": lambda content: bytes(1000)})
-    world.slotctl("update", "chunked")
+    update(world, "chunked")
     assert chunked.version == "1.2"
     assert "what tells their parts cannot be used" in told(world, chunked)[0]["message"]
 
@@ -183,7 +187,7 @@ def test_a_mirror_gives_the_file_that_the_source_does_not_and_the_source_its_sig
         mirror.file("notes/3.0/notes-3.0.zip", (server.root / path[1:]).read_bytes())
         with_mirror(world, app, f"{mirror.url}/files/notes/{{version}}/{{asset}}")
         server.misbehave("status", path, status=404)
-        world.slotctl("update", "notes")
+        update(world, "notes")
         assert {seen.path for seen in mirror.requests} == {"/files/notes/3.0/notes-3.0.zip"}
     assert app.version == "3.0"
     assert len(server.seen(f"{path}.minisig")) == 1
@@ -201,7 +205,7 @@ def test_a_mirrors_forgery_does_not_block_the_version_of_an_honest_source(
         with_mirror(world, app, f"{mirror.url}/files/{{version}}", require='["minisign"]')
         app.server.release("http/notes", "3.1", {}, assets={"notes-3.1.zip": {"digest": ""}})
         server.misbehave("status", path, status=404, times=2)
-        world.slotctl("update", "notes")
+        update(world, "notes")
     assert app.version == "3.1"
     assert told(world, app, "verification-failed") == []
 

@@ -73,9 +73,9 @@ SERVICES = {
 }
 
 
-def wait_for(condition: Callable[[], object]) -> None:
+def wait_for(condition: Callable[[], object], *, deadline_s: float = 30) -> None:
     """For what nobody signals."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + deadline_s
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)
