@@ -117,6 +117,7 @@ ID = b"i" * 32
         _index((2000, ID)),  # larger than it says
         _index((2**30, ID), most=2**40),  # more than is taken into memory
         _index((10, ID), tail=7),
+        _index(*((end, ID) for end in range(1, chunkindex.MOST_CHUNKS + 2))),  # more than fit into memory
     ],
 )
 def test_a_chunk_index_that_lies_is_refused(content: bytes) -> None:

@@ -13,6 +13,7 @@ from typing import Final
 from slotd.core.pieces import Hasher, Piece, sha256, sha512_256
 
 SUFFIX: Final = ".caibx"
+MOST_CHUNKS: Final = 250_000  # what is known of each takes memory, some hundred bytes
 CHUNK_BYTES: Final = 16 * 1024**2  # the largest that is taken into memory
 
 _HEAD = struct.Struct("<8Q")
@@ -37,7 +38,7 @@ class Chunks:
 def read(content: bytes) -> Chunks:
     """Raises `ValueError` for what is no such index, or one that lies."""
     count, rest = divmod(len(content) - _HEAD.size - _TAIL.size, _ITEM.size)
-    if count < 0 or rest:
+    if count < 0 or rest or count > MOST_CHUNKS:
         raise ValueError("it is no chunk index")
     size, mark, flags, least, mean, most, unknown, table = _HEAD.unpack_from(content)
     tail = _TAIL.unpack_from(content, len(content) - _TAIL.size)

@@ -13,6 +13,7 @@ from typing import Final
 from slotd.core.pieces import Piece
 
 TAIL_BYTES: Final = 65_557 + 76  # the longest end record, with what a large archive has before it
+MOST_MEMBERS: Final = 100_000  # what is known of each takes memory, some hundred bytes
 MAGIC: Final = b"PK\x03\x04"
 LOCAL: Final = struct.Struct("<4s5H3L2H")
 
@@ -80,9 +81,11 @@ def _large(tail: bytes, at: int, start: int) -> tuple[int, int, int, int, int, i
 
 def read_directory(directory: bytes, place: Place) -> list[Member]:
     """The members, in the order in which they lie in the archive. Raises `ValueError` for a directory that lies."""
+    if place.count > MOST_MEMBERS:
+        raise ValueError("it has too many members")
     found: list[tuple[int, int, bytes, tuple[int, ...], bytes]] = []
     at = 0
-    while at < len(directory):
+    while at < len(directory) and len(found) <= place.count:
         if len(directory) - at < _CENTRAL.size:
             raise ValueError("its directory is cut off")
         fields = _CENTRAL.unpack_from(directory, at)
