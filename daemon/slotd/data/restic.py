@@ -31,7 +31,7 @@ from slotd.data.layout import JSON_LIMIT, Layout
 from slotd.data.listing import Reader, changes, contents, parts, written
 from slotd.data.manifest import Manifest, unknown
 from slotd.data.restic_keep import Keep, Note
-from slotd.data.restic_places import excluded, held, renew
+from slotd.data.restic_places import excluded, held, renew, sync
 from slotd.data.tree import TreeStore
 from slotd.host import files
 from slotd.host.failpoint import hit
@@ -73,10 +73,7 @@ class ResticStore:
         layout.begin("backup", spec)
         since = time.time_ns()
         Note(self._keep, since).write(dest)
-        with held(spec) as found:
-            for place in found.values():
-                with suppress(OSError):  # what cannot be synced is still read
-                    files.syncfs(place.path)
+        sync(spec)
         before = keeping.read(base) if base else None
         parent = before.cold if before and before.keep.repository == self._keep.repository else ""
         made = self._pass(spec, dest, parent, "hot", cancelled, good=(0, UNREADABLE), patience=PATIENT_S)

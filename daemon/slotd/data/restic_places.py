@@ -11,7 +11,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -31,17 +31,33 @@ def held(spec: DataSpec) -> Iterator[Mapping[int, Shown]]:
 
     A link on the way that the app can change fails.
     """
+    with _opened(spec) as found:
+        seen = {number: os.fstat(fd) for number, (_, fd) in found.items()}
+        yield {number: Shown(real, seen[number].st_dev, seen[number].st_ino) for number, (real, _) in found.items()}
+
+
+def sync(spec: DataSpec) -> None:
+    """Put the file systems of the places on disk. What cannot be synced is still read."""
+    with _opened(spec) as found:
+        for _, fd in found.values():
+            mode = os.fstat(fd).st_mode
+            if stat.S_ISDIR(mode) or stat.S_ISREG(mode):
+                with suppress(OSError), files.opened(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_NONBLOCK) as whole:
+                    files.syncfs_fd(whole)
+
+
+@contextmanager
+def _opened(spec: DataSpec) -> Iterator[Mapping[int, tuple[Path, int]]]:
     require_mounted(spec)
     found = {}
-    with ExitStack() as open_places:
+    with ExitStack() as stack:
         for place in places(spec):
             with files.explaining(f"cannot reach {place.path}"), spot(place.path) as at:
                 if at and at.found and not place.volatile:
                     refuse_link(place.path, at)
                     fd = os.open(at.name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at.parent)
-                    open_places.callback(os.close, fd)
-                    seen = os.fstat(fd)
-                    found[place.number] = Shown(at.real, seen.st_dev, seen.st_ino)
+                    stack.callback(os.close, fd)
+                    found[place.number] = (at.real, fd)
         yield found
 
 
