@@ -24,19 +24,19 @@ def release(version: str, content: str, *, size: int = 0, digest: bool = True, u
 
 
 def look(
-    known: object, *releases: Release, app: schema.App = APP, **more: Any
-) -> tuple[Any, list[str], dict[str, str]]:
-    """As between two checks: what is remembered goes through JSON."""
+    known: object, *releases: Release, app: schema.App = APP, blocked: tuple[Blocked, ...] = ()
+) -> tuple[Any, list[str], list[str]]:
+    """What is remembered, told and waits, as between two checks: what is remembered goes through JSON."""
     memory = replaced.read(json.loads(json.dumps(known)), app.source)
-    seen, news, waiting = replaced.look(memory, releases, app=app, **{"blocked": (), "current": ""} | more)
-    return seen.plain(), news, waiting
+    seen, news = replaced.look(memory, releases, app=app, blocked=blocked)
+    return seen.plain(), news, list(seen.pending)
 
 
 def test_a_file_that_stays_the_same_is_nothing_new() -> None:
     known, news, waiting = look({}, release("1.0", "a"), release("1.1", "b"))
-    assert (news, waiting) == ([], {})
+    assert (news, waiting) == ([], [])
     again, news, waiting = look(known, release("1.1", "b"), release("1.0", "a"), release("1.2", "c"))
-    assert (news, waiting) == ([], {})
+    assert (news, waiting) == ([], [])
     assert len(again["files"]) == 3
 
 
@@ -44,15 +44,15 @@ def test_a_replaced_file_is_told_once_and_waits_until_it_is_accepted_or_as_it_wa
     known, *_ = look({}, release("1.1", "b"))
     known, news, waiting = look(known, release("1.1", "other"))
     assert news == ["notes-1.1.tar.gz of 1.1 is another file than was first seen at the source"]
-    assert "`slotctl approve notes 1.1`" in waiting["1.1"]
+    assert waiting == ["1.1"]
     known, news, waiting = look(known, release("1.1", "other"))
-    assert (news, list(waiting)) == ([], ["1.1"])
+    assert (news, waiting) == ([], ["1.1"])
     accepted, was_waiting = replaced.accept(known, "1.1")
     assert was_waiting
-    assert look(accepted, release("1.1", "other"))[1:] == ([], {})
-    assert look(known, release("1.1", "b"))[1:] == ([], {})
+    assert look(accepted, release("1.1", "other"))[1:] == ([], [])
+    assert look(known, release("1.1", "b"))[1:] == ([], [])
     _, news, waiting = look(accepted, release("1.1", "b"))
-    assert (len(news), list(waiting)) == (1, ["1.1"])
+    assert (len(news), waiting) == (1, ["1.1"])
 
 
 def test_accepting_what_does_not_wait_changes_nothing() -> None:
@@ -67,40 +67,44 @@ def test_a_file_that_is_away_for_a_while_is_still_known() -> None:
     known, *_ = look(known, dataclasses.replace(release("1.1", "b"), assets=()))
     known, *_ = look(known)
     _, news, waiting = look(known, release("1.1", "other"))
-    assert (len(news), list(waiting)) == (1, ["1.1"])
+    assert (len(news), waiting) == (1, ["1.1"])
 
 
 def test_what_waits_still_does_when_the_file_was_away() -> None:
     known, *_ = look(look({}, release("1.1", "b"))[0], release("1.1", "other"))
     known, _, waiting = look(known, dataclasses.replace(release("1.1", "b"), assets=()))
-    assert list(waiting) == ["1.1"]
+    assert waiting == ["1.1"]
     assert look(known, release("1.1", "other"))[1:2] == ([],)
 
 
 def test_without_a_digest_the_size_tells_and_without_both_nothing_does() -> None:
     sized = [release("1.1", "", size=size, digest=False) for size in (5, 6)]
-    assert list(look(look({}, sized[0])[0], sized[1])[2]) == ["1.1"]
+    assert look(look({}, sized[0])[0], sized[1])[2] == ["1.1"]
     bare = release("1.1", "", digest=False)
-    assert look(look({}, sized[0])[0], bare)[1:] == ([], {})
-    assert look(look({}, bare)[0], sized[0])[1:] == ([], {})
-    assert look(look({}, sized[0])[0], release("1.1", "a", size=6))[1:] == ([], {})
+    assert look(look({}, sized[0])[0], bare)[1:] == ([], [])
+    assert look(look({}, bare)[0], sized[0])[1:] == ([], [])
+    assert look(look({}, sized[0])[0], release("1.1", "a", size=6))[1:] == ([], [])
 
 
 def test_a_file_of_this_host_may_still_grow() -> None:
     growing = [release("1.1", "", size=size, digest=False, url="file:///srv/a") for size in (5, 6)]
-    assert look(look({}, growing[0])[0], growing[1])[1:] == ([], {})
+    assert look(look({}, growing[0])[0], growing[1])[1:] == ([], [])
 
 
 def test_another_source_starts_anew() -> None:
     known, *_ = look({}, release("1.1", "b"))
     other = dataclasses.replace(APP, source=dataclasses.replace(APP.source, repository="acme/fork"))
-    assert look(known, release("1.1", "other"), app=other)[1:] == ([], {})
+    assert look(known, release("1.1", "other"), app=other)[1:] == ([], [])
 
 
-def test_of_what_is_not_newer_than_the_installed_nothing_speaks_against_an_update() -> None:
-    known, *_ = look({}, release("1.1", "b"), current="1.1")
-    _, news, waiting = look(known, release("1.1", "other"), current="1.1")
-    assert (len(news), waiting) == (1, {"1.1": ""})
+def test_what_the_definition_does_not_want_may_be_replaced_every_night() -> None:
+    for version, more in (("1.2.dev1", {}), ("2.0", {"versions": "<2"})):
+        wanted = dataclasses.replace(APP, source=dataclasses.replace(APP.source, **more))
+        known, *_ = look({}, release(version, "b"), app=wanted)
+        assert look(known, release(version, "other"), app=wanted)[1:] == ([], [])
+    nightly = dataclasses.replace(APP, source=dataclasses.replace(APP.source, channel="prerelease"))
+    known, *_ = look({}, release("1.2.dev1", "b"), app=nightly)
+    assert look(known, release("1.2.dev1", "other"), app=nightly)[2] == ["1.2.dev1"]
 
 
 def test_a_version_that_failed_here_and_was_replaced_needs_no_more_consent() -> None:
@@ -108,8 +112,8 @@ def test_a_version_that_failed_here_and_was_replaced_needs_no_more_consent() -> 
     known, *_ = look({}, bad)
     blocked = (Blocked("notes", "1.1", bad.assets[0].digest, "it crashed", NOW),)
     known, news, waiting = look(known, good, blocked=blocked)
-    assert (news, waiting) == ([], {})
-    assert list(look(known, release("1.1", "third"), blocked=())[2]) == ["1.1"]
+    assert (news, waiting) == ([], [])
+    assert look(known, release("1.1", "third"))[2] == ["1.1"]
 
 
 def test_little_is_remembered_however_much_is_offered() -> None:
@@ -122,7 +126,7 @@ def test_little_is_remembered_however_much_is_offered() -> None:
 
 def test_a_damaged_memory_is_an_empty_one() -> None:
     for known in (None, [], "x", {"of": 7}, {"of": "x", "files": [1], "pending": {"1.1": 3}}):
-        assert look(known, release("1.1", "b"))[1:] == ([], {})
+        assert look(known, release("1.1", "b"))[1:] == ([], [])
 
 
 def choose(*releases: Release, **more: Any) -> policy.Choice:

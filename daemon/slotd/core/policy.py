@@ -22,6 +22,7 @@ from slotd.model import AppRecord, AppState, AppView, Asset, Blocked, Mode, Rele
 
 _SKIPPED_LIMIT = 50
 _OFFERED = 5
+REPLACED = "it was replaced at its source after it was first seen here"
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,7 +248,7 @@ class _Rules:
         if version not in self.replaced or all(bundle.digest_of(asset.url) for asset in found.assets):
             return ""
         accept = f"`slotctl approve {self.app.name} {version}` takes what is there now"
-        return f"it was replaced at its source after it was first seen here ({accept})"
+        return f"{REPLACED} ({accept})"
 
     def _young(self, candidate: Candidate) -> str:
         """The age that `policy.min_age` and the ring ask for. A release without a date never gets old enough."""

@@ -14,6 +14,7 @@ from typing import Any
 
 from slotd.core import assets, policy
 from slotd.core.schema import App, Source
+from slotd.core.specifier import parse_specifier
 from slotd.core.version import parse
 from slotd.model import Asset, Blocked, Release
 
@@ -85,17 +86,21 @@ def see(
 
 
 def look(
-    memory: Memory, releases: Sequence[Release], *, app: App, blocked: Sequence[Blocked], current: str
-) -> tuple[Memory, list[str], dict[str, str]]:
-    """(what to remember of the source's files, what is new of replaced ones, the versions that have such).
+    memory: Memory, releases: Sequence[Release], *, app: App, blocked: Sequence[Blocked]
+) -> tuple[Memory, list[str]]:
+    """What to remember of the source's files, and a sentence on each that is replaced since the last look.
 
-    With each version is what to say of it as long as that is so; nothing where it is not newer than `current`.
+    Releases that the definition does not want are left out: the nightly of a stable channel is replaced every night.
     """
-    candidates, _ = policy.parsed(releases, app)
-    scheme, installed = app.source.scheme, parse(app.source.scheme, current)
+    scheme, specifier = app.source.scheme, parse_specifier(app.source.scheme, app.source.versions)
+    candidates = [
+        each
+        for each in policy.parsed(releases, app)[0]
+        if specifier.allows(each.version) and not (each.version.is_prerelease and app.source.channel == "stable")
+    ]
     offered = [(each.release, assets.match(app.source, each.release).assets) for each in candidates[:MOST]]
     mended = [
-        each.version
+        release.version
         for each in blocked
         for release, files in offered
         if each.app in ("", app.name)
@@ -103,14 +108,7 @@ def look(
         and policy.is_replaced(each.digest, tuple(asset.digest for asset in files))
     ]
     seen, news = see(memory, offered, mended)
-    said = [f"{name} of {version} is another file than was first seen at the source" for version, name in news]
-    waiting = {}
-    for version in seen.pending:
-        at = parse(scheme, version)
-        is_newer = installed is None or (at is not None and at > installed)
-        accept = f"`slotctl approve {app.name} {version}` takes what is there now"
-        waiting[version] = f"{version} was replaced at its source after it was first seen here; {accept}" * is_newer
-    return seen, said, waiting
+    return seen, [f"{name} of {version} is another file than was first seen at the source" for version, name in news]
 
 
 def _differ(one: str, other: str) -> bool:

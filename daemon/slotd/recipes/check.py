@@ -6,7 +6,7 @@ Changes nothing of the app.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -56,8 +56,7 @@ async def look(work: Work, *, wanted: str = "", force: bool = False) -> policy.C
     now = work.host.clock.now()
     await _require_patience(work, record, now)
     listing = await _ask(work, record, now)
-    waiting = await _notice_replaced(work, listing.releases)
-    pending = [version for version in waiting if not shelf.has(here, version)]
+    pending = [version for version in await _notice_replaced(work, listing.releases) if not shelf.has(here, version)]
     choice = await _choose(work, record, shelf.merged(here, listing.releases), wanted, force, pending)
     known, told = record.source_state.get(TOLD), {_short(warning): warning for warning in listing.warnings}
     for mark, warning in told.items():
@@ -67,7 +66,10 @@ async def look(work: Work, *, wanted: str = "", force: bool = False) -> policy.C
     if silence and not news["told"]:
         await work.tell("source-quiet", silence)
     accepted = choice.release.version if choice.release and force else ""
-    errors = [silence] * bool(silence) + [said for version, said in waiting.items() if said and version != accepted]
+    against = [
+        f"{version} was passed over: {why}" for version, why in choice.skipped if why.startswith(policy.REPLACED)
+    ]
+    errors = [silence] * bool(silence) + against
     changes: dict[str, Any] = {"last_check": now, "last_error": "\n".join(errors)}
     if not wanted:
         changes["available"] = choice.release.version if choice.release else ""
@@ -76,31 +78,26 @@ async def look(work: Work, *, wanted: str = "", force: bool = False) -> policy.C
     return choice
 
 
-async def _notice_replaced(work: Work, releases: Sequence[Release]) -> dict[str, str]:
-    """The versions whose files are others than were first seen, each with a sentence if it is newer than what is
-    installed. What is new of them is told.
-    """
+async def _notice_replaced(work: Work, releases: Sequence[Release]) -> Collection[str]:
+    """The versions whose files are others than were first seen. What is new of them is told."""
     app, store = work.app, work.host.store
-    current = await off_loop(store.version_in, app.name, await off_loop(work.engine.active))
 
-    def look() -> tuple[dict[str, str], list[str]]:
+    def look() -> tuple[Collection[str], list[str]]:
         with store.transaction():  # an approval that comes meanwhile is not lost
             record = store.app(app.name)
             memory = replaced.read(record.source_state.get(replaced.KEY), app.source)
-            seen, news, waiting = replaced.look(
-                memory, releases, app=app, blocked=store.blocked(app.name), current=current
-            )
+            seen, news = replaced.look(memory, releases, app=app, blocked=store.blocked(app.name))
             if seen != memory:
                 state = {**record.source_state, replaced.KEY: seen.plain()}
                 # What was approved is not what is there now.
                 approved = "" if record.approved in seen.pending else record.approved
                 store.change_app(app.name, source_state=state, approved=approved)
-        return waiting, news
+        return seen.pending.keys(), news
 
-    waiting, news = await off_loop(look)
+    pending, news = await off_loop(look)
     for sentence in news:
         await work.tell("release-replaced", sentence)
-    return waiting
+    return pending
 
 
 def _write_down(store: Store, name: str, state: Mapping[str, Any], accepted: str, changes: Mapping[str, Any]) -> None:

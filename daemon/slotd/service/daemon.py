@@ -135,7 +135,9 @@ class Daemon(Starter):
             record = self.store.app(app)
             seen, _ = replaced.accept(record.source_state.get(replaced.KEY), version)
             state = {**record.source_state, replaced.KEY: seen}
-            errors = [line for line in record.last_error.splitlines() if not line.startswith(f"{version} was replaced")]
+            errors = [
+                line for line in record.last_error.splitlines() if not line.startswith(f"{version} was passed over: ")
+            ]
             more = {"last_error": "\n".join(errors), "available": version, "approved": ""}
             self.store.change_app(app, source_state=state, **more)
 

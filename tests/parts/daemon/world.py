@@ -228,7 +228,7 @@ class World:
 
     # -- programs, as the user --------------------------------------------------------------------
 
-    def run(self, *argv: str, status: int | None = 0, timeout_s: float = 60.0) -> str:
+    def run(self, *argv: str, status: int | None = 0, timeout_s: float = 180.0) -> str:
         """A program of the user's. Gives what it said; `status` None takes any exit status."""
         # systemd's own socket hangs up on those whose process it cannot see: we are outside of its process namespace.
         environment = self.environment | {"SYSTEMCTL_FORCE_BUS": "1"}
@@ -244,7 +244,7 @@ class World:
     def systemctl(self, *words: str, status: int | None = 0) -> str:
         return self.run("systemctl", "--user", *words, status=status)
 
-    def slotctl(self, *words: str, status: int | None = 0, timeout_s: float = 60.0) -> str:
+    def slotctl(self, *words: str, status: int | None = 0, timeout_s: float = 180.0) -> str:
         said = self.run(PYTHON, "-m", "slotd.cli.main", "--user", *words, status=status, timeout_s=timeout_s)
         assert "Traceback" not in said
         return said
