@@ -77,6 +77,7 @@ def test_every_value_is_read_as_it_was_written(given_values: list[Value]) -> Non
     assert decode(signature, data, "<", plain=True) == [unwrap(value) for value in body]
 
 
+@pytest.mark.attack
 @settings(deadline=None, max_examples=500)
 @given(st.text("ybnqiuxtdsogva(){}h", max_size=12), st.binary(max_size=64))
 def test_any_bytes_are_values_or_malformed(signature: str, data: bytes) -> None:
@@ -87,6 +88,7 @@ def test_any_bytes_are_values_or_malformed(signature: str, data: bytes) -> None:
         return
 
 
+@pytest.mark.attack
 @pytest.mark.parametrize(
     ("signature", "data"),
     [
@@ -139,6 +141,7 @@ def steps_to_read(data: bytes) -> int:
     return count
 
 
+@pytest.mark.attack
 @pytest.mark.parametrize(
     "element",
     [

@@ -126,6 +126,7 @@ def test_the_workers_user_owns_nothing_and_cannot_log_in(machine: Container) -> 
     assert machine.run("find / -xdev -user slotd-worker -not -path '/proc/*'").stdout == ""
 
 
+@pytest.mark.attack
 def test_the_programs_do_not_read_the_callers_python_path(machine: Container) -> None:
     machine.write_file("/tmp/evil/slotd/__init__.py", "open('/tmp/evil/was-run', 'w')\n")
     environment = {"PYTHONPATH": "/tmp/evil", "PYTHONSTARTUP": "/tmp/evil/slotd/__init__.py"}

@@ -138,6 +138,7 @@ def test_a_kept_password_is_worth_nothing_in_another_process(notes: Notes) -> No
 # ── while the prompt is open ────────────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.attack
 def test_the_version_of_the_prompt_is_installed_though_another_came_out(notes: Notes) -> None:
     offer(notes, "1.1")
     with Terminal(notes.machine, "alice", ["slotctl", "update", "notes"]) as alice:
@@ -148,6 +149,7 @@ def test_the_version_of_the_prompt_is_installed_though_another_came_out(notes: N
     assert (status, notes.wait_state()["version"]) == (0, "1.1"), said
 
 
+@pytest.mark.attack
 def test_a_version_that_is_withdrawn_meanwhile_is_not_replaced_by_another(notes: Notes) -> None:
     notes.publisher.withdraw_all()
     offer(notes, "2.0")
@@ -162,6 +164,7 @@ def test_a_version_that_is_withdrawn_meanwhile_is_not_replaced_by_another(notes:
     assert "cannot update notes to 2.0, which was authorised" in said
 
 
+@pytest.mark.attack
 def test_a_hold_that_comes_meanwhile_holds(notes: Notes) -> None:
     offer(notes, "2.2")
     before = notes.state()
@@ -174,6 +177,7 @@ def test_a_hold_that_comes_meanwhile_holds(notes: Notes) -> None:
     assert "it is held (not today)" in said
 
 
+@pytest.mark.attack
 def test_a_definition_that_is_taken_away_meanwhile_ends_it(notes: Notes) -> None:
     before = notes.state()
     definition = "/etc/slotd/apps.d/notes.toml"

@@ -65,6 +65,7 @@ def damage_cache(notes: Notes) -> None:
     notes.machine.run("for f in /var/cache/slotd/notes/*; do printf x | dd of=$f bs=1 seek=20 conv=notrunc; done")
 
 
+@pytest.mark.attack
 @pytest.mark.parametrize(("is_there", "why"), [(False, "its bytes have changed"), (True, "another file than was")])
 def test_a_kept_release_that_was_changed_on_the_disk_and_cannot_be_had_again_is_not_installed(
     notes: Notes, is_there: bool, why: str
@@ -108,6 +109,7 @@ def test_the_version_that_was_left_is_not_taken_again_by_itself(notes: Notes) ->
     assert notes.wait_state()["version"] == "1.0"
 
 
+@pytest.mark.attack
 def test_a_kept_release_that_was_changed_on_the_disk_is_fetched_anew_while_its_source_has_it(notes: Notes) -> None:
     damage_cache(notes)
     notes.slotctl("rollback", "notes", "--to", "1.1", "--data=restore")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from slotd.core import release as form
 from slotd.core.foreign import MOST_DEPTH, parse
 from slotd.core.pipconf import default_index, index_url
-from slotd.core.release import release_from_json, release_to_json, releases_from_json
+from slotd.core.release import release_from_json, release_to_json, releases_from_json, state_from_json
 from slotd.core.schema import Limits
 from slotd.core.simpleindex import links
 from slotd.errors import Misconfigured, SourceFailed
@@ -204,3 +204,12 @@ def test_a_page_of_links_gives_files_as_the_newer_api_does() -> None:
     ]
     with pytest.raises(SourceFailed, match="more than 1 files"):
         links(page.encode(), 1)
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize("depth", [70, 500, 900])
+def test_a_state_that_is_nested_too_deeply_to_be_written_down_is_refused(depth: int) -> None:
+    state = json.loads('{"a":' * depth + "[]" + "}" * depth)
+    with pytest.raises(SourceFailed, match="nested too deeply"):
+        state_from_json(state, LIMITS)
+    assert state_from_json({"key": {"pages": [{}, []]}}, LIMITS)

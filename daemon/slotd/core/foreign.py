@@ -65,6 +65,21 @@ def _check_depth(text: str, place: str) -> None:
             depth -= 1
 
 
+def is_deep(value: object) -> bool:
+    """Whether a value is nested deeper than `parse` lets one be: what reads it later must not run out of stack."""
+    layer = [value]
+    for _ in range(MOST_DEPTH):
+        layer = [
+            inner
+            for each in layer
+            if isinstance(each, (dict, list))
+            for inner in (each.values() if isinstance(each, dict) else each)
+        ]
+        if not layer:
+            return False
+    return True
+
+
 def _refuse_constant(word: str) -> NoReturn:
     raise ValueError(f"{word} is not a number in JSON")
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from slotd.core.foreign import Foreign
+from slotd.core.foreign import Foreign, is_deep
 from slotd.core.schema import Limits
 from slotd.errors import SourceFailed
 from slotd.model import Asset, Release
@@ -126,6 +126,8 @@ def state_from_json(value: object, limits: Limits, place: str = "the source's st
     """What a source wants kept, if it is an object of at most `limits.source_state_bytes` as JSON."""
     if not isinstance(value, dict):
         raise SourceFailed(f"cannot use {place}: it is not an object")
+    if is_deep(value):
+        raise SourceFailed(f"cannot use {place}: it is nested too deeply")
     if json_bytes(value) > limits.source_state_bytes:
         raise SourceFailed(f"cannot use {place}: it is larger than {limits.source_state_bytes} bytes")
     return value

@@ -78,6 +78,7 @@ async def test_a_source_that_is_down_harms_nothing_and_is_told(
     assert (await desk.app("notes"))["LastError"] == ""
 
 
+@pytest.mark.attack
 async def test_a_file_that_was_replaced_after_it_was_signed_is_refused(
     world: World, notes: Notes, server: ReleaseServer, desk: Desk
 ) -> None:
