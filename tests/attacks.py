@@ -81,18 +81,20 @@ def count() -> Counter[str]:
 
 
 def page(counted: Counter[str]) -> str:
-    """The table, an area to a row."""
-    left = dict(counted)
-    rows = []
-    for area, names in _AREAS.items():
-        files = [file for name in names for file in counted if Path(file).stem == f"test_{name}"]
-        number = sum(left.pop(file) for file in files)
-        what = "<br>".join(f"`{file}`: {_says(file)}" for file in files)
-        rows.append(f"| {area} | {number} | {what} |\n")
-    if left:
-        what = "<br>".join(f"`{file}`: {_says(file)}" for file in sorted(left))
-        rows.append(f"| Elsewhere | {sum(left.values())} | {what} |\n")
+    """The table, a file to a row."""
+    areas = {name: area for area, names in _AREAS.items() for name in names}
+    order = [*areas, *sorted({_name(file) for file in counted} - areas.keys())]
+    rows = [
+        f"| {areas.get(name, 'Elsewhere')} | {counted[file]} | `{file}`: {_says(file)} |\n"
+        for name in order
+        for file in sorted(counted)
+        if _name(file) == name
+    ]
     return f"{_HEAD}{''.join(rows)}| **all** | **{counted.total()}** | |\n{_TAIL}"
+
+
+def _name(file: str) -> str:
+    return Path(file).stem.removeprefix("test_")
 
 
 def _says(file: str) -> str:

@@ -1,4 +1,4 @@
-"""What servers say of releases: GitHub's API, an index of one's own, PyPI's two, npm's; what a worker made of them."""
+"""What servers say of releases, each in its own way, and what a worker made of that."""
 
 from __future__ import annotations
 
@@ -13,10 +13,13 @@ from slotd.core import release as form
 from slotd.core.schema import Limits, Source
 from slotd.errors import SourceFailed
 from slotd.sources import Answer, Listing, SourceType
+from slotd.sources.gitea import Gitea
 from slotd.sources.github import GitHub
+from slotd.sources.gitlab import GitLab
 from slotd.sources.http import HttpIndex
 from slotd.sources.npm import Npm
 from slotd.sources.pypi import PyPI
+from slotd.sources.work import _only_safe as only_safe
 from slotd.sources.work import listing_from_json
 
 _LIMITS = Limits()
@@ -28,6 +31,8 @@ _KINDS: dict[bytes, tuple[SourceType, Source, str]] = {
     b"p": (PyPI(), Source(type="pypi", url=_BASE, package="demo"), "application/json"),
     b"s": (PyPI(), Source(type="pypi", url=_BASE + "/simple", package="demo"), "application/vnd.pypi.simple.v1+json"),
     b"t": (PyPI(), Source(type="pypi", url=_BASE + "/simple", package="demo"), "text/html"),
+    b"e": (Gitea(), Source(type="gitea", url=_BASE, repository="o/demo", asset=_NAMES), "application/json"),
+    b"l": (GitLab(), Source(type="gitlab", url=_BASE, repository="g/o/demo", asset=_NAMES), "application/json"),
     b"n": (Npm(), Source(type="npm", url=_BASE, package="demo", scheme="semver"), "application/json"),
     b"d": (HttpIndex(), Source(type="http", url=_BASE, asset=_NAMES, scheme="date"), "application/json"),
 }
@@ -67,9 +72,10 @@ def one(data: bytes) -> None:
 
 def _require_usable(listing: Listing, source: Source) -> None:
     """What a source gives is what the daemon takes from it, and never an address on this host."""
-    plain, _ = form.fit(listing.releases, _LIMITS)
+    releases, _ = only_safe(source, True, listing.releases)
+    plain, _ = form.fit(releases, _LIMITS)
     sent = json.loads(json.dumps({"releases": plain, "warnings": form.bounded_warnings(listing.warnings)}))
-    assert all(not asset.url.lower().startswith("file:") for each in listing.releases for asset in each.assets)
+    assert all(asset.url.lower().startswith("https:") for each in releases for asset in each.assets)
     assert json.dumps(dict(listing.state)).encode()
     taken = listing_from_json(sent | {"state": {}}, source, _LIMITS)
     assert len(taken.releases) == len(plain)
@@ -101,12 +107,18 @@ _PYPI = {"releases": {"1.0": [
 _SIMPLE = {"files": [
     {"filename": "demo-1.0.tar.gz", "url": "../demo-1.0.tar.gz#x", "hashes": {"sha256": "a" * 64}, "size": 4,
      "upload-time": "2026-01-02T03:04:05Z", "requires-python": "~=3.8", "yanked": "broken"}]}  # fmt: skip
-_NPM = {"name": "demo", "dist-tags": {"latest": "1.0.0"}, "time": {"created": "2026-01-02T03:04:05.006Z",
-    "1.0.0": "2026-01-02T03:04:05.006Z", "0.9.0": 1e9}, "versions": {
-    "1.0.0": {"name": "demo", "version": "1.0.0", "deprecated": "broken", "dist": {
-        "tarball": "https://host.example/demo/-/demo-1.0.0.tgz", "shasum": "a" * 40,
-        "integrity": f"sha512-{'A' * 86}== sha256-{'A' * 43}= sha1-{'A' * 27}=?x"}},
-    "0.9.0": {"deprecated": False, "dist": {"tarball": "https://other.example/x.tgz", "integrity": None}}},
+_GITEA = [
+    {"tag_name": "v1.2", "draft": False, "body": "notes", "published_at": "2026-01-02T03:04:05Z", "assets": [
+        {"name": "demo-1.2.tar.gz", "size": 12, "browser_download_url": f"{_BASE}/demo-1.2.tar.gz", "uuid": "u"}]},
+]  # fmt: skip
+_GITLAB = [
+    {"tag_name": "v1.2", "upcoming_release": False, "description": "n", "released_at": "2026-01-02T03:04:05Z",
+     "assets": {"links": [{"name": "demo-1.2.tar.gz", "url": f"{_BASE}/x", "direct_asset_url": f"{_BASE}/y"}]}},
+]  # fmt: skip
+_NPM = {
+    "name": "demo", "time": {"1.0.0": "2026-01-02T03:04:05.000Z"}, "versions": {
+        "1.0.0": {"dist": {"tarball": "https://host.example/demo/-/demo-1.0.0.tgz", "shasum": "a" * 40,
+                           "integrity": "sha512-" + "A" * 86 + "=="}, "deprecated": "old", "engines": {}}},
 }  # fmt: skip
 _WORKER = {"releases": [
     {"version": "1.0", "tag": "v1.0", "published": 1.0, "notes": "n", "yanked": False, "oldest": "", "assets": [
@@ -123,23 +135,24 @@ TARGET = Target(
     seeds=(
         *(
             kind + mutate.plain(each)
-            for kind, each in ((b"g", _GITHUB), (b"h", _INDEX), (b"p", _PYPI), (b"s", _SIMPLE), (b"n", _NPM))
+            for kind, each in ((b"g", _GITHUB), (b"h", _INDEX), (b"p", _PYPI), (b"s", _SIMPLE))
         ),
         b"d" + mutate.plain(_INDEX),
+        b"e" + mutate.plain(_GITEA),
+        b"l" + mutate.plain(_GITLAB),
+        b"n" + mutate.plain(_NPM),
         b"w" + mutate.plain(_WORKER),
         b"t" + _HTML,
     ),
     modules=(
         *(f"slotd.core.{name}" for name in ("foreign", "release", "version", "simpleindex")),
-        *(f"slotd.sources.{name}" for name in ("github", "http", "npm", "pypi")),
+        *(f"slotd.sources.{name}" for name in ("github", "gitea", "gitlab", "pages", "http", "pypi", "npm")),
     ),
     words=(
         '"tag_name":',
         '"digest":',
         '"published":',
         "sha256:",
-        "sha512-",
-        '"dist":',
         "\\ud800",
         "<!",
         "<![",

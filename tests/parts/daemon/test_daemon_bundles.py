@@ -309,6 +309,9 @@ def test_an_older_release_is_taken_in_only_when_somebody_says_so_and_installed_w
     installed: Notes, bundle: Path, carrier: MinisignKey
 ) -> None:
     world, name = installed.world, "notes-1.0.tar.gz"
+    if installed.version != "2.0":
+        world.slotctl("import", str(bundle))
+        world.slotctl("update", "notes")
     content = (installed.server.root / "http" / "notes" / "1.0" / name).read_bytes()
     files = {name: content, f"{name}.minisig": installed.key.sign(content)}
     older = by_hand(installed, carrier, "1.0", files, **{name: f"sha256:{bundles.sha256(content)}"})

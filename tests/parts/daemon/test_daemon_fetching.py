@@ -51,6 +51,7 @@ def app(world: World, server: ReleaseServer, minisign: MinisignKey) -> Notes:
     """Installed over a connection that was cut once."""
     made = Notes(world, server, minisign, ending="zip")
     made.set_up()
+    world.start()
     server.misbehave("cut", published(made, "1.0"), times=1)
     update(world, "notes")
     return made
@@ -172,7 +173,9 @@ def test_of_a_file_with_a_chunk_index_beside_it_only_changed_chunks_are_fetched(
 
 
 @pytest.mark.attack
-def test_a_chunk_index_that_is_none_changes_nothing_but_the_way(world: World, chunked: Notes) -> None:
+def test_a_chunk_index_that_is_none_changes_nothing_but_the_way(world: World, chunked: Notes, tmp_path: Path) -> None:
+    chunked.publish_files("1.1.1", files("1.1.1"), beside={".caibx": lambda content: index_of(content, tmp_path)})
+    world.slotctl("update", "chunked")
     chunked.publish_files("1.2", files("1.2"), beside={".caibx": lambda content: bytes(1000)})
     update(world, "chunked")
     assert chunked.version == "1.2"
