@@ -136,7 +136,7 @@ class Story:
         machine.run("install -d -o radicale -g radicale /var/lib/radicale /var/lib/radicale/collections")
         machine.run("systemctl daemon-reload")
         self.shell("slotctl verify radicale && slotctl enable radicale")
-        self.shell("systemctl reload slotd")
+        self.shell("slotctl reload")
 
         say(f"Radicale {OLD} is installed from PyPI: downloaded, verified, prepared in slot a, started, watched")
         self.shell(f"slotctl update radicale --version {OLD}")
@@ -159,7 +159,7 @@ class Story:
         url = self.offer_bad_release(wheel)
         tables = [part for part in definition.split("\n\n") if not part.startswith(("[source]", "[verify]"))]
         machine.write_file("/etc/slotd/apps.d/radicale.toml", "\n\n".join([*tables, MIRROR.format(url=url)]))
-        self.shell("slotctl verify radicale; systemctl reload slotd")
+        self.shell("slotctl verify radicale; slotctl reload")
         self.shell("slotctl check radicale; slotctl list")
         self.shell("slotctl update radicale", status=4)
         require(self.version() == NEW, f"Radicale {NEW} runs again")

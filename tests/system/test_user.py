@@ -239,7 +239,7 @@ def test_an_app_of_hers_cannot_be_someone_elses(notes: AlicesNotes) -> None:
 def test_hints_name_the_commands_that_reach_her_daemon(notes: AlicesNotes) -> None:
     told = notes.slotctl("status", "nobody", status=1)
     assert "`slotctl --user list`" in told
-    assert "`systemctl --user reload slotd`" in told
+    assert "`slotctl --user reload`" in told
 
 
 def test_the_drop_in_of_the_manual_keeps_an_app_from_its_own_slots(notes: AlicesNotes) -> None:

@@ -1,4 +1,4 @@
-"""`list`, `status`, `history`: what there is and what happened."""
+"""`list`, `status`, `history`, `reload`: what there is and what happened."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 from math import ceil
 
-from slotd.cli.client import APP, JOB, MANAGER, OBJECTS, ROOT, Client, Gone
+from slotd.cli.client import APP, CHANGE_S, JOB, MANAGER, OBJECTS, ROOT, Client, Gone
 from slotd.cli.out import DONE, Out
 from slotd.cli.tables import STATE_COLOURS, Cell, coarse, escape, moment, relative, short_moment
 from slotd.cli.views import App, Event, Job
@@ -17,6 +17,7 @@ RECENT = 5  # events that `status APP` shows
 LOOKED_AT = 50  # events that those are chosen from: what is told again and again is shown once
 
 _NONE = "-"
+_KEYS = ("name", "version", "state", "available", "mode")  # of ListApps
 
 
 async def load_app(client: Client, name: str) -> App:
@@ -67,10 +68,9 @@ async def all_apps(client: Client) -> tuple[list[App], list[Job]]:
 
 
 async def list_apps(client: Client, args: Namespace, out: Out) -> int:
-    everything = [[str(field) for field in row[:5]] for row in await client.call("ListApps")]
+    everything = await _listed(client)
     rows = [row for row in everything if args.state in (None, row[2])]
-    keys = ("name", "version", "state", "available", "mode")
-    out.document([dict(zip(keys, row, strict=True)) for row in rows])
+    out.document(_documents(rows))
     if not everything:
         _say_none(out)
     elif not rows:
@@ -80,6 +80,36 @@ async def list_apps(client: Client, args: Namespace, out: Out) -> int:
     return DONE
 
 
+async def _listed(client: Client) -> list[list[str]]:
+    return [[str(field) for field in row[: len(_KEYS)]] for row in await client.call("ListApps")]
+
+
+def _documents(rows: Sequence[Sequence[str]]) -> list[dict[str, str]]:
+    return [dict(zip(_KEYS, row, strict=True)) for row in rows]
+
+
+async def reload(client: Client, args: Namespace, out: Out) -> int:
+    await client.call("Reload", timeout_s=CHANGE_S)
+    rows = await _listed(client)
+    out.document(_documents(rows))
+    if not rows:
+        _say_none(out)
+    else:
+        out.line(f"The definitions were read: {len(rows)} app{'s' if len(rows) > 1 else ''}.")
+    for name, _version, state, *_ in rows:
+        if state == "misconfigured":
+            out.line(out.look.paint(f"{escape(name)}: misconfigured; `slotctl verify {escape(name)}` says why", "red"))
+    for problem in await _problems(client):
+        out.line(out.look.paint(escape(problem), "red"))
+    return DONE
+
+
+async def _problems(client: Client) -> list[str]:
+    """What is wrong with slotd.toml."""
+    said = (await client.properties(ROOT, MANAGER)).get("Problems")
+    return [problem for problem in said if isinstance(problem, str)] if isinstance(said, list) else []
+
+
 def _row(name: str, version: str, state: str, available: str, mode: str) -> Sequence[str | Cell]:
     newer = available if available != version else ""
     return (name, version or _NONE, Cell(state, STATE_COLOURS.get(state, "")), newer or _NONE, mode)
@@ -87,7 +117,7 @@ def _row(name: str, version: str, state: str, available: str, mode: str) -> Sequ
 
 def _say_none(out: Out) -> None:
     out.line("No app is defined. A definition is a file like /etc/slotd/apps.d/NAME.toml; see slotd-app.toml(5).")
-    out.line("After writing one: `slotctl verify NAME`, then `systemctl reload slotd`.")
+    out.line("After writing one: `slotctl verify NAME`, then `slotctl reload`.")
 
 
 async def status(client: Client, args: Namespace, out: Out) -> int:
@@ -104,8 +134,7 @@ async def status(client: Client, args: Namespace, out: Out) -> int:
 async def _overview(client: Client, out: Out) -> int:
     apps, jobs = await all_apps(client)
     jobs = [job for job in jobs if not job.is_finished]
-    said = (await client.properties(ROOT, MANAGER)).get("Problems")
-    problems = [problem for problem in said if isinstance(problem, str)] if isinstance(said, list) else []
+    problems = await _problems(client)
     documents = {"apps": [app.json() for app in apps], "jobs": [job.json() for job in jobs], "problems": problems}
     out.document(documents)
     now = out.now()
@@ -116,7 +145,7 @@ async def _overview(client: Client, out: Out) -> int:
     notes = _notes(apps, jobs, now, out)
     notes += [out.look.paint(escape(problem), "red") for problem in problems]
     if problems:
-        notes.append("  `slotctl verify` checks it again; when it is mended, `systemctl reload slotd`.")
+        notes.append("  `slotctl verify` checks it again; when it is mended, `slotctl reload`.")
     if notes:
         out.line()
     for note in notes:

@@ -237,6 +237,7 @@ def build() -> Parser:
     sub.add_argument("app", metavar="APP")
     sub = command("verify", "local:verify", "check definitions and keys, say every problem", local=True)
     sub.add_argument("what", metavar="APP|FILE", nargs="?")
+    command("reload", "apps:reload", "have slotd read the definitions again", changes=True)
     sub = command("doctor", "doctor:doctor", "find what keeps this host from updating and going back", local=True)
     sub.add_argument("app", metavar="APP", nargs="?")
     return parser

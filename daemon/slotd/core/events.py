@@ -273,7 +273,7 @@ KINDS: tuple[EventKind, ...] = (
         ERROR,
         "A definition cannot be used",
         "The app that it describes is left alone until it is mended; of the settings, the defaults hold.\n"
-        "`slotctl verify` lists every problem; after mending, `systemctl reload slotd`.",
+        "`slotctl verify` lists every problem; after mending, `slotctl reload`.",
     ),
     EventKind(
         "boot-counted",

@@ -127,7 +127,7 @@ async def _take_in(work: Work, handed: Handed, who: str) -> Result:
         if not known:
             raise NothingToDo(
                 f"cannot use the bundle: none of its apps ({', '.join(unknown)}) is defined here, or can be used.",
-                hint="`slotctl verify` lists what is defined; then `systemctl reload slotd`.",
+                hint="`slotctl verify` lists what is defined; then `slotctl reload`.",
             )
         host, unit = work.host, work.unit("verify")
         signers = {

@@ -90,7 +90,7 @@ class Board:
         except KeyError:
             raise NoSuchApp(
                 f"cannot find an app named {name!r}.",
-                hint="`slotctl list` shows those there are; after writing a definition, `systemctl reload slotd`.",
+                hint="`slotctl list` shows those there are; after writing a definition, `slotctl reload`.",
             ) from None
 
     async def refresh(self, name: str) -> None:

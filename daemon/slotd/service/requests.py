@@ -39,7 +39,7 @@ def unusable(app: str, broken: Misconfigured) -> Misconfigured:
     """What a request for an app is answered whose definition cannot be used."""
     return Misconfigured(
         f"cannot work on {app}: {broken.message.removeprefix(f'cannot use the definition of {app}: ')}",
-        hint=f"`slotctl verify {app}` lists every problem; after mending it, `systemctl reload slotd`.",
+        hint=f"`slotctl verify {app}` lists every problem; after mending it, `slotctl reload`.",
         problems=broken.problems,
     )
 

@@ -117,6 +117,10 @@ async def test_decisions_fit(slotd: Slotd, address: str) -> None:
         assert app["name"] == "notes"
 
 
+async def test_what_a_reload_found_fits(slotd: Slotd, address: str) -> None:
+    assert [row["name"] for row in fits("reload", await slotctl(address, "reload", "--json"))] == ["notes"]
+
+
 async def test_a_job_that_is_left_with_ctrl_c_is_told_as_it_was(slotd: Slotd, address: str) -> None:
     begun: asyncio.Future[float] = asyncio.get_running_loop().create_future()
 
@@ -177,7 +181,7 @@ async def test_each_line_of_monitor_fits(slotd: Slotd, address: str) -> None:
 async def test_every_command_tells_its_failure_in_the_same_form(tmp_path: Path) -> None:
     nowhere = f"unix:path={tmp_path}/nothing"
     for command, *words in (
-        ["list"], ["status"], ["history"], ["jobs"], ["follow"], ["monitor"],
+        ["list"], ["status"], ["history"], ["jobs"], ["follow"], ["monitor"], ["reload"],
         ["backups", "x"], ["check", "x"], ["update", "x"], ["rollback", "x"], ["backup", "x"], ["restore", "x", "y"],
         ["mark-good", "x"], ["mark-bad", "x"],
         ["approve", "x", "1"], ["hold", "x"], ["unhold", "x"], ["mode", "x", "auto"], ["cancel", "1"],

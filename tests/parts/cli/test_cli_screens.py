@@ -107,8 +107,23 @@ async def test_mistakes_in_the_settings_are_told_with_what_to_do(slotd: Slotd, a
     lines = (await slotctl(address, "status")).out.splitlines()
     assert lines[-2:] == [
         "/etc/slotd/slotd.toml: max_paralel is not a known key.",
-        "  `slotctl verify` checks it again; when it is mended, `systemctl reload slotd`.",
+        "  `slotctl verify` checks it again; when it is mended, `slotctl reload`.",
     ]
+
+
+async def test_a_reload_says_what_is_wrong_with_what_was_read(slotd: Slotd, address: str) -> None:
+    assert (await slotctl(address, "reload")).out.splitlines() == ["The definitions were read: 1 app."]
+    slotd.add("wiki", state=AppState.MISCONFIGURED, last_error="no")
+    slotd.wrong = ["/etc/slotd/slotd.toml: max_paralel is not a known key."]
+    run = await slotctl(address, "reload")
+    assert (run.code, run.out.splitlines()) == (
+        0,
+        [
+            "The definitions were read: 2 apps.",
+            "wiki: misconfigured; `slotctl verify wiki` says why",
+            "/etc/slotd/slotd.toml: max_paralel is not a known key.",
+        ],
+    )
 
 
 async def test_a_broken_definition_is_not_called_an_app_that_is_not_installed(slotd: Slotd, address: str) -> None:
