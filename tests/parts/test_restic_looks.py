@@ -166,7 +166,7 @@ def test_an_app_whose_neighbour_tidies_up_their_repository_waits_for_it_while_it
     with subprocess.Popen([*line, "check"], stdout=subprocess.DEVNULL) as neighbour:
         wait_for(lambda: os.listdir(home / "repository" / "locks") or neighbour.poll() is not None)
         neighbour.send_signal(signal.SIGSTOP)
-        goes_on = threading.Timer(4, neighbour.send_signal, (signal.SIGCONT,))
+        goes_on = threading.Timer(1, neighbour.send_signal, (signal.SIGCONT,))
         goes_on.start()
         back_up(store, spec, tmp_path / "two", tmp_path / "one")
         goes_on.join()

@@ -234,7 +234,7 @@ def slotd(tmp_path: Path, *words: str) -> subprocess.CompletedProcess[str]:
         "PYTHONPATH": str(DAEMON),
     }
     line = [sys.executable, "-m", "slotd", *words]
-    return subprocess.run(line, env=os.environ | own, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(line, env=os.environ | own, capture_output=True, text=True, timeout=600, check=False)
 
 
 def test_the_unit_pushes_what_is_new_once_and_brings_back_what_even_the_state_has_lost(
