@@ -134,30 +134,13 @@ UNPACK = {
 }
 
 
-@pytest.mark.parametrize("crime", FETCH)
-def test_nothing_is_installed_when_the_worker_that_fetches(
-    notes: Notes, publisher: HostilePublisher, crime: str
-) -> None:
-    body, says = FETCH[crime]
-    take_over(notes, "fetch", body)
-    refused_and_remembered(notes, "update", "notes", says=says)
+CRIMES = {"fetch": FETCH, "verify": VERIFY, "unpack": UNPACK}
 
 
-@pytest.mark.parametrize("crime", VERIFY)
-def test_nothing_is_installed_when_the_worker_that_verifies(
-    notes: Notes, publisher: HostilePublisher, crime: str
-) -> None:
-    body, says = VERIFY[crime]
-    take_over(notes, "verify", body)
-    refused_and_remembered(notes, "update", "notes", says=says)
-
-
-@pytest.mark.parametrize("crime", UNPACK)
-def test_nothing_is_installed_when_the_worker_that_unpacks(
-    notes: Notes, publisher: HostilePublisher, crime: str
-) -> None:
-    body, says = UNPACK[crime]
-    take_over(notes, "unpack", body)
+@pytest.mark.parametrize("verb, crime", [(verb, crime) for verb, crimes in CRIMES.items() for crime in crimes])
+def test_nothing_is_installed_when_a_worker(notes: Notes, publisher: HostilePublisher, verb: str, crime: str) -> None:
+    body, says = CRIMES[verb][crime]
+    take_over(notes, verb, body)
     refused_and_remembered(notes, "update", "notes", says=says)
 
 
