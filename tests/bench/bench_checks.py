@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import threading
-
 from tests.bench.apps import define
 from tests.bench.ledger import Samples, record
-from tests.bench.machine import QUICK, WHERE, booted, main_pid, rss, spawned
+from tests.bench.machine import QUICK, WHERE, Sampler, booted, main_pid, rss, spawned
 from tests.release_server import ReleaseServer
 from tests.system.container import Container
 
@@ -66,25 +64,17 @@ def each(samples: Samples) -> str:
     return f"{samples.median / APPS * 1000:.1f} ms"
 
 
-class Watch:
+class Watch(Sampler):
     """How large the daemon gets, and how many units of workers there are at once."""
+
+    PAUSE_S = 0.2
 
     def __init__(self, machine: Container) -> None:
         self.daemon = self.workers = 0
-        self._machine, self._end = machine, threading.Event()
-        self._thread = threading.Thread(target=self._run)
+        self._machine, self._pid = machine, main_pid(machine, "slotd")
+        super().__init__()
 
-    def __enter__(self) -> Watch:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._end.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        pid = main_pid(self._machine, "slotd")
-        while not self._end.wait(0.2):
-            self.daemon = max(self.daemon, rss(pid).get("now", 0))
-            listed = self._machine.run("systemctl list-units --no-legend 'slotd-worker-*'", check=False).stdout
-            self.workers = max(self.workers, len(listed.splitlines()))
+    def look(self) -> None:
+        self.daemon = max(self.daemon, rss(self._pid).get("now", 0))
+        listed = self._machine.run("systemctl list-units --no-legend 'slotd-worker-*'", check=False).stdout
+        self.workers = max(self.workers, len(listed.splitlines()))

@@ -7,12 +7,11 @@ import random
 import socket
 import subprocess
 import tarfile
-import threading
 import time
 from pathlib import Path
 
 from tests.bench.ledger import Aim, Samples, record
-from tests.bench.machine import QUICK, WHERE, booted
+from tests.bench.machine import QUICK, WHERE, Sampler, booted
 from tests.bench.shelf import Shelf
 from tests.system.container import Container, free_port
 
@@ -53,30 +52,22 @@ ExecStart=/usr/bin/python3 -I /var/lib/slotd/apps/{name}/current/slow_app.py {po
 """
 
 
-class Client:
+class Client(Sampler):
     """Asks every 5 ms. The downtime is the longest time between two answers, of which 5 ms are the client's own."""
+
+    PAUSE_S = 0.005
 
     def __init__(self, port: int) -> None:
         self._port = port
-        self._end = threading.Event()
-        self._thread = threading.Thread(target=self._run)
         self._last = 0.0
         self.longest_s = 0.0
+        super().__init__()
 
-    def __enter__(self) -> Client:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._end.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while not self._end.wait(0.005):
-            if self._is_answered():
-                now = time.perf_counter()
-                self.longest_s = max(self.longest_s, now - (self._last or now))
-                self._last = now
+    def look(self) -> None:
+        if self._is_answered():
+            now = time.perf_counter()
+            self.longest_s = max(self.longest_s, now - (self._last or now))
+            self._last = now
 
     def _is_answered(self) -> bool:
         try:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Self
 
 from tests.bench.ledger import Samples
 from tests.system.container import Container
@@ -61,19 +62,16 @@ def rss(pid: int) -> dict[str, int]:
     return {"now": found["VmRSS"], "peak": found["VmHWM"], "own": found["RssAnon"]}
 
 
-class Watch:
-    """Samples the memory of slotd's processes in one machine, and of the opponents'; a process's own high-water mark
-    misses little.
-    """
+class Sampler:
+    """Looks again and again, in a thread of its own, from `with` to its end."""
 
-    def __init__(self, machine: Container) -> None:
-        self.peaks: dict[str, int] = {}  # daemon, the worker's verb, or the opponent's name: bytes
-        self.own: dict[str, int] = {}
-        self._namespace = os.readlink(f"/proc/{machine.leader}/ns/pid")
+    PAUSE_S = 0.05
+
+    def __init__(self) -> None:
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run)
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
@@ -82,10 +80,28 @@ class Watch:
         self._thread.join()
 
     def _run(self) -> None:
-        while not self._end.wait(0.05):
-            for entry in os.listdir("/proc"):
-                if entry.isdecimal():
-                    self._look(int(entry))
+        while not self._end.wait(self.PAUSE_S):
+            self.look()
+
+    def look(self) -> None:
+        raise NotImplementedError
+
+
+class Watch(Sampler):
+    """Samples the memory of slotd's processes in one machine, and of the opponents'; a process's own high-water mark
+    misses little.
+    """
+
+    def __init__(self, machine: Container) -> None:
+        self.peaks: dict[str, int] = {}  # daemon, the worker's verb, or the opponent's name: bytes
+        self.own: dict[str, int] = {}
+        self._namespace = os.readlink(f"/proc/{machine.leader}/ns/pid")
+        super().__init__()
+
+    def look(self) -> None:
+        for entry in os.listdir("/proc"):
+            if entry.isdecimal():
+                self._look(int(entry))
 
     def _look(self, pid: int) -> None:
         try:
