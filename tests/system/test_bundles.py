@@ -35,7 +35,10 @@ bundles = ["carrier.pub"]
 [slots]
 unpack = "none"
 network = true
-prepare = [["python3", "-m", "venv", "{slot}/venv"], ["{slot}/venv/bin/pip", "install", "{artifact}"]]
+prepare = [
+    ["python3", "-m", "venv", "{slot}/venv"],
+    ["{slot}/venv/bin/pip", "install", "--constraint", "/etc/slotd/wheeled.txt", "{artifact}"],
+]
 
 [policy]
 delay = "0"
@@ -78,13 +81,13 @@ def create(app: Notes, name: str, *apps: str) -> None:
     app.slotctl("bundle", "create", f"{STICK}/{name}", *apps, "--key", "/root/carrier.key")
 
 
-def wheel(name: str, requires: str = "") -> bytes:
+def wheel(name: str, requires: str = "", version: str = "1.0") -> bytes:
     out = io.BytesIO()
     needs = f"Requires-Dist: {requires}\n" if requires else ""
-    info = f"{name}-1.0.dist-info"
+    info = f"{name}-{version}.dist-info"
     with zipfile.ZipFile(out, "w") as archive:
         archive.writestr(f"{name}.py", "")
-        archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n{needs}")
+        archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{needs}")
         archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         archive.writestr(f"{info}/RECORD", "")
     return out.getvalue()
@@ -94,7 +97,9 @@ def define_wheeled(app: Notes) -> None:
     machine, file = app.machine, "wheeled-1.0-py3-none-any.whl"
     machine.write_file(f"/srv/releases/1.0/{file}", wheel("wheeled", "needed"))
     machine.run("cd /srv/releases/1.0 && sha256sum *.whl > SHA256SUMS")
-    machine.write_file("/srv/wheels/needed-1.0-py3-none-any.whl", wheel("needed"))
+    for version in ("1.0", "2.0"):  # the newer one does not do, says the administrator
+        machine.write_file(f"/srv/wheels/needed-{version}-py3-none-any.whl", wheel("needed", version=version))
+    machine.write_file("/etc/slotd/wheeled.txt", "needed<2\n")
     machine.write_file("/etc/pip.conf", "[global]\nno-index = true\nfind-links = /srv/wheels\n")
     machine.write_file("/etc/systemd/system/wheeled.service", UNIT)
     machine.write_file("/etc/slotd/apps.d/wheeled.toml", WHEELED)

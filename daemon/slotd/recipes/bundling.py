@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -28,6 +29,9 @@ from slotd.host.run import Workers
 from slotd.model import AppRecord, Asset, Release
 from slotd.recipes import asking, proof
 from slotd.sources.work import listing_from_json
+
+_PIP = re.compile(r"pip[0-9.]*")
+_PYTHON = re.compile(r"python[0-9.]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +129,7 @@ async def gather(site: Site, app: App, version: str) -> Gathered:
             limits, unit = site.settings.limits, _unit(app, "verify")
             trusted = await proof.prove(site.workers, limits, app, release, subject, wanted, bodies, keys, unit=unit)
         checks += [f"{asset.name}: {check}" for check in trusted.checks]
-    if needs_dependencies(app):
+    if pip_install(app):
         site.told(f"{app.name} {release.version}: fetching what it depends on")
         first = choice.assets[0]
         path = sources[contents[first.name].sha256]
@@ -178,9 +182,24 @@ def _unit(app: App, verb: str) -> str:
     return f"slotd-worker-{app.name}-bundle-{verb}"
 
 
-def needs_dependencies(app: App) -> bool:
-    """Whether its prepare commands let pip fetch what the release depends on."""
-    return app.slots.network and any("install" in each and "{artifact}" in each for each in app.slots.prepare)
+def pip_install(app: App) -> Sequence[str]:
+    """The prepare command that has pip fetch what the release depends on; empty if there is none."""
+    for argv in app.slots.prepare if app.slots.network else ():
+        words = argv[2:] if _PYTHON.fullmatch(Path(argv[0]).name) and argv[1:2] == ("-m",) else argv
+        if words and _PIP.fullmatch(Path(words[0]).name) and "install" in words and "{artifact}" in words:
+            return argv
+    return ()
+
+
+def _constraints(argv: Sequence[str]) -> list[str]:
+    """What the command says of versions that may be taken: it says the same where the bundle is installed."""
+    found: list[str] = []
+    for word, after in zip(argv, (*argv[1:], ""), strict=True):
+        if word in ("--constraint", "-c"):
+            found += ["--constraint", after]
+        elif word.startswith("--constraint="):
+            found.append(word)
+    return found
 
 
 async def _dependencies(site: Site, app: App, asset: Asset, path: Path) -> tuple[list[Content], dict[str, Path]]:
@@ -197,6 +216,7 @@ async def _dependencies(site: Site, app: App, asset: Asset, path: Path) -> tuple
         shutil.chown(area, user)
     venv, wheels = area / "venv", area / "wheels"
     download = [str(venv / "bin" / "pip"), "--quiet", "--disable-pip-version-check", "download", "--only-binary=:all:"]
+    download += _constraints(pip_install(app))
     for argv in (["python3", "-m", "venv", str(venv)], [*download, "--dest", str(wheels), str(named)]):
         done = await site.workers.command(
             argv,
