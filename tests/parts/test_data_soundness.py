@@ -13,9 +13,11 @@ from tests.trees import let_in
 
 from slotd.data import Damage, DataSpec
 from slotd.data.tree import TreeStore
+from slotd.host import sqlite
 
 NOBODY = 65534
 ALL = 1 << 40
+LONG_S = 120.0
 
 
 @pytest.fixture
@@ -65,7 +67,7 @@ def copied(live: Path, dest: Path, **more: str) -> tuple[TreeStore, DataSpec]:
 def test_a_sound_database_is_found_sound_and_nothing_is_left_beside_it(live: Path, tmp_path: Path) -> None:
     dest = tmp_path / "backup"
     store, spec = copied(live, dest)
-    assert store.check(spec, dest, ALL, None, never) == ()
+    assert store.check(spec, dest, ALL, LONG_S, None, never) == ()
     assert os.listdir(dest / "tmp") == []
     assert os.listdir(dest / "data/0") == ["app.db"]
     store.seal(dest, {})
@@ -77,7 +79,7 @@ def test_a_database_that_the_app_itself_has_damaged_is_told_and_saved_as_it_is(l
     spoil(live / "app.db")
     dest = tmp_path / "backup"
     store, spec = copied(live, dest)
-    (found,) = store.check(spec, dest, ALL, None, never)
+    (found,) = store.check(spec, dest, ALL, LONG_S, None, never)
     assert (found.path, found.is_damaged, found.by_copying) == (f"{live}/app.db", True, False)
     assert "page" in found.said.lower() or "malformed" in found.said
     store.seal(dest, {})
@@ -95,7 +97,7 @@ def test_damage_that_only_the_copy_has_is_known_from_that_of_the_app(live: Path,
         with closing(sqlite3.connect(live / "app.db")) as db:
             db.execute("DELETE FROM notes WHERE id % 7 = 0")
             db.commit()
-    (found,) = store.check(spec, dest, ALL, None, never)
+    (found,) = store.check(spec, dest, ALL, LONG_S, None, never)
     assert found.by_copying
 
 
@@ -115,7 +117,7 @@ def test_what_lies_only_in_the_log_of_a_killed_app_counts_and_the_copy_keeps_its
     store, spec = copied(live, dest)
     before = {path.name: path.read_bytes() for path in (dest / "data/0").iterdir()}
     assert sorted(before) == ["app.db", "app.db-wal"]
-    assert store.check(spec, dest, ALL, None, never) == ()
+    assert store.check(spec, dest, ALL, LONG_S, None, never) == ()
     assert {path.name: path.read_bytes() for path in (dest / "data/0").iterdir()} == before
 
 
@@ -126,7 +128,7 @@ def test_a_database_that_is_a_data_path_of_its_own_is_checked_with_its_journal(l
     dest = tmp_path / "backup"
     store, spec = TreeStore(), DataSpec((live / "app.db",), sqlite=("app.db",))
     store.cold(spec, dest)
-    assert [found.path for found in store.check(spec, dest, ALL, None, never)] == [f"{live}/app.db"]
+    assert [found.path for found in store.check(spec, dest, ALL, LONG_S, None, never)] == [f"{live}/app.db"]
 
 
 def test_while_the_app_is_down_no_more_is_read_than_was_asked_for_and_the_rest_later(
@@ -137,10 +139,10 @@ def test_while_the_app_is_down_no_more_is_read_than_was_asked_for_and_the_rest_l
     dest = tmp_path / "backup"
     store, spec = copied(live, dest)
     most = (8 << 20) + os.stat(live / "app.db").st_size - 1
-    assert store.check(spec, dest, most, None, never) == ()
+    assert store.check(spec, dest, most, LONG_S, None, never) == ()
     store.seal(dest, {})
-    assert [found.path for found in store.check(spec, dest, ALL, None, never)] == [f"{live}/app.db"]
-    assert store.check(spec, dest, ALL, None, never) == (), "it is told once"
+    assert [found.path for found in store.check(spec, dest, ALL, LONG_S, None, never)] == [f"{live}/app.db"]
+    assert store.check(spec, dest, ALL, LONG_S, None, never) == (), "it is told once"
 
 
 def test_what_was_found_with_the_app_running_is_told_of_the_copy_that_is_sealed(live: Path, tmp_path: Path) -> None:
@@ -148,9 +150,9 @@ def test_what_was_found_with_the_app_running_is_told_of_the_copy_that_is_sealed(
     dest = tmp_path / "backup"
     store, spec = TreeStore(), DataSpec((live,), sqlite=("*.db",))
     store.hot(spec, dest, None, never)
-    store.check(spec, dest, ALL, None, never)
+    store.check(spec, dest, ALL, LONG_S, None, never)
     store.cold(spec, dest)
-    assert [found.path for found in store.check(spec, dest, 0, None, never)] == [f"{live}/app.db"]
+    assert [found.path for found in store.check(spec, dest, 0, LONG_S, None, never)] == [f"{live}/app.db"]
 
 
 @pytest.mark.parametrize("content", [b"", b"an encrypted database looks like nothing at all" * 100])
@@ -158,7 +160,7 @@ def test_what_sqlite_cannot_read_is_not_called_damaged(live: Path, tmp_path: Pat
     (live / "app.db").write_bytes(content)
     dest = tmp_path / "backup"
     store, spec = copied(live, dest)
-    found = store.check(spec, dest, ALL, None, never)
+    found = store.check(spec, dest, ALL, LONG_S, None, never)
     assert not any(each.is_damaged for each in found)
     assert [each.said for each in found] == (["file is not a database"] if content else [])
 
@@ -170,7 +172,7 @@ def test_a_database_whose_collation_only_the_app_has_is_not_called_damaged(live:
         db.commit()
     dest = tmp_path / "backup"
     store, spec = copied(live, dest)
-    (found,) = store.check(spec, dest, ALL, None, never)
+    (found,) = store.check(spec, dest, ALL, LONG_S, None, never)
     assert found == Damage(f"{live}/app.db", "no such collation sequence: theirs", is_damaged=False)
 
 
@@ -179,4 +181,40 @@ def test_a_database_whose_first_page_is_gone_is_damaged(live: Path, tmp_path: Pa
         file.write(bytes(4096))
     dest = tmp_path / "backup"
     store, spec = copied(live, dest)
-    assert [(each.is_damaged, each.by_copying) for each in store.check(spec, dest, ALL, None, never)] == [(True, False)]
+    assert [(each.is_damaged, each.by_copying) for each in store.check(spec, dest, ALL, LONG_S, None, never)] == [
+        (True, False)
+    ]
+
+
+def test_what_there_is_no_time_for_now_is_asked_later(live: Path, tmp_path: Path) -> None:
+    spoil(live / "app.db")
+    dest = tmp_path / "one"
+    store, spec = copied(live, dest)
+    assert store.check(spec, dest, ALL, 0.0, None, never) == ()
+    assert [found.path for found in store.check(spec, dest, ALL, LONG_S, None, never)] == [f"{live}/app.db"]
+
+
+@pytest.mark.attack
+def test_an_apps_own_rules_are_not_run_when_its_database_is_checked(live: Path, tmp_path: Path) -> None:
+    with closing(sqlite3.connect(live / "slow.db")) as db:
+        db.execute("PRAGMA ignore_check_constraints=ON")
+        db.execute("CREATE TABLE t(a, CHECK(instr(hex(zeroblob(8000000 + a)), 'f') = 0 AND a < 0))")
+        db.executemany("INSERT INTO t VALUES(?)", ((number,) for number in range(20_000)))
+        db.commit()
+    given(live)
+    dest = tmp_path / "one"
+    store, spec = copied(live, dest)
+    assert store.check(spec, dest, ALL, LONG_S, None, never) == ()
+    assert store.unsound(dest) == []
+
+
+@pytest.mark.attack
+def test_a_program_of_a_stranger_that_says_too_much_is_ended(tmp_path: Path) -> None:
+    status, told, said = sqlite.run(["-c", "while True: print('x' * 9999)"], None, LONG_S, never)
+    assert (status, told, said) == (-9, "", "it says too much")
+
+
+@pytest.mark.attack
+def test_whoever_keeps_a_programs_output_open_does_not_keep_us(tmp_path: Path) -> None:
+    line = "import os, time; os.fork() or time.sleep(20); print('done', flush=True)"
+    assert sqlite.run(["-c", line], None, LONG_S, never)[:2] == (0, "done\n")

@@ -99,9 +99,10 @@ class DataStore(Protocol):
         ...
 
     def check(
-        self, spec: DataSpec, dest: Path, most: int, base: Path | None, cancelled: Callable[[], bool]
+        self, spec: DataSpec, dest: Path, most: int, most_s: float, base: Path | None, cancelled: Callable[[], bool]
     ) -> Sequence[Damage]:
-        """Ask SQLite for the databases of a copy, sealed or not, that were not asked for yet, up to `most` bytes.
+        """Ask SQLite for the databases of a copy, sealed or not, that were not asked for yet: up to `most` bytes, for
+        `most_s` seconds, all together.
 
         Gives all that are not sound; of a sealed copy only what was not known. `base`: the backup that it shares with.
         """

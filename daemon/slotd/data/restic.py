@@ -134,10 +134,10 @@ class ResticStore:
         return _Made(snapshot, size, real, (f"restic: {ended.why}",) if ended.status else ())
 
     def check(
-        self, spec: DataSpec, dest: Path, most: int, base: Path | None, cancelled: Callable[[], bool]
+        self, spec: DataSpec, dest: Path, most: int, most_s: float, base: Path | None, cancelled: Callable[[], bool]
     ) -> Sequence[Damage]:
         """Of a snapshot nothing lies here to look at."""
-        return () if keeping.is_kept(dest) else self._tree.check(spec, dest, most, base, cancelled)
+        return () if keeping.is_kept(dest) else self._tree.check(spec, dest, most, most_s, base, cancelled)
 
     def unsound(self, dest: Path) -> Sequence[str]:
         return self._tree.unsound(dest)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -59,10 +60,11 @@ class _Database:
 
 
 def check(
-    layout: Layout, spec: DataSpec, most: int, base: Layout | None, cancelled: Callable[[], bool]
+    layout: Layout, spec: DataSpec, most: int, most_s: float, base: Layout | None, cancelled: Callable[[], bool]
 ) -> tuple[Damage, ...]:
     """Ask for what was not asked yet, the smallest first, up to `most` bytes together, where each counts as 8 MiB at
-    least. Raises `Failed`, `NoSpace`.
+    least, and for `most_s` seconds. Raises `Failed`, `NoSpace`. Of a copy that is not sealed, what time ran out for is
+    left for later.
 
     Of a copy that is not sealed all that is damaged is given, of one that is only what was not known before.
     """
@@ -76,22 +78,25 @@ def check(
     is_sealed = layout.sealed() is not None
     now: Checked = {}
     found: list[Damage] = []
-    left = most
+    left, deadline = most, time.monotonic() + most_s
     is_all = is_sealed
     for database in sorted(_databases(layout, scope, is_sealed), key=lambda each: each.size):
         verdict = known.get(database.state)
         is_new = verdict is None
         if verdict is None:
             left -= max(database.size, LEAST_BYTES)
-            if left < 0 or cancelled():
+            left_s = deadline - time.monotonic()
+            sound = None
+            if left >= 0 and left_s > 0 and not cancelled():
+                sound = _ask(layout, database, left_s, cancelled)
+            if sound is None or (sound.verdict == "unknown" and not is_sealed and time.monotonic() >= deadline):
                 is_all = False
                 continue
-            sound = _ask(layout, database, cancelled)
             verdict = Verdict(sound.verdict, sound.said, files.shown(database.live))
         now[database.state] = verdict
         if verdict.verdict != "ok" and (is_new or not is_sealed):
             is_damaged = verdict.verdict == "damaged"
-            by_copying = is_damaged and _is_sound_live(layout, spec, database, cancelled)
+            by_copying = is_damaged and _is_sound_live(layout, spec, database, most_s, cancelled)
             found.append(Damage(verdict.path, verdict.said, is_damaged, by_copying))
     raw = {"all": is_all, "found": {state: list(each) for state, each in now.items()}}
     layout.replace(layout.dest / "checked", json.dumps(raw).encode())
@@ -147,14 +152,14 @@ def _beside(layout: Layout, scope: Scope, live: Path, main: Path, suffix: str, *
     return None if number is None else layout.data / str(number)
 
 
-def _ask(layout: Layout, database: _Database, cancelled: Callable[[], bool]) -> sqlite.Sound:
+def _ask(layout: Layout, database: _Database, most_s: float, cancelled: Callable[[], bool]) -> sqlite.Sound:
     with files.explaining(f"cannot look at {database.main}"):
         found = os.lstat(database.main)
         if not stat.S_ISREG(found.st_mode) or copy.is_hollow(found):
             return sqlite.Sound("unknown", "it is nearly all hole")
         uid, gid = (found.st_uid, found.st_gid) if found.st_uid else (NOBODY, NOBODY)
         if not database.sidecars and sqlite.reads_in_place() and (found.st_uid or os.geteuid()):
-            return sqlite.check(database.main, uid=uid, gid=gid, in_place=True, cancelled=cancelled)
+            return sqlite.check(database.main, uid=uid, gid=gid, in_place=True, most_s=most_s, cancelled=cancelled)
         if database.size > SCRATCH_BYTES or database.size + SPARE_BYTES > files.free_bytes(layout.dest):
             return sqlite.Sound("unknown", "it would have to be copied to be looked at, and is too large for that")
         with _scratch(layout, uid, gid) as scratch:
@@ -165,7 +170,7 @@ def _ask(layout: Layout, database: _Database, cancelled: Callable[[], bool]) -> 
                 ):
                     copy.copy_file(src, dst)
                     _give(dst, uid, gid)
-            return sqlite.check(scratch / "db", uid=uid, gid=gid, in_place=False, cancelled=cancelled)
+            return sqlite.check(scratch / "db", uid=uid, gid=gid, in_place=False, most_s=most_s, cancelled=cancelled)
 
 
 @contextmanager
@@ -189,7 +194,9 @@ def _give(fd: int, uid: int, gid: int) -> None:
 # -- the live one ----------------------------------------------------------------------------------------------------
 
 
-def _is_sound_live(layout: Layout, spec: DataSpec, database: _Database, cancelled: Callable[[], bool]) -> bool:
+def _is_sound_live(
+    layout: Layout, spec: DataSpec, database: _Database, most_s: float, cancelled: Callable[[], bool]
+) -> bool:
     """Whether what is damaged in the copy is sound in the data. Where that cannot be told, it is not."""
     try:
         top = next(path for path in spec.paths if path == database.live or path in database.live.parents)
@@ -205,7 +212,7 @@ def _is_sound_live(layout: Layout, spec: DataSpec, database: _Database, cancelle
                 made = os.stat(target)
                 copied = _Database(database.live, target, (), "", made.st_size)
                 os.chown(target, *((found.st_uid, found.st_gid) if os.geteuid() == 0 else (-1, -1)))
-                return _ask(layout, copied, cancelled).verdict == "ok"
+                return _ask(layout, copied, most_s, cancelled).verdict == "ok"
             finally:
                 target.unlink(missing_ok=True)
     except (OSError, StopIteration, errors.SlotdError):

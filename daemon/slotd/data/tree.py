@@ -46,10 +46,10 @@ class TreeStore:
             return Pass(spec, dest, None, app_runs=False, cancelled=lambda: False).run()
 
     def check(
-        self, spec: DataSpec, dest: Path, most: int, base: Path | None, cancelled: Callable[[], bool]
+        self, spec: DataSpec, dest: Path, most: int, most_s: float, base: Path | None, cancelled: Callable[[], bool]
     ) -> Sequence[Damage]:
         with files.explaining(f"cannot check the databases in {dest}"):
-            return soundness.check(Layout(dest), spec, most, Layout(base) if base else None, cancelled)
+            return soundness.check(Layout(dest), spec, most, most_s, Layout(base) if base else None, cancelled)
 
     def unsound(self, dest: Path) -> Sequence[str]:
         known = soundness.read(Layout(dest))

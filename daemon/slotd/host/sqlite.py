@@ -4,11 +4,13 @@ the database's owner."""
 from __future__ import annotations
 
 import os
+import selectors
 import subprocess
 import sys
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +35,7 @@ _SYSTEM = ("/usr", "/bin", "/lib", "/lib64", "/lib32", "/etc/ld.so.cache")
 _INSIDE = "/database"  # where the unit of a check has the directory
 LOOK_S = 0.5
 SAID = 300
+HEARD = 64 << 10  # bytes that a program may say: it runs as a stranger
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +58,12 @@ def backup(source: Path, target: Path, *, uid: int, gid: int, most: int, cancell
     try:
         if uid == 0 or not _needs_unit():
             line += [str(target), str(uid), str(gid), str(most)]
-            status, _, said = _run(line, None, BACKUP_S, cancelled)
+            status, _, said = run(line, None, BACKUP_S, cancelled)
         else:  # the target is its output
             properties = [f"ReadWritePaths={quote(f'-{source.parent}')}", "ProtectSystem=strict", "PrivateTmp=yes"]
             line += ["-", str(uid), str(gid), str(most)]
             unit = _Unit(f"User={uid}", f"Group={gid}", *properties)
-            status, _, said = _run(line, unit, BACKUP_S, cancelled, output=made)
+            status, _, said = run(line, unit, BACKUP_S, cancelled, output=made)
     finally:
         os.close(made)
     if status == 0:
@@ -74,8 +77,8 @@ def reads_in_place() -> bool:
     return _needs_unit() or os.geteuid() != 0
 
 
-def check(database: Path, *, uid: int, gid: int, in_place: bool, cancelled: Callable[[], bool]) -> Sound:
-    """Whether a database is sound; it is read as user `uid`, who is not root.
+def check(database: Path, *, uid: int, gid: int, in_place: bool, most_s: float, cancelled: Callable[[], bool]) -> Sound:
+    """Whether a database is sound; it is read as user `uid`, who is not root, for at most `most_s` seconds.
 
     `in_place`: it has neither a log nor a journal, and nothing is written; else its directory is a copy of these and
     nothing else, and that user's own. Nobody else may be able to change what is at that path.
@@ -90,8 +93,8 @@ def check(database: Path, *, uid: int, gid: int, in_place: bool, cancelled: Call
         where = Path(_INSIDE)
     is_quick = database.stat().st_size >= QUICK_FROM
     line = [str(Path(__file__).with_name("sqlite_check.py")), str(where), name, str(uid), str(gid)]
-    line += ["1" if is_quick else "0", "1" if in_place else "0", f"{CHECK_S:.0f}"]
-    status, out, said = _run(line, unit, CHECK_S + _PROGRAM_S, cancelled)
+    line += ["1" if is_quick else "0", "1" if in_place else "0", f"{most_s:.1f}"]
+    status, out, said = run(line, unit, most_s + _PROGRAM_S, cancelled)
     verdict, _, why = out.partition("\n")
     if status != 0 or verdict not in ("ok", "damaged", "unknown"):
         why = files.shown((out + said).strip().rpartition("\n")[2])
@@ -117,26 +120,52 @@ class _Unit:
         return [*line, *(f"--property={each}" for each in self.properties), "--"]
 
 
-def _run(
+def run(
     line: Sequence[str], unit: _Unit | None, most_s: float, cancelled: Callable[[], bool], output: int | None = None
 ) -> tuple[int, str, str]:
     """Run a program of ours, `line`: its status, and what it said on standard output (else it goes to `output`) and on
     standard error."""
     argv = [*(unit.argv(most_s) if unit else []), sys.executable, "-I", *line]
-    deadline = time.monotonic() + most_s
     out = subprocess.PIPE if output is None else output
     with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.PIPE, cwd="/") as child:
+        is_over, told, said = _listen(child, time.monotonic() + most_s, cancelled)
+        if not is_over:
+            if unit:
+                stop = ["systemctl", "--quiet", "stop", unit.name]
+                subprocess.run(stop, stdin=subprocess.DEVNULL, check=False)
+            child.kill()
+    return child.returncode, told.decode("utf-8", "replace"), said.decode("utf-8", "replace")
+
+
+def _listen(
+    child: subprocess.Popen[bytes], deadline: float, cancelled: Callable[[], bool]
+) -> tuple[bool, bytes, bytes]:
+    """Whether it came to its end by itself, and what it said. Who took its end of a pipe can neither keep us here nor
+    fill our memory.
+    """
+    heard = [(stream.fileno() if stream else -1, bytearray()) for stream in (child.stdout, child.stderr)]
+    by_fd = {fd: text for fd, text in heard if fd >= 0}
+    with selectors.DefaultSelector() as selector:
+        for fd in by_fd:
+            os.set_blocking(fd, False)
+            selector.register(fd, selectors.EVENT_READ)
         while True:
-            try:
-                told, said = child.communicate(timeout=LOOK_S)  # `cancelled` can only be asked, not waited for
-                break
-            except subprocess.TimeoutExpired:
-                if cancelled() or time.monotonic() > deadline:
-                    if unit:
-                        stop = ["systemctl", "--quiet", "stop", unit.name]
-                        subprocess.run(stop, stdin=subprocess.DEVNULL, check=False)
-                    child.kill()
-    return child.returncode, (told or b"").decode("utf-8", "replace"), said.decode("utf-8", "replace")
+            was_over = child.poll() is not None
+            found = selector.select(0 if was_over else LOOK_S) if selector.get_map() else []
+            for key, _ in found:
+                if piece := os.read(key.fd, HEARD):
+                    by_fd[key.fd].extend(piece)
+                else:
+                    selector.unregister(key.fd)
+            if sum(map(len, by_fd.values())) > HEARD:
+                return False, b"", b"it says too much"
+            if was_over and not found:
+                return True, bytes(heard[0][1]), bytes(heard[1][1])
+            if cancelled() or time.monotonic() > deadline:  # it can only be asked, not waited for
+                return False, b"", b""
+            if not selector.get_map():
+                with suppress(subprocess.TimeoutExpired):
+                    child.wait(LOOK_S)
 
 
 def _needs_unit() -> bool:

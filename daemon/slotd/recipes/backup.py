@@ -8,6 +8,7 @@ from slotd.core import machine
 from slotd.errors import Cancelled, NothingToDo
 from slotd.host import failpoint
 from slotd.host.offloop import off_loop
+from slotd.host.sqlite import CHECK_S
 from slotd.model import Backup, JobKind, Result
 from slotd.recipes import adopt as adopting
 from slotd.recipes import check as looking
@@ -49,7 +50,7 @@ async def make_backup(work: Work) -> Result:
         if running:
             await preserve.start_all(work)
             await failpoint.reach("backup:started")
-    await soundness.require(work, backup, most=soundness.ALL, base=base)
+    await soundness.require(work, backup, most=soundness.ALL, most_s=CHECK_S, base=base)
     down = f"; the app was down for {work.host.clock.now() - work.plan.stopped_at:.1f} s" if running else ""
     sealed = await preserve.seal(work, backup)  # the copy is nobody else's: that it gets on disk is not waited for
     await work.tell(

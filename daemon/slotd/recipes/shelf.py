@@ -100,7 +100,7 @@ def _read(path: Path) -> Imported:
         bundle=top["bundle"].line(64),
         signer=top["signer"].line(1000),
         at=top["at"].number(0, 2**53),
-        job=top["job"].integer(0, 2**53),
+        job=top["job"].integer(0, 2**53, 0),  # an older slotd did not write it down
     )
 
 

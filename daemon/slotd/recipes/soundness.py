@@ -16,24 +16,28 @@ from slotd.data import Damage
 from slotd.errors import Cancelled, Failed
 from slotd.host import files
 from slotd.host.offloop import off_loop
+from slotd.host.sqlite import CHECK_S
 from slotd.model import Backup
 from slotd.recipes.context import Work
 
 DAMAGED = "damaged"  # beside the data of a copy that was read and found so: what is wrong with it
 ALL = sys.maxsize
 STOPPED_BYTES = 64 << 20  # of databases that are checked while the app is down: some tenths of a second
+STOPPED_S = 5.0  # that they may take then; what is not done by then is checked when the app runs again
 
 
 async def look(work: Work, backup: Backup, base: Path | None) -> None:
     """With the app running, before it is stopped: what is found is told with the copy that is going to be sealed."""
-    await _check(work, backup, ALL, base)
+    await _check(work, backup, ALL, CHECK_S, base)
     if work.cancel_asked:
         raise Cancelled("cancelled while the databases were checked")
 
 
-async def require(work: Work, backup: Backup, *, most: int = STOPPED_BYTES, base: Path | None = None) -> None:
+async def require(
+    work: Work, backup: Backup, *, most: int = STOPPED_BYTES, most_s: float = STOPPED_S, base: Path | None = None
+) -> None:
     """Raises `Failed` for a copy that the copying has damaged; what the app itself has damaged is told."""
-    await _tell(work, backup, await _check(work, backup, most, base))
+    await _tell(work, backup, await _check(work, backup, most, most_s, base))
 
 
 async def check_rest(work: Work) -> None:
@@ -42,7 +46,7 @@ async def check_rest(work: Work) -> None:
         return
     backup = await off_loop(work.host.store.backup, work.app.name, work.plan.backup)
     try:
-        await _tell(work, backup, await _check(work, backup, ALL, None))
+        await _tell(work, backup, await _check(work, backup, ALL, CHECK_S, None))
     except Failed as error:
         await off_loop(mark_damaged, backup, [error.message])
         await work.tell("verify-failed", f"{backup.kind} {backup.id} is damaged: {error.message}")
@@ -54,9 +58,15 @@ def mark_damaged(backup: Backup, wrong: list[str]) -> None:
         files.write_atomic(Path(backup.path) / DAMAGED, "\n".join(wrong).encode("utf-8", "replace") + b"\n", 0o600)
 
 
-async def _check(work: Work, backup: Backup, most: int, base: Path | None) -> Sequence[Damage]:
+async def _check(work: Work, backup: Backup, most: int, most_s: float, base: Path | None) -> Sequence[Damage]:
     return await off_loop(
-        work.data.check, work.data_spec, Path(backup.path), most, base, lambda: work.cancel_asked and not work.too_late
+        work.data.check,
+        work.data_spec,
+        Path(backup.path),
+        most,
+        most_s,
+        base,
+        lambda: work.cancel_asked and not work.too_late,
     )
 
 
