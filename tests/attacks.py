@@ -35,7 +35,7 @@ _AREAS = {
     "The programs themselves": ("sandbox", "package"),
     "Callers on the bus": ("bus_attacks", "bus_decode", "hostile_callers", "flood", "polkit_prompts"),
     "Definitions": ("hostile_definitions",),
-    "The app's own data": ("data_hostile",),
+    "The app's own data": ("data_hostile", "data_soundness", "restic"),
     "What the fuzzer found": ("fuzz",),
 }
 _HEAD = """\
