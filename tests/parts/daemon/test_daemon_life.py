@@ -103,7 +103,7 @@ async def test_a_loop_that_stalls_is_ended_by_the_watchdog_and_the_next_daemon_s
 ) -> None:
     notes.define(trial="300ms")
     before = notes.says()
-    version, result = {"stage": ("2.0", "updated"), "stop": ("2.1", "failed"), "trial": ("2.1", "updated")}[step]
+    version, result = {"stage": ("2.0", "updated"), "stop": ("2.1", "failed"), "trial": ("2.1.1", "updated")}[step]
     notes.publish(version)
     world.fail_at(f"{step}:begin", "stall")
     first = pid(world)
