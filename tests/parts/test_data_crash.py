@@ -106,7 +106,8 @@ def build(home: Path, room: Path) -> World:
 def check_restored(world: World, *, may_be_left: bool = False) -> None:
     """The good data are back, the excluded ones are the newest, the bad ones are in the quarantine; with `may_be_left`
     what could not be copied there is beside the data."""
-    kept, left = world.room / "aside" / "data", world.home / ".slotd-aside-aside"
+    kept = world.room / "aside" / "data"
+    left = next(world.home.glob(".slotd-aside-aside-*"), world.home / "nothing is left beside")
     bad_data = left / "data" if may_be_left and (left / "data").exists() else kept / "0"
     bad_settings = left / "settings" if may_be_left and (left / "settings").exists() else kept / "1"
     after = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -93,9 +94,7 @@ def test_what_cannot_be_copied_stays_beside_and_the_old_data_are_back(world: Wor
     spoil(world)
     attack(world)
     world.restore()
-    holder = next(
-        path for path in (world.live / ".slotd-aside-aside", world.live.parent / ".slotd-aside-aside") if path.exists()
-    )
+    holder = next(path for top in (world.live, world.live.parent) for path in top.glob(".slotd-aside-aside-*"))
     assert {k: v for k, v in look(world.live).items() if ".slotd" not in k and k != ""} == {
         k: v for k, v in world.before.items() if k != ""
     }
@@ -179,6 +178,36 @@ def test_a_kill_at_any_moment_of_it_loses_nothing_and_the_next_call_finishes(wor
     assert (world.live / "sub/note").read_text() == "good"
     assert not (world.live / "sub/new").exists()
     assert (world.live / "cache/page").read_text() == "cached"
+
+
+def test_a_version_cannot_take_the_names_that_its_data_will_be_set_aside_by(world: World) -> None:
+    spoil(world)
+    too_much(world)
+    for top in (world.live, world.live.parent):
+        for kind in ("aside", "found"):
+            (top / f".slotd-{kind}-aside").mkdir()
+            os.chown(top / f".slotd-{kind}-aside", 65534, 65534)
+    world.restore()
+    assert (world.live / "sub/note").read_text() == "good"
+    assert f"{world.live}/sub/new" in {entry.path for entry in TreeStore().contents(world.aside)}
+
+
+def test_what_an_older_slotd_was_killed_in_the_middle_of_is_finished_by_its_names(world: World) -> None:
+    spoil(world)
+    too_deep(world)
+    bad = digests(world.live / "sub/note", world.live / "sub/new")
+    assert call("restore", world.spec, world.aside, src=world.backup, failpoint="data.quarantine.held=kill").returncode
+    holder = next(path for top in (world.live, world.live.parent) for path in top.glob(".slotd-aside-aside-*"))
+    holder.rename(holder.with_name(".slotd-aside-aside"))
+    scope = json.loads((world.aside / "tree.json").read_text())
+    del scope["secret"]
+    (world.aside / "tree.json").write_text(json.dumps(scope))
+    world.restore()
+    assert bad <= digests(world.live.parent, world.aside)
+    assert (world.live / "sub/note").read_text() == "good"
+    assert TreeStore().verify(world.aside) == []
+    TreeStore().remove(world.aside)
+    assert not list(world.live.parent.rglob(".slotd*"))
 
 
 def test_a_disk_that_is_not_mounted_is_not_taken_for_one_without_it(world: World, tmp_path: Path) -> None:

@@ -91,7 +91,7 @@ def test_a_version_cannot_keep_its_app_from_going_back_by_data_that_nobody_can_c
     assert "rolled back to 1.0" in notes.slotctl("history", "notes")
     assert not notes.machine.exists(f"{DATA}/deep")
     kept = next(copy["id"] for copy in notes.json("backups", "notes") if copy["kind"] == "quarantine")
-    assert notes.machine.run(f"find {DATA}/.slotd-aside-{kept} -name bad -exec cat {{}} +").stdout == "bad\n"
+    assert notes.machine.run(f"find {DATA}/.slotd-aside-{kept}-* -name bad -exec cat {{}} +").stdout == "bad\n"
     assert f"{DATA}/deep" in notes.slotctl("backups", "notes", kept)
 
 

@@ -1,7 +1,7 @@
 """Setting data aside: a failed version's data leave their place and become a quarantine, whole (promise 3).
 
 Each unit - a place, or what lies in a mount point, which cannot be renamed itself - moves by one rename. Where the
-quarantine is on another file system, the unit is first renamed into `.slotd-aside-ID` beside it, which settles by one
+quarantine is on another file system, the unit is first renamed into `.slotd-aside-ID-…` beside it, which settles by one
 act what is being set aside; then it is copied, put on disk, and only then removed. What cannot be copied stays there,
 as a part of the quarantine (`elsewhere`). A kill at any point leaves every file in at least one of these, and the next
 call goes on from there. What turns up at the place later goes to `found/`.
@@ -19,7 +19,7 @@ from slotd.data import DataSpec, elsewhere
 from slotd.data.copytree import TreeCopy
 from slotd.data.elsewhere import holder_at
 from slotd.data.entries import VANISHED
-from slotd.data.layout import Layout
+from slotd.data.layout import Layout, Scope
 from slotd.data.manifest import Manifest, unknown
 from slotd.data.mounts import require_mounted
 from slotd.data.places import Spot, beside, is_holder, places, spot, stat_at
@@ -36,8 +36,12 @@ class Aside:
     def __init__(self, spec: DataSpec, dest: Path) -> None:
         self.spec = spec
         self.layout = Layout(dest)
-        self.first = beside("", f"aside-{dest.name}")
-        self.later = beside("", f"found-{dest.name}")
+        self._name(self.layout.scope())
+
+    def _name(self, scope: Scope | None) -> None:
+        """Name the holders: as it is written down, so that whoever goes on after a kill finds what waits in them."""
+        by = "-".join(part for part in (self.layout.dest.name, scope.secret if scope else "") if part)
+        self.first, self.later = beside("", f"aside-{by}"), beside("", f"found-{by}")
 
     def run(self) -> int:
         """Set all places aside and seal; the bytes. Nothing to do if it is sealed."""
@@ -48,6 +52,7 @@ class Aside:
         scope = self.layout.scope() or self.layout.begin("quarantine", self.spec)
         if scope.kind != "quarantine":
             raise errors.Failed(f"cannot set data aside in {self.layout.dest}: a backup is there.")
+        self._name(scope)
         for place in places(self.spec):
             number = scope.number_of(place.path)
             if number is None:

@@ -1,4 +1,4 @@
-"""What was set aside and did not get into its quarantine: it stays beside its place, in `.slotd-aside-ID`.
+"""What was set aside and did not get into its quarantine: it stays beside its place, in `.slotd-aside-ID-…`.
 
 Where the quarantine is on another file system, what is set aside must be copied there. A failing version must not be
 able to keep that from coming to its end: by directories nested deeper than anybody copies, attributes that the other

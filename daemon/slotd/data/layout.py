@@ -20,6 +20,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -50,12 +51,17 @@ class Covered(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """What a copy covers, as it was when the copy was begun. `kind` is `backup` or `quarantine`."""
+    """What a copy covers, as it was when the copy was begun. `kind` is `backup` or `quarantine`.
+
+    `secret`: what the names of a quarantine's holders end with. The app may write where they are made, and could have
+    made others by names that can be guessed. None in a backup, and in a quarantine of an older slotd.
+    """
 
     kind: str
     places: tuple[Covered, ...]
     exclude: tuple[str, ...]
     sqlite: tuple[str, ...]
+    secret: str = ""
 
     def number_of(self, path: Path) -> int | None:
         return next((number for number, place in enumerate(self.places) if place.path == str(path)), None)
@@ -121,6 +127,7 @@ class Layout:
                 tuple(_covered(each) for each in raw["places"]),
                 tuple(raw["exclude"]),
                 tuple(raw["sqlite"]),
+                raw.get("secret", ""),
             )
         except FileNotFoundError:
             return None
@@ -130,7 +137,8 @@ class Layout:
     def begin(self, kind: str, spec: DataSpec, before: Scope | None = None) -> Scope:
         """Write down what the copy covers, if that is not what it covered `before`."""
         covered = tuple(_found(place) for place in places(spec))
-        scope = Scope(kind, covered, spec.exclude, spec.sqlite)
+        secret = secrets.token_hex(8) if kind == "quarantine" else ""
+        scope = Scope(kind, covered, spec.exclude, spec.sqlite, secret)
         if scope == before:
             return scope
         raw = asdict(scope) | {"format": FORMAT, "places": [place._asdict() for place in covered]}
