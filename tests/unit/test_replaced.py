@@ -24,11 +24,16 @@ def release(version: str, content: str, *, size: int = 0, digest: bool = True, u
 
 
 def look(
-    known: object, *releases: Release, app: schema.App = APP, blocked: tuple[Blocked, ...] = ()
+    known: object,
+    *releases: Release,
+    app: schema.App = APP,
+    blocked: tuple[Blocked, ...] = (),
+    approved: str = "",
+    available: str = "",
 ) -> tuple[Any, list[str], list[str]]:
     """What is remembered, told and waits, as between two checks: what is remembered goes through JSON."""
     memory = replaced.read(json.loads(json.dumps(known)), app.source)
-    seen, news = replaced.look(memory, releases, app=app, blocked=blocked)
+    seen, news = replaced.look(memory, releases, app=app, blocked=blocked, approved=approved, available=available)
     return seen.plain(), news, list(seen.pending)
 
 

@@ -66,6 +66,11 @@ class Version:
     def __str__(self) -> str:
         return self.text
 
+    @property
+    def identity(self) -> str:
+        """One text for all spellings of a version: the same exactly for those that are equal."""
+        return f"{self.scheme} {_pep440_identity(self.key) if self.scheme == 'pep440' else self.key!r}"
+
 
 def parse(scheme: str, text: str) -> Version | None:
     """The version that `text` is in `scheme`, or None. A leading `v` is allowed; nothing else is stripped."""
@@ -106,6 +111,14 @@ def _pep440(text: str) -> Version | None:
     except InvalidVersion:
         return None
     return Version("pep440", text, found, found.is_prerelease)
+
+
+def _pep440_identity(found: Pep440) -> str:
+    """PEP 440, "Final releases": zeros at the end of a release make no other version."""
+    numbers = ".".join(map(str, found.release))
+    while numbers.endswith(".0"):
+        numbers = numbers.removesuffix(".0")
+    return repr((found.epoch, numbers, found.pre, found.post, found.dev, found.local))
 
 
 def _semver(text: str) -> Version | None:

@@ -56,8 +56,10 @@ async def look(work: Work, *, wanted: str = "", force: bool = False) -> policy.C
     now = work.host.clock.now()
     await _require_patience(work, record, now)
     listing = await _ask(work, record, now)
-    pending = [version for version in await _notice_replaced(work, listing.releases) if not shelf.has(here, version)]
-    choice = await _choose(work, record, shelf.merged(here, listing.releases), wanted, force, pending)
+    offered = shelf.merged(here, listing.releases)
+    others = await _notice_replaced(work, listing.releases, [each for each in offered if each in here])
+    pending = [version for version in others if not shelf.has(here, version)]
+    choice = await _choose(work, record, offered, wanted, force, pending)
     known, told = record.source_state.get(TOLD), {_short(warning): warning for warning in listing.warnings}
     for mark, warning in told.items():
         if not isinstance(known, Sequence) or mark not in known:
@@ -78,20 +80,24 @@ async def look(work: Work, *, wanted: str = "", force: bool = False) -> policy.C
     return choice
 
 
-async def _notice_replaced(work: Work, releases: Sequence[Release]) -> Collection[str]:
-    """The versions whose files are others than were first seen. What is new of them is told."""
+async def _notice_replaced(work: Work, releases: Sequence[Release], here: Sequence[Release]) -> Collection[str]:
+    """The versions whose files are others than were first seen. What is new of them is told. An approval of what came
+    in a bundle is for `here`, and says nothing of the source's files.
+    """
     app, store = work.app, work.host.store
 
     def look() -> tuple[Collection[str], list[str]]:
         with store.transaction():  # an approval that comes meanwhile is not lost
             record = store.app(app.name)
             memory = replaced.read(record.source_state.get(replaced.KEY), app.source)
-            seen, news = replaced.look(memory, releases, app=app, blocked=store.blocked(app.name))
+            approved = "" if shelf.has(here, record.approved) else record.approved
+            more = {"approved": approved, "available": record.available}
+            seen, news = replaced.look(memory, releases, app=app, blocked=store.blocked(app.name), **more)
             if seen != memory:
                 state = {**record.source_state, replaced.KEY: seen.plain()}
                 # What was approved is not what is there now.
-                approved = "" if record.approved in seen.pending else record.approved
-                store.change_app(app.name, source_state=state, approved=approved)
+                stands = "" if approved in seen.pending else record.approved
+                store.change_app(app.name, source_state=state, approved=stands)
         return seen.pending.keys(), news
 
     pending, news = await off_loop(look)

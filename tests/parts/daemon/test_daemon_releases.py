@@ -131,6 +131,30 @@ async def test_what_waits_for_consent_is_still_known_to_the_next_daemon(world: W
     assert (await desk.do("Update", notes.name))["result"] == "updated"
 
 
+@pytest.mark.parametrize("notes", ["github"], indirect=True)
+async def test_what_was_approved_and_is_published_anew_under_another_tag_waits(
+    world: World, notes: Notes, server: ReleaseServer, desk: Desk
+) -> None:
+    running = notes.run_id()
+    name = notes.publish("1.6")
+    await desk.do("Check", notes.name)
+    world.slotctl("approve", notes.name, "1.6")
+    notes.publish("1.6", "well, but not as it was approved")
+    project = server.root / notes.project
+    (project / notes.tag("1.6")).rename(project / "release-1.6")
+    [job] = await desk.call("ApplyAll", "a{sv}")
+    assert (await desk.end_of(job))["result"] == "up-to-date"
+    assert f"{name} of 1.6 is another file than was first seen at the source" in events(
+        world, notes, "release-replaced"
+    )
+    assert (await desk.app(notes.name))["ApprovedVersion"] == ""
+    assert notes.run_id() == running
+    world.slotctl("approve", notes.name, "1.6")
+    [job] = await desk.call("ApplyAll", "a{sv}")
+    assert (await desk.end_of(job))["result"] == "updated"
+    assert notes.version == "1.6"
+
+
 async def test_a_tag_that_is_no_version_and_a_file_for_another_machine_are_passed_over_in_words(
     world: World, notes: Notes, server: ReleaseServer, desk: Desk
 ) -> None:
