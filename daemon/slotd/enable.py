@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from slotd.core import schema
+from slotd.data.places import real_of
 from slotd.errors import Failed, Misconfigured
 from slotd.host import files, holdback, mounts
 from slotd.host.paths import runtime_of_user
@@ -85,7 +86,7 @@ def render_mount(app: schema.App) -> str:
 
 def _mounts(app: schema.App, root: Path) -> list[str]:
     """The units of the file systems that the app's data lie on, as far as these are declared; not the root's."""
-    paths = [real for path in map(Path, app.data.paths) for real in (path, Path(os.path.realpath(path)))]
+    paths = [real for path in map(Path, app.data.paths) for real in (path, real_of(path))]
     wanted = {each.where for each in mounts.declared(root) if any(each.where in (p, *p.parents) for p in paths)}
     return sorted(mounts.unit_of(where) for where in wanted if where != Path("/"))
 

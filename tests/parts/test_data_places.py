@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -75,6 +76,27 @@ def test_the_link_to_a_disk_that_is_not_mounted_counts_too(tmp_path: Path) -> No
     declare(tmp_path, "fstab", f"LABEL=y {disk} ext4 nofail 0 2\n")
     with pytest.raises(errors.Failed, match="is not mounted"):
         require_mounted(DataSpec((tmp_path / "app",)), root=tmp_path)
+
+
+def test_the_links_way_below_a_disk_that_is_not_mounted_counts_though_nothing_is_there(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    (tmp_path / "app").symlink_to(disk / "deep/er/data")
+    declare(tmp_path, "fstab", f"LABEL=y {disk} ext4 nofail 0 2\n")
+    with pytest.raises(errors.Failed, match="is not mounted"):
+        require_mounted(DataSpec((tmp_path / "app",)), root=tmp_path)
+
+
+@pytest.mark.parametrize("target", ["data", "deep/er/data"])
+def test_a_version_cannot_stop_its_way_back_by_a_link_to_a_disk_that_is_not_there(tmp_path: Path, target: str) -> None:
+    disk, home = tmp_path / "disk", tmp_path / "home"
+    disk.mkdir()
+    home.mkdir()
+    (home / "data").symlink_to(disk / target)
+    os.chown(home, 65534, 65534)
+    os.chown(home / "data", 65534, 65534, follow_symlinks=False)
+    declare(tmp_path, "fstab", f"LABEL=y {disk} ext4 nofail 0 2\n")
+    require_mounted(DataSpec((home / "data",)), root=tmp_path)
 
 
 @pytest.mark.parametrize("inner", ["", "data"])

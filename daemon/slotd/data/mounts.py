@@ -13,14 +13,14 @@ from pathlib import Path
 from slotd import errors
 from slotd.data import DataSpec
 from slotd.data.layout import Layout, Scope
-from slotd.data.places import is_holder
+from slotd.data.places import is_holder, real_of
 from slotd.host import mounts
 
 
 def require_mounted(spec: DataSpec, *copies: Path | None, root: Path = Path("/")) -> None:
     """Raise `Failed` if a file system that the data lie on is not mounted; `copies` may say where they were."""
     wanted = spec.parts or spec.paths
-    paths = [(path, real) for path in wanted for real in {path, Path(os.path.realpath(path))}]
+    paths = [(path, real) for path in wanted for real in {path, real_of(path)}]
     there = mounts.present()
     for each in mounts.declared(root):
         for path, real in paths:

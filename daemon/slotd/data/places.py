@@ -135,6 +135,22 @@ def spot(path: Path, *, create: tuple[int, int, int] | None = None) -> Iterator[
         os.close(parent)
 
 
+def real_of(path: Path) -> Path:
+    """Where `path` lies, by the links on the way that only root (or we) can change; where it cannot be reached, `path`:
+    whoever touches it says why.
+    """
+    try:
+        parent, name = _reach(path, None)
+    except (OSError, errors.Failed):
+        return path
+    if parent < 0:
+        return Path(name)
+    try:
+        return Path(os.readlink(f"/proc/self/fd/{parent}")) / name
+    finally:
+        os.close(parent)
+
+
 def stat_at(name: str, dir_fd: int) -> os.stat_result | None:
     try:
         return os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
@@ -152,7 +168,7 @@ def refuse_link(path: Path, at: Spot) -> None:
 
 
 def _reach(path: Path, create: tuple[int, int, int] | None) -> tuple[int, str]:
-    """The open parent directory and the last name; (-1, "") when the parent is missing."""
+    """The open parent directory and the last name; when the parent is missing, -1 and the path that it would have."""
     todo = [part for part in str(path).split("/") if part not in ("", ".")]
     if not path.is_absolute() or not todo:
         raise errors.Failed(f"cannot use {path} as a data path: it is not an absolute path below /.")
@@ -182,7 +198,8 @@ def _reach(path: Path, create: tuple[int, int, int] | None) -> tuple[int, str]:
                 return parent, name
             if found is None:
                 if create is None:
-                    return -1, ""
+                    missing = "/".join((os.readlink(f"/proc/self/fd/{fd}"), name, *todo))
+                    return -1, os.path.normpath(missing)
                 _make_directory(fd, name, create if len(todo) == 1 else (0o755, os.geteuid(), os.getegid()))
             fd = _swap(fd, os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd))
     finally:
