@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from tests.trees import look, mounted
+from tests.trees import call, look, mounted
 
 from slotd import errors
 from slotd.data import DataSpec
@@ -139,6 +141,44 @@ def test_data_that_were_moved_off_their_disk_on_purpose_are_saved_and_restored_w
             store.restore(spec, tmp_path / "one", tmp_path / "aside")
             assert (disk / "note").read_text() == "note"
             (disk / "note").unlink()
+
+
+def test_a_way_back_killed_after_the_rename_goes_on_where_the_data_had_left_the_disk_of_the_backup(
+    tmp_path: Path,
+) -> None:
+    store = TreeStore()
+    with mounted("ext4", tmp_path / "disk", size=16 << 20) as disk:
+        live = disk / "data"
+        live.mkdir()
+        (live / "note").write_text("note")
+        spec = DataSpec((live,))
+        store.cold(spec, tmp_path / "one")
+        store.seal(tmp_path / "one", {})
+        with away(disk):
+            live.mkdir()
+            (live / "note").write_text("moved")
+            store.ready(tmp_path / "one", tmp_path / "aside")
+            killed = call("quarantine", spec, tmp_path / "aside", failpoint="data.quarantine.renamed=kill")
+            assert killed.returncode == -signal.SIGKILL
+            assert not live.exists()
+            store.ready(tmp_path / "one", tmp_path / "aside")
+            store.restore(spec, tmp_path / "one", tmp_path / "aside")
+            assert (live / "note").read_text() == "note"
+            shutil.rmtree(live)
+
+
+def test_a_disk_that_went_while_its_data_were_set_aside_is_missed(tmp_path: Path) -> None:
+    store = TreeStore()
+    with mounted("ext4", tmp_path / "disk", size=16 << 20) as disk:
+        (disk / "note").write_text("note")
+        spec = DataSpec((disk,))
+        store.cold(spec, tmp_path / "one")
+        store.seal(tmp_path / "one", {})
+        killed = call("quarantine", spec, tmp_path / "aside", failpoint="data.quarantine.rename=kill")
+        assert killed.returncode == -signal.SIGKILL
+        with away(disk), pytest.raises(errors.Failed, match="which is not mounted, and nothing is there"):
+            store.ready(tmp_path / "one", tmp_path / "aside")
+        store.ready(tmp_path / "one", tmp_path / "aside")
 
 
 def test_the_name_of_a_mounts_unit_is_systemds_own() -> None:

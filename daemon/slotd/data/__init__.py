@@ -144,8 +144,10 @@ class DataStore(Protocol):
         """Read a sealed copy whole and hold it against its manifest: what is wrong, a sentence each."""
         ...
 
-    def ready(self, src: Path) -> None:
-        """Do what can fail about a restore of `src`, before any data are touched for it."""
+    def ready(self, src: Path, aside: Path | None = None) -> None:
+        """Do what can fail about a restore of `src`, before any data are touched for it, or more of them: those that
+        were touched go to the quarantine `aside`.
+        """
         ...
 
     def lent(self, dest: Path) -> AbstractContextManager[Path]:

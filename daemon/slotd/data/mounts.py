@@ -35,9 +35,11 @@ def require_mounted(spec: DataSpec, *copies: Path | None, root: Path = Path("/")
             _require_same(scope, {str(path) for path in wanted}, there)
 
 
-def require_same(copy: Path) -> None:
-    """The same for all that a copy covers."""
-    if scope := Layout(copy).scope():
+def require_same(copy: Path, aside: Path | None = None) -> None:
+    """The same for all that a copy covers. Once they are being set aside, that knows better where they lay: a copy may
+    be of before they were moved, and that nothing is at a place may be our own doing.
+    """
+    if scope := (Layout(aside).scope() if aside else None) or Layout(copy).scope():
         _require_same(scope, {place.path for place in scope.places}, mounts.present())
 
 

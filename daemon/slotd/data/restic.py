@@ -238,7 +238,7 @@ class ResticStore:
 
     # -- coming back -------------------------------------------------------------------------------------------------
 
-    def ready(self, src: Path) -> None:
+    def ready(self, src: Path, aside: Path | None = None) -> None:
         """Bring the snapshot back beside, as a sealed tree copy in `src/tree`. Nothing if it is there."""
         if not keeping.is_kept(src) or self._tree.is_sealed(src / "tree"):
             return

@@ -101,9 +101,9 @@ class TreeStore:
         written = digests.completed(layout)
         return sorted(differences(written, Manifest(read).walk(layout).lines))
 
-    def ready(self, src: Path) -> None:
+    def ready(self, src: Path, aside: Path | None = None) -> None:
         with files.explaining(f"cannot restore from {src}"):
-            require_same(src)
+            require_same(src, aside)
 
     def lent(self, dest: Path) -> AbstractContextManager[Path]:
         return nullcontext(dest)

@@ -135,7 +135,8 @@ async def set_data_aside(work: Work) -> None:
     backup = await _require_whole_backup(work)  # else the app would be left without any data
     await space.give_back(work)
     if backup is not None:
-        await off_loop(work.data.ready, Path(backup.path))
+        aside = work.host.copy_path("quarantine", work.app.name, work.plan.quarantine)
+        await off_loop(work.data.ready, Path(backup.path), aside)
     reason = "restore" if work.job.kind == "restore" else "rollback"
     await set_aside(work, work.plan.quarantine, version=work.plan.version, reason=reason)
 
