@@ -6,12 +6,13 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from tests.trees import call, look, mounted
+from tests.trees import DAEMON, call, let_in, look, mounted
 
 from slotd import errors
 from slotd.data import DataSpec
@@ -179,6 +180,33 @@ def test_a_disk_that_went_while_its_data_were_set_aside_is_missed(tmp_path: Path
         with away(disk), pytest.raises(errors.Failed, match="which is not mounted, and nothing is there"):
             store.ready(tmp_path / "one", tmp_path / "aside")
         store.ready(tmp_path / "one", tmp_path / "aside")
+
+
+AS_A_USER = """
+import os, sys, pathlib
+from slotd.data import DataSpec
+from slotd.data.mounts import require_mounted
+os.setgroups([]); os.setgid(65534); os.setuid(65534)
+for _ in range(2):
+    require_mounted(DataSpec((pathlib.Path("/srv/data"),)), root=pathlib.Path(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize("closed", ["etc/fstab", "etc/systemd/system/a.mount", "etc/systemd/system", "etc/systemd"])
+def test_what_a_user_may_not_read_says_nothing_and_stops_nothing(tmp_path: Path, closed: str) -> None:
+    declare(tmp_path, "fstab", "LABEL=y /srv/elsewhere ext4 nofail 0 2\n")
+    declare(tmp_path, "systemd/system/a.mount", "[Mount]\nWhat=/dev/x\nWhere=/srv/elsewhere\n")
+    let_in(tmp_path)
+    (tmp_path / closed).chmod(0)
+    done = subprocess.run(
+        [sys.executable, "-c", AS_A_USER, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PYTHONPATH": str(DAEMON)},
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("may not read") == 1
 
 
 def test_the_name_of_a_mounts_unit_is_systemds_own() -> None:

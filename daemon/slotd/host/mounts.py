@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
+from slotd.errors import Failed
 from slotd.host import files
+
+_log = logging.getLogger(__name__)
 
 FILE_BYTES = 1 << 20
 FSTAB = "etc/fstab"
@@ -28,15 +33,15 @@ class Declared:
 def declared(root: Path = Path("/")) -> Iterator[Declared]:
     """Where something is to be mounted: lines of fstab that are not `noauto`, and units that are not masked.
 
-    An automount counts: whoever reaches for it has it mounted.
+    An automount counts: whoever reaches for it has it mounted. What a slotd of a user may not read declares nothing.
     """
     fstab = root / FSTAB
     for words in (line.split() for line in _text(fstab).splitlines() if not line.lstrip().startswith("#")):
         if len(words) >= 4 and words[1].startswith("/") and "noauto" not in words[3].split(","):
             yield Declared(Path(os.fsdecode(files.unescape(os.fsencode(words[1])))), fstab)
     for folder in UNITS:
-        for unit in sorted((root / folder).glob("*.mount")):
-            found = _WHERE.findall(_text(unit)) if unit.is_file() else []  # one that is masked leads to /dev/null
+        for unit in _units(root / folder):
+            found = _WHERE.findall(_text(unit)) if os.path.isfile(unit) else []  # a masked one leads to /dev/null
             if found and "%" not in found[-1]:
                 yield Declared(Path(os.path.normpath(found[-1])), unit)
 
@@ -46,6 +51,26 @@ def _text(path: Path) -> str:
         return os.fsdecode(files.read_bounded(path, FILE_BYTES))
     except FileNotFoundError:
         return ""
+    except Failed as error:
+        if not isinstance(error.__cause__, PermissionError):
+            raise
+        _tell_unread(path)
+        return ""
+
+
+def _units(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder / name for name in os.listdir(folder) if name.endswith(".mount"))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except PermissionError:
+        _tell_unread(folder)
+        return []
+
+
+@cache
+def _tell_unread(path: Path) -> None:
+    _log.warning("may not read %s: whether what it says is mounted is not looked at", path)
 
 
 def present() -> set[Path]:
