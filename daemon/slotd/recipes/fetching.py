@@ -88,7 +88,7 @@ async def fetch(work: Work, artifact: Artifact, *, whole: bool = False) -> Artif
     cache = work.host.cache(work.app.name)
     partial = partial_path(cache, artifact.url)
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-    has_index = await seeds.bring_index(work, artifact, partial)
+    has_index = not whole and await seeds.bring_index(work, artifact, partial)
     digest = "" if whole else await seeds.find(work, artifact)
     mirrors = () if whole else _mirrors(work, artifact)
     # 0644 in a directory of mode 0700: whoever was handed the descriptor may re-open it to read, nobody finds the path.

@@ -6,6 +6,7 @@ The app runs untouched all the while.
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 from slotd.core import bundle, trust, verifyplan
 from slotd.core.words import duration
@@ -15,7 +16,7 @@ from slotd.host.definitions import read_keys
 from slotd.host.offloop import off_loop
 from slotd.model import Blocked, Release, Result, Slot, SlotName
 from slotd.recipes import asking, fetching, proof, shelf, tuf
-from slotd.recipes.cache import cached_path, measured
+from slotd.recipes.cache import cached_path, index_path, measured
 from slotd.recipes.check import look
 from slotd.recipes.context import Artifact, Work
 from slotd.recipes.preserve import require_units
@@ -145,8 +146,16 @@ async def _fetch_whole(work: Work, artifact: Artifact, error: VerificationFailed
     artifacts = tuple(whole if each == artifact else each for each in work.plan.artifacts)
     await work.remember(artifacts=artifacts)
     if whole.sha256 != artifact.sha256:
-        await off_loop(cached_path(work.host.cache(work.app.name), artifact.sha256).unlink, True)
+        cache = work.host.cache(work.app.name)
+        await off_loop(_give_way, cached_path(cache, artifact.sha256), cached_path(cache, whole.sha256))
     return whole
+
+
+def _give_way(wrong: Path, right: Path) -> None:
+    """The chunk index was fetched from the source for the right bytes: the next update goes by it."""
+    if index_path(wrong).exists():
+        index_path(wrong).rename(index_path(right))
+    wrong.unlink(missing_ok=True)
 
 
 async def _verify_one(work: Work, artifact: Artifact) -> trust.Trusted:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -211,6 +212,26 @@ def test_a_mirrors_forgery_does_not_block_the_version_of_an_honest_source(
         update(world, "notes")
     assert app.version == "3.1"
     assert told(world, app, "verification-failed") == []
+
+
+def test_a_download_that_starts_over_keeps_the_chunk_index_that_it_had(
+    world: World, app: Notes, server: ReleaseServer, tmp_path: Path
+) -> None:
+    beside = {".caibx": lambda content: index_of(content, tmp_path)}
+    name = app.publish_files("3.2", files("3.2", **other(5)), beside=beside)
+    path = f"/http/{app.name}/3.2/{name}"
+    artifact = (server.root / path[1:]).read_bytes()
+    server.behave()
+    with ReleaseServer() as mirror:
+        mirror.file("3.2", artifact[:-1] + b"!")
+        with_mirror(world, app, f"{mirror.url}/files/{{version}}", require='["minisign"]')
+        app.server.release("http/notes", "3.2", {}, assets={name: {"digest": ""}})
+        server.misbehave("status", path, status=404, times=2)
+        update(world, "notes")
+    assert app.version == "3.2"
+    assert len(server.seen(f"{path}.caibx")) == 1
+    index = world.root / "cache" / "slotd" / "notes" / f"{hashlib.sha256(artifact).hexdigest()}.caibx"
+    assert index.read_bytes() == (server.root / f"{path[1:]}.caibx").read_bytes(), "the next update goes by it"
 
 
 def with_mirror(world: World, app: Notes, address: str, *, require: str = '["sha256", "minisign"]') -> None:
