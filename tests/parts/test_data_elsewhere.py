@@ -13,7 +13,8 @@ from typing import NamedTuple
 import pytest
 from tests.trees import call, digests, look, mounted
 
-from slotd.data import DataSpec
+from slotd.data import DataSpec, elsewhere
+from slotd.data.layout import Layout
 from slotd.data.tree import TreeStore
 from slotd.errors import Failed
 
@@ -208,6 +209,40 @@ def test_what_an_older_slotd_was_killed_in_the_middle_of_is_finished_by_its_name
     assert TreeStore().verify(world.aside) == []
     TreeStore().remove(world.aside)
     assert not list(world.live.parent.rglob(".slotd*"))
+
+
+def test_a_list_of_an_older_slotd_is_read_and_goes_on(world: World) -> None:
+    spoil(world)
+    too_deep(world)
+    assert call("restore", world.spec, world.aside, src=world.backup, failpoint="data.quarantine.left=kill").returncode
+    listed = world.aside / "elsewhere"
+    key, path, holder, name, parent_inode, inode = json.loads(listed.read_text())
+    old = {"path": path, "holder": holder, "name": name, "parent_inode": parent_inode, "inode": inode}
+    listed.write_text(json.dumps({key: old}))
+    layout = Layout(world.aside)
+    assert [each.name for each in elsewhere.left(layout).values()] == [name]
+    world.live.mkdir(exist_ok=True)
+    nest(world.live)
+    world.restore()
+    assert f"{world.live}/sub/new" in {entry.path for entry in TreeStore().contents(world.aside)}
+    assert elsewhere.left(layout)[key].inode == inode
+    assert len(elsewhere.left(layout)) == 2
+    TreeStore().remove(world.aside)
+    assert not list(world.live.parent.rglob(".slotd*"))
+
+
+def test_a_line_that_a_kill_cut_short_is_written_again(world: World) -> None:
+    spoil(world)
+    too_deep(world)
+    assert call("restore", world.spec, world.aside, src=world.backup, failpoint="data.quarantine.left=kill").returncode
+    listed = world.aside / "elsewhere"
+    whole = listed.read_bytes()
+    for end in (0, 1, len(whole) // 2, len(whole) - 1):
+        listed.write_bytes(whole[:end])
+        assert elsewhere.left(Layout(world.aside)) == {}
+    world.restore()
+    assert listed.read_bytes().startswith(whole)
+    assert f"{world.live}/sub/new" in {entry.path for entry in TreeStore().contents(world.aside)}
 
 
 def test_a_disk_that_is_not_mounted_is_not_taken_for_one_without_it(world: World, tmp_path: Path) -> None:

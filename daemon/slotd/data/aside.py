@@ -107,7 +107,7 @@ class Aside:
 
     def take_found(self, parent: int, name: str, number: int) -> None:
         """Move what is at the place although it was set aside before to `found/`."""
-        while files.exists_at(name, parent) or name in self._waiting(parent, self.later):
+        while files.exists_at(name, parent) or self._waits(parent, self.later, name):
             with files.explaining(f"cannot make {self.layout.found}"):
                 self.layout.found.mkdir(mode=0o700, exist_ok=True)
             with files.opened(self.layout.found, files.DIRECTORY) as found:
@@ -122,7 +122,7 @@ class Aside:
 
         What cannot be copied there stays in the holder.
         """
-        if name not in self._waiting(parent, holder_name):
+        if not self._waits(parent, holder_name, name):
             if not files.exists_at(name, parent):
                 return
             hit("data.quarantine.rename")
@@ -161,9 +161,15 @@ class Aside:
         """What a killed call left in a holder, without what stays there; nothing if there is none."""
         if stat_at(holder_name, parent) is None:
             return set()
-        kept = {each.name for each in elsewhere.left(self.layout).values() if each.holder == holder_name}
         with holder_at(parent, holder_name) as holder:
-            return set(os.listdir(holder)) - kept
+            return set(os.listdir(holder)) - elsewhere.kept_in(self.layout, parent, holder_name)
+
+    def _waits(self, parent: int, holder_name: str, name: str) -> bool:
+        """The same for one name, without a look at all of them."""
+        if stat_at(holder_name, parent) is None or name in elsewhere.kept_in(self.layout, parent, holder_name):
+            return False
+        with holder_at(parent, holder_name) as holder:
+            return files.exists_at(name, holder)
 
     def _copy(self, holder: int, name: str, tmp: int) -> None:
         for attempt in range(1, COPY_ATTEMPTS + 1):

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 
 from slotd import errors
-from slotd.data.layout import Layout, read_json
+from slotd.data.layout import Layout
 from slotd.data.places import spot
 from slotd.host import btrfs, files
 
@@ -37,15 +37,42 @@ class Left:
     inode: int
 
 
+@dataclass(slots=True)
+class _Read:
+    """What was read of a file (its inode) until `end`, in bytes: more comes to its end, and nothing else changes."""
+
+    file: int
+    end: int = 0
+    is_old: bool = False  # of a slotd that wrote one object, and all of it each time
+    known: dict[str, Left] = field(default_factory=dict)
+    kept: dict[tuple[str, str], set[str]] = field(default_factory=dict)
+
+    def take(self, line: bytes) -> None:
+        if not self.end and line.startswith(b"{"):
+            self.is_old = True
+            for key, each in json.loads(line).items():
+                self._add(str(key), Left(**each))
+        elif line.endswith(b"\n"):
+            key, *each = json.loads(line)
+            self._add(str(key), Left(*each))
+        else:
+            return  # a kill cut it short: what it was to say had not happened yet
+        self.end += len(line)
+
+    def _add(self, key: str, unit: Left) -> None:
+        self.known[key] = unit
+        self.kept.setdefault((unit.path, unit.holder), set()).add(unit.name)
+
+
 def left(layout: Layout) -> Mapping[str, Left]:
     """The units that a quarantine has elsewhere, by where they would be below its `data/`."""
-    try:
-        raw = read_json(layout.dest / _FILE)
-        return {str(key): Left(**each) for key, each in raw.items()}
-    except FileNotFoundError:
-        return {}
-    except (ValueError, TypeError) as error:
-        raise errors.Failed(f"cannot use {layout.dest}: its `{_FILE}` is damaged ({error}).") from error
+    return _read(layout).known
+
+
+def kept_in(layout: Layout, parent: int, holder: str) -> Set[str]:
+    """The names in a holder of the directory `parent` that stay there."""
+    path = os.readlink(f"/proc/self/fd/{parent}")
+    return _read(layout).kept.get((path, holder), frozenset())
 
 
 def leave(layout: Layout, key: str, parent: int, holder: str, name: str, as_: str) -> None:
@@ -53,11 +80,48 @@ def leave(layout: Layout, key: str, parent: int, holder: str, name: str, as_: st
     with holder_at(parent, holder) as fd:
         inode = btrfs.identity(fd, name)
         path = os.readlink(f"/proc/self/fd/{parent}")
-        known = {**left(layout), key: Left(path, holder, as_, os.fstat(parent).st_ino, inode)}
-        layout.replace(layout.dest / _FILE, json.dumps({k: asdict(each) for k, each in known.items()}).encode())
+        _append(layout, key, Left(path, holder, as_, os.fstat(parent).st_ino, inode))
         if as_ != name:  # killed before: it is as it was, and left again
             files.rename_new(name, as_, src_dir_fd=fd, dst_dir_fd=fd)
             os.fsync(fd)
+
+
+def _append(layout: Layout, key: str, unit: Left) -> None:
+    """One line more, on disk when it returns: units may be many, and all of them are never written anew."""
+    path, seen = layout.dest / _FILE, _read(layout)
+    if seen.is_old:
+        layout.replace(path, b"".join(_line(key, each) for key, each in seen.known.items()))
+        seen = _read(layout)
+    with files.opened(path, os.O_WRONLY | os.O_CREAT) as fd:
+        os.ftruncate(fd, seen.end)  # a line that a kill cut short
+        os.lseek(fd, seen.end, os.SEEK_SET)
+        with open(fd, "wb", closefd=False) as file:
+            file.write(_line(key, unit))
+        os.fsync(fd)
+    if not seen.end:
+        files.fsync_dir(layout.dest)
+
+
+def _line(key: str, unit: Left) -> bytes:
+    return json.dumps([key, *astuple(unit)]).encode() + b"\n"
+
+
+def _read(layout: Layout) -> _Read:
+    try:
+        with open(layout.dest / _FILE, "rb") as file:
+            found = os.fstat(file.fileno())
+            seen = layout.memory.get(_FILE)
+            if not isinstance(seen, _Read) or seen.file != found.st_ino or found.st_size < seen.end:
+                seen = layout.memory[_FILE] = _Read(found.st_ino)
+            if found.st_size > seen.end:
+                file.seek(seen.end)
+                for line in file:
+                    seen.take(line)
+            return seen
+    except FileNotFoundError:
+        return _Read(0)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise errors.Failed(f"cannot use {layout.dest}: its `{_FILE}` is damaged ({error}).") from error
 
 
 def is_left(layout: Layout, key: str) -> bool:
@@ -110,7 +174,7 @@ def below(layout: Layout, key: str) -> list[str]:
 
 def units(layout: Layout) -> Iterator[tuple[str, int, str]]:
     """All that is elsewhere: its key, the open holder and the name there."""
-    for key, each in left(layout).items():
+    for key, each in list(left(layout).items()):  # what is done with one may add another
         with _opened(layout, each) as fd:
             if fd is not None:
                 yield key, fd, each.name
@@ -118,13 +182,13 @@ def units(layout: Layout) -> Iterator[tuple[str, int, str]]:
 
 def require(layout: Layout) -> None:
     """Raises `Failed` for a disk that is not mounted."""
-    for key in left(layout):
+    for key in list(left(layout)):
         is_left(layout, key)
 
 
 def remove(layout: Layout) -> None:
     """Remove what is elsewhere, and the holders that are empty then. Raises `Failed` for a disk that is not mounted."""
-    for each in left(layout).values():
+    for each in list(left(layout).values()):
         with files.explaining(f"cannot remove {each.path}/{each.holder}"):
             with _opened(layout, each) as fd:
                 if fd is not None:

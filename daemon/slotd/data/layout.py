@@ -23,7 +23,7 @@ import os
 import secrets
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -69,9 +69,10 @@ class Scope:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The paths of one copy."""
+    """The paths of one copy. `memory`: what was read of its files, for who looks again and again."""
 
     dest: Path
+    memory: dict[str, object] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def data(self) -> Path:
