@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slotd.core.answer import Part, come_back, content_range, refusal, shown, validator
+from slotd.core.answer import Part, come_back, content_range, refusal, shown, too_late, validator
 
 NOW = 1_769_860_800.0  # Sat, 31 Jan 2026 12:00:00 GMT
 LATER = "Sat, 31 Jan 2026 12:10:00 GMT"
@@ -93,3 +93,8 @@ def test_no_content_range_is_an_accident(text: str) -> None:
 )
 def test_only_a_strong_validator_may_join_two_parts(headers: dict[str, str], expected: str) -> None:
     assert validator(headers) == expected
+
+
+@pytest.mark.parametrize(("deadline_s", "expected"), [(2.99999, "3 s"), (0.8, "0.8 s"), (3600.0, "3600 s")])
+def test_a_deadline_is_told_as_a_person_would(deadline_s: float, expected: str) -> None:
+    assert too_late("https://example.org/x", deadline_s).message.endswith(f"took longer than {expected}")

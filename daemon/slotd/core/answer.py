@@ -59,7 +59,7 @@ def refusal(status: int, headers: Mapping[str, str], url: str, now: float, *, ha
 def too_late(url: str, deadline_s: float) -> SourceFailed:
     """The deadline of the whole has passed, whether the server was slow or sent without an end."""
     return SourceFailed(
-        f"cannot read {shown(url)}: it took longer than {deadline_s:g} s",
+        f"cannot read {shown(url)}: it took longer than {round(deadline_s, 1):g} s",
         hint="Try again later. If it needs that long, raise `index` or `download` in [limits] of slotd.toml.",
     )
 
