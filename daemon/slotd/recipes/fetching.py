@@ -35,8 +35,8 @@ from slotd.recipes.held import Held
 RESERVE_BYTES = 32 * 1024**2  # of the disk that nothing of ours may take from the running apps
 PIECE_BYTES = 1024**2  # what a download may lack to its limit when it is refused for its size
 
+# That a server gives no parts of a file ("no-ranges") is nothing to be told anew with each update.
 _UNFIT = {
-    "no-ranges": "its server gives no parts of a file",
     "changed": "the file changed at its server meanwhile",
     "odd": "what tells their parts cannot be used",
     "damaged": "the older file is damaged",
