@@ -36,7 +36,7 @@ def download(
     state = dict(order.state)
     failed: list[SourceFailed] = []
     is_safe = order.url.lower().startswith("https:")
-    addresses = [order.url, *(each for each in mirrors)]
+    addresses = [order.url, *mirrors]
     wanted = order.expected_digest
     alike = tuple(addresses) if wanted.startswith("sha256:") else ()
 
