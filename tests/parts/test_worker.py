@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import textwrap
@@ -324,6 +325,24 @@ async def test_a_call_may_be_cancelled_at_any_moment(tmp_path: Path, after_s: fl
     with pytest.raises(asyncio.CancelledError):
         await task
     assert descriptors() == before
+
+
+async def test_a_tool_that_takes_too_long_is_not_waited_for_by_its_children_that_hold_its_outputs(
+    tmp_path: Path,
+) -> None:
+    note = tmp_path / "pid"
+    script = f"sleep 600 & echo $! >{note}; echo said; wait"
+    done = await asyncio.wait_for(run(["sh", "-c", script], timeout_s=0.5), 60)
+    assert (done.timed_out, done.status) == (True, 137)
+    task = asyncio.create_task(run(["sh", "-c", script], timeout_s=600))
+    first = int(note.read_text())
+    second = int(await until(lambda: note.read_text().strip() not in ("", str(first)) and note.read_text()))
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(task, 60)
+    for pid in (first, second):
+        os.kill(pid, signal.SIGKILL)
+    await asyncio.sleep(0.1)  # for the loop to see the outputs end
 
 
 async def test_a_worker_ends_when_its_daemon_is_killed(tmp_path: Path) -> None:

@@ -219,10 +219,14 @@ def test_the_real_worker_unpacks_in_its_sandbox(machine: Machine) -> None:
     assert machine.container.run("stat -c '%U %a' /var/lib/slotd/apps/x/a/bin/app").stdout == "slotd-worker 755\n"
 
 
+def write_slow_worker(machine: Machine) -> None:
+    machine.container.write_file("/opt/slow/slotd/__init__.py", "")
+    machine.container.write_file("/opt/slow/slotd/worker.py", "import time\ndef main(): time.sleep(600)\n")
+
+
 @pytest.mark.attack
 def test_a_worker_that_takes_too_long_is_ended_and_the_bound_is_named(machine: Machine) -> None:
-    machine.container.write_file("/opt/slow/slotd/__init__.py", "")
-    machine.container.write_file("/opt/slow/slotd/worker.py", "import time\ndef main(): time.sleep(60)\n")
+    write_slow_worker(machine)
     found = machine.daemon(
         """
         found = {}
@@ -265,6 +269,7 @@ def test_a_worker_leaves_no_process_behind_when_it_has_answered(machine: Machine
 
 @pytest.mark.parametrize("after_s", [0, 0.01, 0.02, 0.03, 0.05, 0.1, 0.5])
 def test_a_call_that_is_cancelled_at_any_moment_leaves_no_unit(machine: Machine, after_s: float) -> None:
+    write_slow_worker(machine)
     found = machine.daemon(
         f"""
         fds = len(os.listdir("/proc/self/fd"))
@@ -283,6 +288,30 @@ def test_a_call_that_is_cancelled_at_any_moment_leaves_no_unit(machine: Machine,
     assert found["ends"] == ["CancelledError"] * 2
     assert found["left"] == found["later"] == []
     assert found["fds"] <= 3, "the loop's own"
+
+
+def test_calls_cancelled_within_their_start_one_moment_after_another_end_at_once(machine: Machine) -> None:
+    """Also where systemd-run has asked for the unit and systemd has not read it yet."""
+    write_slow_worker(machine)
+    found = machine.daemon(
+        """
+        async def ended(work, after_s):
+            task = asyncio.create_task(work)
+            await asyncio.sleep(after_s)
+            task.cancel()
+            await asyncio.wait({task}, timeout=20)
+            return task.done()
+        late = []
+        for moment in range(240):
+            after_s = moment % 24 / 4000
+            slow = workers(Path("/opt/slow")).call("verify", {}, unit="slotd-worker-x-1-slow", timeout_s=500)
+            both = await asyncio.gather(ended(slow, after_s), ended(command("sleep", "500", timeout_s=600), after_s))
+            if not all(both):
+                return {"late": after_s, "left": units()}
+        return {"late": None, "left": units()}
+        """
+    )
+    assert found == {"late": None, "left": []}
 
 
 def test_what_a_killed_daemon_left_is_stopped_by_the_next(machine: Machine) -> None:

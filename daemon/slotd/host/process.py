@@ -8,11 +8,13 @@ import logging
 import shlex
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from slotd.errors import Failed
 
 log = logging.getLogger(__name__)
+
+LAST_WORDS_S: Final = 2.0
 
 T = TypeVar("T")
 
@@ -49,17 +51,27 @@ async def run(
             out, err = await asyncio.shield(talk)
     except TimeoutError:
         timed_out = True
-        process.kill()
-        out, err = await talk
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        out, err = await _last_words(talk)
     except asyncio.CancelledError:
         with contextlib.suppress(ProcessLookupError):
             process.kill()
-        await to_its_end(talk)
+        await to_its_end(_last_words(talk))
         raise
     status = status_of(process.returncode)
     text = (out + err if status else out).decode("utf-8", "replace")
     log.log(logging.INFO if status else logging.DEBUG, "command ended with %d: %s", status, line)
     return Completed(status, text, timed_out, line)
+
+
+async def _last_words(talk: asyncio.Future[tuple[bytes, bytes]]) -> tuple[bytes, bytes]:
+    """What a killed program said. Others may hold its outputs for as long as they like: they are not waited for."""
+    await asyncio.wait({talk}, timeout=LAST_WORDS_S)
+    if talk.done():
+        return talk.result()
+    talk.cancel()
+    return b"", b""
 
 
 async def to_its_end(work: Awaitable[T]) -> T:

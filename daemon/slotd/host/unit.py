@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import re
 import signal
@@ -12,6 +13,8 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 from slotd.host.process import run, status_of, to_its_end
+
+log = logging.getLogger(__name__)
 
 START_S: Final = 30.0  # for systemd to start a unit, and to end it
 SAID_BYTES: Final = 16 * 1024  # what is kept of a worker's own words, and of the manager's
@@ -61,24 +64,34 @@ class Running:
         return True
 
     async def stop(self) -> None:
-        """Ends the unit with all its processes and waits until it is gone."""
+        """Ends the unit with all its processes and waits until it is gone, unless systemd itself cannot end it."""
         if self._manager is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
+            is_gone = await self.ended(START_S)
         else:
-            stop = ["systemctl", *self._manager, "stop", "--", self.name]
+            is_gone = await self._stop_unit(["systemctl", *self._manager, "stop", "--", self.name])
+        if not is_gone:
+            log.warning("%s could not be ended.", self.name)
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()  # and no waiting: `Process.wait` waits for whoever holds its outputs, too
+
+    async def _stop_unit(self, stop: list[str]) -> bool:
+        """Asks systemd to stop the unit, again and again while its start may still be on its way there.
+
+        The outputs tell: the unit holds them as long as it runs, and so does the question to start it.
+        """
+        loop, pause_s = asyncio.get_running_loop(), 0.1
+        until = loop.time() + START_S
+        while loop.time() < until:
             stopped = await run(stop, timeout_s=START_S)
-            if stopped.status and self._process.returncode is None:
-                # Not loaded yet: systemd-run must not get to ask for it any more.
+            if stopped.status:  # not loaded: systemd-run must not get to ask for it any more
                 with contextlib.suppress(ProcessLookupError):
                     self._process.terminate()
-                await self._process.wait()
-                await run(stop, timeout_s=START_S)
-        if not await self.ended(START_S):
-            with contextlib.suppress(ProcessLookupError):
-                self._process.kill()
-            self._tails.cancel()
-            await self._process.wait()
+            if await self.ended(pause_s):
+                return True
+            pause_s = min(2 * pause_s, 2.0)
+        return False
 
     @property
     def output(self) -> str:
