@@ -36,6 +36,7 @@ class Seen:
     path: str
     headers: Mapping[str, str]
     at: float
+    peer: int = 0  # the caller's port: one for each connection
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -69,7 +70,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if parts.path == "/_control/requests":
             with self.owner.lock:
                 return self.json([asdict(each) for each in self.owner.requests])
-        seen = Seen("GET", self.path, {name.lower(): value for name, value in self.headers.items()}, time.time())
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        seen = Seen("GET", self.path, headers, time.time(), self.client_address[1])
         with self.owner.lock:
             self.owner.requests.append(seen)
         fault = self.owner.fault_for(parts.path)

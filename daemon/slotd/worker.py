@@ -18,7 +18,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any, Final
 
-from slotd.errors import SlotdError, SourceFailed, VerificationFailed
+from slotd.errors import SlotdError
 from slotd.host import failpoint, frames
 
 Verb = Callable[[dict[str, Any], list[int], Callable[[dict[str, Any]], None]], dict[str, Any]]
@@ -26,6 +26,7 @@ Verb = Callable[[dict[str, Any], list[int], Callable[[dict[str, Any]], None]], d
 # verb -> "module:function", imported when it is asked for
 VERBS: Final = {
     "list": "slotd.sources.work:list_releases",
+    "lists": "slotd.sources.work:list_together",
     "fetch": "slotd.sources.work:fetch",
     "small": "slotd.sources.work:small",
     "collect": "slotd.sources.tuf:collect",
@@ -55,7 +56,7 @@ def main() -> None:
         answer = frames.encode({"ok": _find(verb)(request, fds, progress)})
         failpoint.hit(f"worker-{verb}:end")
     except SlotdError as error:
-        answer = frames.encode({"error": _told(error)})
+        answer = frames.encode({"error": frames.told(error)})
     except BaseException as error:  # whatever it is, the daemon must hear of it
         traceback.print_exc()
         what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
@@ -71,15 +72,6 @@ def _find(verb: str) -> Verb:
     module, _, function = VERBS[verb].partition(":")
     found: Verb = getattr(importlib.import_module(module), function)
     return found
-
-
-def _told(error: SlotdError) -> dict[str, Any]:
-    told: dict[str, Any] = {"name": error.name, "message": error.message, "hint": error.hint}
-    if isinstance(error, VerificationFailed):
-        told["forged"] = error.forged
-    if isinstance(error, SourceFailed):
-        told["retry_at"] = error.retry_at
-    return told
 
 
 def _receive(daemon: socket.socket) -> tuple[dict[str, Any], list[int]]:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from tests import keys
 from tests.bench.apps import define
 from tests.bench.ledger import Samples, record
 from tests.bench.machine import QUICK, WHERE, Sampler, booted, main_pid, rss, spawned
@@ -13,15 +17,20 @@ RUNS = 1 if QUICK else 3
 AT_ONCE = 8
 MB = 1024**2
 URLS = "/root/urls"
+UNSIGNED = 'require = ["sha256"]'
+SIGNED = 'require = ["sha256", "minisign"]\nkeys = ["acme.minisign"]'
 
 
 def main() -> None:
-    with ReleaseServer() as server, booted() as machine:
+    with ReleaseServer() as server, booted() as machine, TemporaryDirectory() as home:
         define(machine, APPS)
+        public = keys.minisign_key(Path(home) / "minisign").public
+        machine.path("/etc/slotd/keys.d/acme.minisign").write_bytes(public)
         urls = []
         for number in range(1, APPS + 1):
             name = f"app{number:03}"
-            server.release(f"github/acme/{name}", "v1.0", {f"{name}-1.0.tar.gz": b"x", "SHA256SUMS": b"x"})
+            file = f"{name}-1.0.tar.gz"
+            server.release(f"github/acme/{name}", "v1.0", dict.fromkeys([file, "SHA256SUMS", f"{file}.minisig"], b"x"))
             path = machine.path(f"/etc/slotd/apps.d/{name}.toml")
             source = f'type = "github"\nrepository = "acme/{name}"\nurl = "{server.url}/github"'
             old = 'type = "http"\nurl = "http://127.0.0.1:9/index.json"'
@@ -29,12 +38,15 @@ def main() -> None:
             urls.append(f"{server.url}/github/repos/acme/{name}/releases?per_page=100&page=1")
         machine.path(URLS).write_text("\n".join(urls) + "\n")
         machine.run("systemctl restart slotd")
-        curl = "curl -sSf -o /dev/null"
         one = spawned(machine, ["slotctl", "check", "app001"], RUNS, whole=True)
-        with Watch(machine) as watch:
-            ours = seconds(spawned(machine, ["slotctl", "check", "--all"], RUNS, whole=True))
-        checked = machine.run("slotctl --json list").stdout.count('"available": "1.0"')
-        assert checked == APPS, f"only {checked} of {APPS} apps know their release"
+        with Watch(machine) as alone:
+            unsigned = checked(machine)
+        for path in machine.path("/etc/slotd/apps.d").iterdir():
+            path.write_text(path.read_text().replace(UNSIGNED, SIGNED))
+        machine.run("slotctl reload")
+        with Watch(machine) as together:
+            signed = checked(machine)
+        curl = "curl -sSf -o /dev/null"
         turn = ["sh", "-c", f'while read -r url; do {curl} "$url"; done < {URLS}']
         by_hand = seconds(spawned(machine, turn, RUNS, whole=True))
         many = ["sh", "-c", f"xargs -P {AT_ONCE} -n 1 {curl} < {URLS}"]
@@ -43,17 +55,26 @@ def main() -> None:
         "checks",
         f"Looking for releases of {APPS} apps",
         f"All on one server of GitHub's kind on this host, each list a page; the second run has ETags, {WHERE}. Of "
-        "slotd it is the whole: a job for each app with its events and a listing in a sandboxed process.",
+        "slotd it is the whole: a job for each app with its events and a listing in a sandboxed process, one for each "
+        "app whose releases nobody signs, one for up to sixteen others.",
         ["", "time", "of each app", "against one `curl` after another"],
         [
-            ["`slotctl check --all`", ours, each(ours), ours.against(by_hand)],
+            ["`slotctl check --all`, releases signed", signed, each(signed), signed.against(by_hand)],
+            ["the same, with sums alone", unsigned, each(unsigned), unsigned.against(by_hand)],
             [f"`xargs -P {AT_ONCE} curl`", at_once, each(at_once), at_once.against(by_hand)],
             ["one `curl` after another", by_hand, each(by_hand), "1.00"],
             ["`slotctl check app001`, alone", one, "", ""],
-            ["memory of the daemon meanwhile", f"{watch.daemon / MB:.0f} MB", "", ""],
-            ["processes of workers at once, at most", str(watch.workers), "", ""],
+            ["memory of the daemon meanwhile", f"{max(alone.daemon, together.daemon) / MB:.0f} MB", "", ""],
+            ["workers at once, at most: signed, sums alone", f"{together.workers}, {alone.workers}", "", ""],
         ],
     )
+
+
+def checked(machine: Container) -> Samples:
+    found = seconds(spawned(machine, ["slotctl", "check", "--all"], RUNS, whole=True))
+    known = machine.run("slotctl --json list").stdout.count('"available": "1.0"')
+    assert known == APPS, f"only {known} of {APPS} apps know their release"
+    return found
 
 
 def seconds(samples: Samples) -> Samples:

@@ -28,7 +28,7 @@ SHUTDOWN: Final = 0x8004587D  # EXT4_IOC_SHUTDOWN and XFS_IOC_GOINGDOWN, linux/f
 NO_FLUSH: Final = 2  # what the journal has not written yet is lost, as with the power
 LOOK_S: Final = 0.01  # how often one that hangs looks whether it may go on
 
-WORKERS: Final = ("list", "fetch", "small", "collect", "judge", "verify", "unpack", "copy")
+WORKERS: Final = ("list", "lists", "fetch", "small", "collect", "judge", "verify", "unpack", "copy")
 UNDONE: Final = ("stage", "preserve", "stop", "switch", "backup")
 
 # Inside of steps: after which effect each one comes. What comes next has not happened.

@@ -185,6 +185,11 @@ class Session:
         self._ways.close()
         self._dog.close()
 
+    def renew(self) -> None:
+        """The whole of the time once more, for a further task on the same connections."""
+        self._end = time.monotonic() + self.deadline_s
+        self._dog.allow(self._end)
+
     def left_s(self) -> float:
         return self._end - time.monotonic()
 

@@ -7,6 +7,8 @@ import struct
 from collections.abc import Mapping
 from typing import Any, Final, NoReturn
 
+from slotd.errors import SlotdError, SourceFailed, VerificationFailed
+
 HEAD: Final = struct.Struct(">I")
 FRAME_BYTES: Final = 8 * 1024**2  # a listing is the largest
 PROGRESS_BYTES: Final = 64 * 1024
@@ -46,6 +48,16 @@ def decode(body: bytes) -> dict[str, Any]:
     if not isinstance(message, dict):
         raise FrameError("a message is not a JSON object")
     return message
+
+
+def told(error: SlotdError) -> dict[str, Any]:
+    """An error as a worker says it; the daemon reads it with `slotd.host.run.error_of`."""
+    said: dict[str, Any] = {"name": error.name, "message": error.message, "hint": error.hint}
+    if isinstance(error, VerificationFailed):
+        said["forged"] = error.forged
+    if isinstance(error, SourceFailed):
+        said["retry_at"] = error.retry_at
+    return said
 
 
 def fraction(said: Mapping[str, Any]) -> float:

@@ -2,7 +2,7 @@
 
 | profile | user | network | may execute | writes |
 |---|---|---|---|---|
-| `network` (list, fetch, small, collect) | a dynamic one | yes | nothing but itself | the descriptor it was given |
+| `network` (list, lists, fetch, small, collect) | a dynamic one | yes | nothing but itself | what it was given |
 | `verify` (judge, too) | a dynamic one | no | system programs | a private /tmp |
 | `unpack` (unpack, copy) | slotd-worker | no | nothing but itself | the directory or file it was given |
 | `command` (prepare, migrate, exec probes, backup commands) | the app's | if asked for | all | what it was given |
@@ -42,6 +42,7 @@ class Manager(Enum):
 
 PROFILES: Final[Mapping[str, Profile]] = {
     "list": Profile.NETWORK,
+    "lists": Profile.NETWORK,
     "fetch": Profile.NETWORK,
     "small": Profile.NETWORK,
     "collect": Profile.NETWORK,

@@ -23,15 +23,20 @@ async def list_releases(
     workers: Workers, limits: Limits, app: App, state: Mapping[str, Any], *, unit: str
 ) -> Mapping[str, Any]:
     """The `list` worker's claim; `state` is what the source wanted kept."""
-    request = {
+    request = list_request(app, limits, state)
+    deadline_s = limits.index_s + WORKER_GRACE_S
+    return await workers.call("list", request, unit=unit, timeout_s=deadline_s, shown=_shown_to_worker(app))
+
+
+def list_request(app: App, limits: Limits, state: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a worker must know for an app's list."""
+    return {
         "source": to_plain(app.source),
         "limits": to_plain(limits),
         "state": state,
         "also": _also_needed(app),
         **credential(app),
     }
-    deadline_s = limits.index_s + WORKER_GRACE_S
-    return await workers.call("list", request, unit=unit, timeout_s=deadline_s, shown=_shown_to_worker(app))
 
 
 async def fetch(

@@ -118,9 +118,15 @@ async def _ask(work: Work, record: AppRecord, now: float) -> Listing:
     limits = work.host.settings.limits
     state = {key: value for key, value in to_plain(record.source_state).items() if key not in OWN}
     try:
-        if app.source.type == "tuf":
-            return await tuf.ask_repository(work)
-        claim = await asking.list_releases(work.host.workers, limits, app, state, unit=work.unit("list"))
+        if work.job.kind is not JobKind.CHECK:  # an update waits for nobody's list but its own
+            if app.source.type == "tuf":
+                return await tuf.ask_repository(work)
+            claim = await asking.list_releases(work.host.workers, limits, app, state, unit=work.unit("list"))
+        elif app.source.type == "tuf":
+            async with work.host.lists.room:
+                return await tuf.ask_repository(work)
+        else:
+            claim = await work.host.lists.ask(limits, app, state, unit=work.unit("list"))
         return listing_from_json(claim, app.source, limits)
     except SlotdError as error:
         await off_loop(store.change_app, app.name, last_check=now, last_error=str(error))

@@ -32,6 +32,7 @@ from slotd.host.run import Workers
 from slotd.host.systemd import Systemd
 from slotd.model import Event, Job, JobKind, JobState, Release, Result, SlotName
 from slotd.recipes.held import Held
+from slotd.recipes.lists import Lists
 from slotd.store import TROUBLE, Store
 
 _log = logging.getLogger(__name__)
@@ -52,6 +53,7 @@ class Host:
     store: Store
     systemd: Systemd
     workers: Workers
+    lists: Lists
     paths: Paths
     settings: Settings
     machine_id: str

@@ -16,6 +16,7 @@ from slotd.host.paths import Paths
 from slotd.host.run import Workers
 from slotd.host.systemd import Systemd
 from slotd.recipes.context import Clock, Host
+from slotd.recipes.lists import Lists
 from slotd.store import open_store
 
 
@@ -57,10 +58,12 @@ def make_host(paths: Paths, systemd: Systemd, *, user_mode: bool) -> Host:
         message = f"the state database {what}; it was rebuilt from what the slots and copies say"
         journal.send(BY_NAME["warning"], message, fields={}, units=())
     settings = definitions.load(paths).settings
+    workers = Workers(user_manager=user_mode, limits=settings.limits)
     return Host(
         store=store,
         systemd=systemd,
-        workers=Workers(user_manager=user_mode, limits=settings.limits),
+        workers=workers,
+        lists=Lists(workers),
         paths=paths,
         settings=settings,
         machine_id=read_id("/etc/machine-id"),

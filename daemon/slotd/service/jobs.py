@@ -22,7 +22,7 @@ from slotd.recipes.context import Work
 _log = logging.getLogger(__name__)
 
 FINISHED_S = 600.0  # how long a finished job stays an object on the bus
-CHECKS_AT_ONCE = 8  # a host may have hundreds of apps, and each is looked up by a process of its own
+CHECKS_AT_ONCE = 32  # a host may have hundreds of apps; most of these wait for one another (slotd.recipes.lists)
 RETRY_S = 1.0  # before a job that must not stay as it is is taken up again; doubled each time
 MOST_RETRY_S = 60.0
 LOCK_S = 300.0  # for `slotd prune`, which has an app for as long as its old copies take to go

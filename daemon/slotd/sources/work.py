@@ -1,4 +1,4 @@
-"""What the `list`, `fetch` and `small` workers do: the requests of the daemon, answered by the sources and the doors.
+"""What the `list`, `lists`, `fetch` and `small` workers do: the daemon's requests, answered by sources and doors.
 
 Run as an unprivileged user beside the network (section 9). What is given back is a claim: the daemon reads it with
 `listing_from_json` and measures the file itself.
@@ -9,19 +9,20 @@ from __future__ import annotations
 import base64
 import dataclasses
 import importlib
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from slotd.core import release as form
-from slotd.core.answer import shown
+from slotd.core.answer import not_yet, shown
 from slotd.core.assets import THIS_ARCHITECTURE, architecture_names
 from slotd.core.schema import Limits, Source
 from slotd.core.sourcetypes import BEARER, TYPES, UNKNOWN
 from slotd.core.template import expand_name
-from slotd.errors import Failed, Misconfigured, SourceFailed
-from slotd.host import bandwidth, localfile, mirrors, seeding
+from slotd.errors import Failed, Misconfigured, SlotdError, SourceFailed
+from slotd.host import bandwidth, frames, localfile, mirrors, seeding
 from slotd.host import download as door
 from slotd.host.fetch import Broken, Credential, Session, credential
 from slotd.host.plainfile import read_plain
@@ -31,6 +32,7 @@ from slotd.sources import SOURCES, Answer, Listing, SourceType
 Progress = Callable[[dict[str, Any]], None]
 
 LIST_TRIES = 3
+TOGETHER_S = 10.0
 
 
 class HttpGetter:
@@ -80,15 +82,51 @@ def list_releases(request: Mapping[str, Any], fds: Sequence[int], progress: Prog
     files that verification needs ({asset}, {version}, {tag}, {arch}, {os}), for an `http` index that lists no files.
     """
     limits = limits_of(request)
-    source = _source(request)
+    with Session(limits, limits.index_s, own_credential(request, credential_host(_source(request)))) as session:
+        return _list(request, session)
+
+
+def list_together(request: Mapping[str, Any], fds: Sequence[int], progress: Progress) -> dict[str, Any]:
+    """{asks: requests of `list`, all of one server and one credential} -> {answers: in their order {ok: what `list`
+    gives}, {error}, or {} for one to be asked anew}.
+
+    They share connections. The first is always answered; none is begun after `TOGETHER_S`, or half of the time of one.
+    """
+    asks: Sequence[Mapping[str, Any]] = request["asks"]
+    limits = limits_of(asks[0])
+    end = time.monotonic() + min(TOGETHER_S, limits.index_s / 2)
+    answers: list[dict[str, Any]] = []
+    unwelcome: dict[str, SourceFailed] = {}  # an address that is not to be asked now -> what it said
+    room = form.LISTING_BYTES
+    with Session(limits, limits.index_s, own_credential(asks[0], credential_host(_source(asks[0])))) as session:
+        for ask in asks:
+            if answers and (time.monotonic() > end or room < 0):
+                answers.append({})
+                continue
+            session.renew()
+            address = str(ask["source"].get("url"))
+            try:
+                if address in unwelcome:
+                    raise unwelcome[address]
+                answer = {"ok": _list(ask, session)}
+            except SlotdError as error:
+                if isinstance(error, SourceFailed) and error.retry_at > time.time():
+                    unwelcome[address] = not_yet(error.retry_at)
+                answer = {"error": frames.told(error)}
+            room -= form.json_bytes(answer)
+            answers.append(answer if room >= 0 or not answers else {})
+    return {"answers": answers}
+
+
+def _list(request: Mapping[str, Any], session: Session) -> dict[str, Any]:
+    limits, source = limits_of(request), _source(request)
     state = request.get("state") or {}
     if source.type not in SOURCES:
         raise Misconfigured(f"cannot list releases: there is no source of type {source.type!r}")
     module, _, name = SOURCES[source.type].partition(":")
     kind: SourceType = getattr(importlib.import_module(module), name)()
-    with Session(limits, limits.index_s, own_credential(request, credential_host(source))) as session:
-        getter = HttpGetter(session, limits.index_bytes)
-        listing = kind.list_releases(source, getter, state, limits)
+    getter = HttpGetter(session, limits.index_bytes)
+    listing = kind.list_releases(source, getter, state, limits)
     safe, unsafe = _only_safe(source, getter.used_https, listing.releases)
     releases, left_out = form.fit(safe, limits)
     kept = dict(listing.state)
