@@ -26,6 +26,8 @@ from slotd import errors
 from slotd.host import files
 
 HEAD = "slotd-index-2"
+_HEAD_BYTES = 256
+_RECENT = 200_000  # entries, some 100 MB
 LIST_LIMIT = 2 << 30  # the index and the manifest, about 200 bytes an entry
 # Of all paths of a copy together: what is known of each is in memory about ten times. A few million files of ordinary
 # names; of the longest names, deeply nested, not many thousand, which cost whoever makes them next to nothing.
@@ -73,6 +75,35 @@ class Index:
     entries: Mapping[str, Seen] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Recent:
+    """The index that a pass wrote, for the next one in this process: with the app stopped, reading it takes as long as
+    looking at the data.
+    """
+
+    index: Index
+    looks: tuple[int, ...]
+
+    @classmethod
+    def of(cls, path: Path, total: int, entries: Mapping[str, Seen]) -> Recent | None:
+        """None for one that is too large to be kept for that."""
+        if len(entries) > _RECENT:
+            return None
+        return cls(Index(boot_id(), total, entries), _looks(path))
+
+    def still(self, path: Path) -> Index | None:
+        """The index, if the file is the one that was written."""
+        with suppress(OSError):
+            if _looks(path) == self.looks:
+                return self.index
+        return None
+
+
+def _looks(path: Path) -> tuple[int, ...]:
+    found = os.lstat(path)
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
 def state_of(found: os.stat_result) -> str:
     """What changes whenever the contents, or anything else about an entry, do."""
     return f"{found.st_ino}:{found.st_size}:{found.st_mtime_ns}:{found.st_ctime_ns}"
@@ -117,16 +148,32 @@ def read_index(path: Path) -> Index:
         return Index()
     head, _, rest = text.partition("\n")
     try:
-        name, boot, total = head.split(" ")
-        if name != HEAD:
-            return Index()
+        boot, total = _head_of(head)
         entries = {}
         for row in rest.splitlines():
             seen = Seen(*row.split(" ", 2))
             entries[seen.line[seen.line.rindex(" ") + 1 :]] = seen
-        return Index(boot, int(total), entries)
+        return Index(boot, total, entries)
     except (ValueError, TypeError):
         return Index()
+
+
+def read_head(path: Path) -> Index:
+    """The same without its entries, at once however many these are."""
+    try:
+        with open(path, "rb") as file:
+            boot, total = _head_of(file.readline(_HEAD_BYTES).decode("ascii", "replace").removesuffix("\n"))
+        return Index(boot, total)
+    except (FileNotFoundError, ValueError):
+        return Index()
+
+
+def _head_of(line: str) -> tuple[str, int]:
+    """Boot and bytes. Raises ValueError for a line of another format."""
+    name, boot, total = line.split(" ")
+    if name != HEAD:
+        raise ValueError(f"{name!r} is not {HEAD!r}")
+    return boot, int(total)
 
 
 def write_lists(index: Path, manifest: Path, total: int, entries: Iterable[Seen]) -> None:

@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 
 from slotd import errors
 from slotd.data import DataSpec
-from slotd.data.index import LIST_LIMIT, Index, Seen, read_index, write_lists
+from slotd.data.index import LIST_LIMIT, Index, Seen, read_head, read_index, write_lists
 from slotd.data.places import Place, places, spot
 from slotd.host import files, mounts
 from slotd.host.failpoint import hit
@@ -173,13 +173,21 @@ class Layout:
         else:
             (self.dest / "snapshots").unlink(missing_ok=True)
 
+    @property
+    def index_path(self) -> Path:
+        return self.dest / "index"
+
     def index(self) -> Index:
         """What the last finished pass saw; empty if there is none."""
-        return read_index(self.dest / "index")
+        return read_index(self.index_path)
+
+    def index_head(self) -> Index:
+        """The same without its entries."""
+        return read_head(self.index_path)
 
     def write_lists(self, total: int, entries: Iterable[Seen]) -> None:
         """The index and the manifest of a pass, not yet on disk."""
-        write_lists(self.dest / "index", self.manifest, total, entries)
+        write_lists(self.index_path, self.manifest, total, entries)
 
     def write_manifest(self, lines: Iterable[str]) -> None:
         """The manifest of what was not made by a pass, not yet on disk."""

@@ -24,7 +24,7 @@ from slotd import errors
 from slotd.data import CopyStats, DataSpec, snapshots
 from slotd.data.digests import known, with_digest
 from slotd.data.entries import VANISHED, At, Base, Own, Vanished, kind_of, outside_of
-from slotd.data.index import Index, Seen, boot_id, escape, line_of
+from slotd.data.index import Index, Recent, Seen, boot_id, escape, line_of
 from slotd.data.layout import Layout
 from slotd.data.mounts import require_mounted
 from slotd.data.places import (
@@ -47,14 +47,23 @@ _BY_NAME = attrgetter("name")
 
 
 class Pass:
-    """One run. `app_runs`: the hot pass."""
+    """One run. `app_runs`: the hot pass. `recent`: what the pass before gave as its `recent`."""
 
     def __init__(
-        self, spec: DataSpec, dest: Path, base: Path | None, *, app_runs: bool, cancelled: Callable[[], bool]
+        self,
+        spec: DataSpec,
+        dest: Path,
+        base: Path | None,
+        *,
+        app_runs: bool,
+        cancelled: Callable[[], bool],
+        recent: Recent | None = None,
     ) -> None:
         self.spec = spec
         self.layout = Layout(dest)
         self.app_runs = app_runs
+        self._before = recent
+        self.recent: Recent | None = None
         self.base = Layout(base) if base and base != dest and Layout(base).sealed() else None
         self.numbers = _numbers(self.base, spec) if self.base else {}
         self.is_excluded = matcher(spec.exclude)
@@ -90,7 +99,8 @@ class Pass:
         before = self.layout.scope()
         was_finished = not self.layout.unfinished.exists()
         self.layout.unfinished.touch(mode=0o600)
-        last = self.layout.index() if before else Index()
+        recent = self._before.still(self.layout.index_path) if self._before else None
+        last = (recent or self.layout.index()) if before else Index()
         follows_hot = before is not None and was_finished and not self.app_runs
         self.tried: Mapping[str, Mapping[str, Any]] = self.layout.snapshots() if follows_hot else {}
         scope = self.layout.begin("backup", self.spec, before)
@@ -112,6 +122,7 @@ class Pass:
                 files.syncfs(self.layout.dest)
             hit("data.pass.synced")
             self.layout.unfinished.unlink()
+            self.recent = Recent.of(self.layout.index_path, self.tally.total, self.tally.index)
 
     @contextmanager
     def _opened_base(self) -> Iterator[Base]:

@@ -15,7 +15,7 @@ from typing import Any
 from slotd import errors
 from slotd.data import Change, CopyStats, Damage, DataSpec, Entry, digests, elsewhere, snapshots, soundness
 from slotd.data.aside import Aside
-from slotd.data.index import boot_id
+from slotd.data.index import Recent, boot_id
 from slotd.data.layout import Layout
 from slotd.data.listing import changes, contents, parts
 from slotd.data.manifest import Manifest, differences, read
@@ -30,7 +30,10 @@ from slotd.host.failpoint import hit
 
 
 class TreeStore:
-    """Implements `slotd.data.DataStore`."""
+    """Implements `slotd.data.DataStore`. One of them makes both passes of a copy."""
+
+    def __init__(self) -> None:
+        self._recent: Recent | None = None  # between the passes
 
     def needs(self, spec: DataSpec, base: Path | None) -> int:
         return needs(spec, base)
@@ -39,11 +42,15 @@ class TreeStore:
         with files.explaining(f"cannot back up to {dest}"):
             if base:
                 digests.complete(Layout(base))
-            return Pass(spec, dest, base, app_runs=True, cancelled=cancelled).run()
+            hot = Pass(spec, dest, base, app_runs=True, cancelled=cancelled)
+            stats = hot.run()
+            self._recent = hot.recent
+            return stats
 
     def cold(self, spec: DataSpec, dest: Path) -> CopyStats:
         with files.explaining(f"cannot back up to {dest}"):
-            return Pass(spec, dest, None, app_runs=False, cancelled=lambda: False).run()
+            recent, self._recent = self._recent, None
+            return Pass(spec, dest, None, app_runs=False, cancelled=lambda: False, recent=recent).run()
 
     def check(
         self, spec: DataSpec, dest: Path, most: int, most_s: float, base: Path | None, cancelled: Callable[[], bool]
@@ -61,7 +68,7 @@ class TreeStore:
         scope = layout.scope()
         if scope is None or layout.unfinished.exists() or not layout.has_snapshots():
             raise errors.Failed(f"cannot seal {dest}: its last copy was not finished.")
-        index = layout.index()
+        index = layout.index_head()
         if index.boot != boot_id():  # what a pass left unsynced may be gone with the power
             raise errors.Failed(f"cannot seal {dest}: the host was restarted since its last copy.")
         with files.explaining(f"cannot seal {dest}"):
