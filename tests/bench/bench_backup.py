@@ -294,8 +294,8 @@ def compare(kind: str) -> tuple[list[list[object]], dict[str, Later]]:
                     later[name].stopped,
                     f"{first.cpu_s:.3g} s",
                     f"{median(c.cpu_s for c in again):.3g} s",
-                    f"{median(c.written_mb for c in again):,.3g} MiB",
-                    f"{max(c.peak_mb for c in (first, *again)):.3g} MiB",
+                    f"{median(c.written_mb for c in again):,.1f} MiB",
+                    f"{max(c.peak_mb for c in (first, *again)):.0f} MiB",
                 ]
             )
     return rows, later
