@@ -206,9 +206,7 @@ class Session:
         self._dog.allow(self._end)
 
     def read(self, url: str, limit_bytes: int, headers: Mapping[str, str] | None = None) -> Page:
-        """A whole answer of at most `limit_bytes`, status 200 or 304. Raises `SourceFailed`; `Broken` if a new try may
-        help.
-        """
+        """A whole answer, 200 or 304, of at most `limit_bytes`. Raises `SourceFailed`; `Broken` if a try may help."""
         with self.get(url, headers) as reply:
             if reply.status in (502, 503, 504) and "retry-after" not in reply.headers:
                 raise Broken(
@@ -398,6 +396,5 @@ def _why(error: Exception) -> str:
 
 
 def _hint(error: Exception) -> str:
-    is_untrusted = "certificate" in _why(error)
     own = "If the server has a certificate of your own authority, add that to the system's certificates."
-    return own if is_untrusted else "Is the server reachable from this host?"
+    return own if "certificate" in _why(error) else "Is the server reachable from this host?"
