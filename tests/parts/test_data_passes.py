@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 from tests.trees import DAEMON, call, look, mounted
 
+from slotd import errors
 from slotd.data import DataSpec
+from slotd.data.index import Seen, write_lists
 from slotd.data.tree import TreeStore
 
 LARGE = 8 << 20
@@ -58,6 +60,39 @@ def opened(log: Path, top: Path) -> set[str]:
             if name.startswith("/proc/self/fd/") or "/" not in name:
                 names.add(name)
     return names & {at.name for at in top.rglob("*") if at.is_file()}
+
+
+@pytest.mark.parametrize("kind", ["ext4", "xfs", "btrfs"])
+def test_what_changes_in_a_directory_that_does_not_is_saved_with_the_app_stopped(tmp_path: Path, kind: str) -> None:
+    """On every file system, also where a directory does not count its names: no subvolume, long unchanged."""
+    with mounted(kind, tmp_path / "disk") as disk:
+        live, dest = disk / "live", disk / "backup"
+        (live / "deep" / "er").mkdir(parents=True)
+        for path in (live / "deep" / "one", live / "deep" / "er" / "two"):
+            path.write_text("before")
+        time.sleep(2.5)
+        store, spec = TreeStore(), DataSpec((live,))
+        store.hot(spec, dest, None, never)
+        for path in (live / "deep" / "one", live / "deep" / "er" / "two"):
+            path.write_text("during")
+        store.cold(spec, dest)
+        store.seal(dest, {})
+        assert look(dest / "data/0") == look(live)
+        assert store.verify(dest) == []
+        time.sleep(2.5)
+        (live / "deep" / "er" / "two").write_text("after")
+        store.hot(spec, disk / "next", dest, never)
+        (live / "deep" / "one").write_text("at last")
+        TreeStore().cold(spec, disk / "next")
+        store.seal(disk / "next", {})
+        assert look(disk / "next/data/0") == look(live)
+        assert store.verify(disk / "next") == []
+
+
+def test_an_entry_that_was_never_read_is_not_written_down(tmp_path: Path) -> None:
+    with pytest.raises(errors.Failed, match="has no line"):
+        write_lists(tmp_path / "index", tmp_path / "manifest", 0, [Seen("s", "1:2:3:4", "d 0755 x"), Seen("", "", "")])
+    assert not list(tmp_path.iterdir())
 
 
 def test_with_the_app_stopped_nothing_is_opened_that_did_not_change(live: Path, tmp_path: Path) -> None:

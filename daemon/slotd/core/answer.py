@@ -56,12 +56,12 @@ def refusal(status: int, headers: Mapping[str, str], url: str, now: float, *, ha
     return SourceFailed(f"{start} the server answered with status {status}", retry_at=retry_at)
 
 
-def not_yet(retry_at: float) -> SourceFailed:
-    """For what was not asked any more, since the server had just said when to come back."""
+def not_yet(retry_at: float, source: str = "the source") -> SourceFailed:
+    """For what is not asked, since the server has said when to come back."""
     clock = datetime.fromtimestamp(retry_at, UTC).strftime("%H:%M:%S UTC")
     return SourceFailed(
-        f"cannot ask the source: its server does not want to be asked again before {clock}",
-        hint="The next check after that time will work.",
+        f"cannot ask {source}: its server does not want to be asked again before {clock}.",
+        hint="The app runs on as it is; the next check after that time will work.",
         retry_at=retry_at,
     )
 

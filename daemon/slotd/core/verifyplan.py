@@ -21,7 +21,7 @@ TUF = "tuf"
 _DEFAULT_SIGNATURE = next(f.default for f in fields(Verify) if f.name == "signature")
 # What a verifier's signature files are called, where the template was not written for it
 _SUFFIX = {"openpgp": ".asc", "minisign": ".minisig", "sigstore": ".sigstore.json"}
-SIGNED = frozenset((*_SUFFIX, TUF))  # somebody else than the source vouches for the release
+SIGNED = frozenset(_SUFFIX)  # somebody else than the source vouches for the release
 
 
 @dataclass(frozen=True, slots=True)

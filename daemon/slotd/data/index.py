@@ -27,7 +27,7 @@ from slotd.host import files
 
 HEAD = "slotd-index-2"
 _HEAD_BYTES = 256
-_RECENT = 200_000  # entries, some 100 MB
+RECENT_NAMES = 32 << 20  # bytes of the paths of an index that is kept between the passes
 LIST_LIMIT = 2 << 30  # the index and the manifest, about 200 bytes an entry
 # Of all paths of a copy together: what is known of each is in memory about ten times. A few million files of ordinary
 # names; of the longest names, deeply nested, not many thousand, which cost whoever makes them next to nothing.
@@ -86,10 +86,10 @@ class Recent:
 
     @classmethod
     def of(cls, path: Path, total: int, entries: Mapping[str, Seen]) -> Recent | None:
-        """None for one that is too large to be kept for that."""
-        if len(entries) > _RECENT:
-            return None
-        return cls(Index(boot_id(), total, entries), _looks(path))
+        """None where it cannot be told from another: the file is read then."""
+        with suppress(OSError):
+            return cls(Index(boot_id(), total, entries), _looks(path))
+        return None
 
     def still(self, path: Path) -> Index | None:
         """The index, if the file is the one that was written."""
@@ -177,9 +177,11 @@ def _head_of(line: str) -> tuple[str, int]:
 
 
 def write_lists(index: Path, manifest: Path, total: int, entries: Iterable[Seen]) -> None:
-    """Write both lists, not yet on disk. Raises the plain OSError."""
+    """Write both lists, not yet on disk. Raises the plain OSError, and `Failed` for an entry that was never read."""
     rows = [f"{seen.flags} {seen.state} {seen.line}\n" for seen in entries]
     lines = [row.split(" ", 2)[2] for row in rows]
+    if "\n" in lines:
+        raise errors.Failed(f"cannot write {index}: an entry of the copy has no line.", hint="Try again.")
     files.write_unsynced(index, f"{HEAD} {boot_id()} {total}\n{''.join(rows)}".encode("ascii"))
     files.write_unsynced(manifest, "".join(lines).encode("ascii"))
 

@@ -24,7 +24,7 @@ from slotd import errors
 from slotd.data import CopyStats, DataSpec, snapshots
 from slotd.data.digests import known, with_digest
 from slotd.data.entries import VANISHED, At, Base, Own, Vanished, kind_of, outside_of
-from slotd.data.index import Index, Recent, Seen, boot_id, escape, line_of
+from slotd.data.index import RECENT_NAMES, Index, Recent, Seen, boot_id, escape, line_of
 from slotd.data.layout import Layout
 from slotd.data.mounts import require_mounted
 from slotd.data.places import (
@@ -122,7 +122,8 @@ class Pass:
                 files.syncfs(self.layout.dest)
             hit("data.pass.synced")
             self.layout.unfinished.unlink()
-            self.recent = Recent.of(self.layout.index_path, self.tally.total, self.tally.index)
+            if self.app_runs and self.tally.names <= RECENT_NAMES:
+                self.recent = Recent.of(self.layout.index_path, self.tally.total, self.tally.index)
 
     @contextmanager
     def _opened_base(self) -> Iterator[Base]:
@@ -209,6 +210,7 @@ class Pass:
                     return self._link(at)
             self.tally.tell(self.tally.skipped, f"{files.shown(at.live)} ({kind_of(found.st_mode)})")
         except Vanished:
+            self.tally.index.pop(at.key, None)
             self._vanished(at.live)
         return False
 
@@ -280,7 +282,7 @@ class Pass:
 
     def _carried(self, key: str, rel: str, name: str, found: os.stat_result, own: Own, base: Base) -> bool:
         """The short way for what surely did not change, most of all: nothing is opened."""
-        if found.st_nlink > 1:  # every directory too
+        if stat.S_ISDIR(found.st_mode) or found.st_nlink > 1:  # not every file system counts a directory's names
             return False
         known = self.old.get(key) if self.trusted else self.based.get(key)
         if known is None or not known.is_still(found) or known.derived:

@@ -133,6 +133,7 @@ class TreeStore:
 
     def remove(self, dest: Path) -> None:
         """Remove a copy, also a half-made one; but not a half-made quarantine: it may be all there is of the data."""
+        self._recent = None
         going = dest.with_name(beside(dest.name, "removing"))
         if dest.exists():
             layout = Layout(dest)

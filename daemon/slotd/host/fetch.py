@@ -185,9 +185,9 @@ class Session:
         self._ways.close()
         self._dog.close()
 
-    def renew(self) -> None:
-        """The whole of the time once more, for a further task on the same connections."""
-        self._end = time.monotonic() + self.deadline_s
+    def renew(self, deadline_s: float) -> None:
+        """A new deadline, for a further task on the same connections."""
+        self._end = time.monotonic() + deadline_s
         self._dog.allow(self._end)
 
     def left_s(self) -> float:

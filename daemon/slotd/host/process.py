@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import shlex
+import signal
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
@@ -53,25 +54,30 @@ async def run(
         timed_out = True
         with contextlib.suppress(ProcessLookupError):
             process.kill()
-        out, err = await _last_words(talk)
+        out, err = await _last_words(process, talk)
     except asyncio.CancelledError:
         with contextlib.suppress(ProcessLookupError):
             process.kill()
-        await to_its_end(_last_words(talk))
+        await to_its_end(_last_words(process, talk))
         raise
-    status = status_of(process.returncode)
+    # Killed, and not dead: it waits for a disk that does not answer.
+    status = 128 + signal.SIGKILL if process.returncode is None else status_of(process.returncode)
     text = (out + err if status else out).decode("utf-8", "replace")
     log.log(logging.INFO if status else logging.DEBUG, "command ended with %d: %s", status, line)
     return Completed(status, text, timed_out, line)
 
 
-async def _last_words(talk: asyncio.Future[tuple[bytes, bytes]]) -> tuple[bytes, bytes]:
+async def _last_words(
+    process: asyncio.subprocess.Process, talk: asyncio.Future[tuple[bytes, bytes]]
+) -> tuple[bytes, bytes]:
     """What a killed program said. Others may hold its outputs for as long as they like: they are not waited for."""
-    await asyncio.wait({talk}, timeout=LAST_WORDS_S)
-    if talk.done():
-        return talk.result()
-    talk.cancel()
-    return b"", b""
+    try:
+        await asyncio.wait({talk}, timeout=LAST_WORDS_S)
+        return talk.result() if talk.done() else (b"", b"")
+    finally:
+        if not talk.done():
+            talk.cancel()
+            process._transport.close()  # type: ignore[attr-defined]  # there is no other way to close our ends
 
 
 async def to_its_end(work: Awaitable[T]) -> T:

@@ -16,6 +16,7 @@ from slotd.host.process import run, status_of, to_its_end
 
 log = logging.getLogger(__name__)
 
+_NOT_LOADED: Final = 5  # what `systemctl stop` ends with
 START_S: Final = 30.0  # for systemd to start a unit, and to end it
 SAID_BYTES: Final = 16 * 1024  # what is kept of a worker's own words, and of the manager's
 _RESULT = re.compile(r"Finished with result: (\S+)")
@@ -83,9 +84,9 @@ class Running:
         """
         loop, pause_s = asyncio.get_running_loop(), 0.1
         until = loop.time() + START_S
-        while loop.time() < until:
-            stopped = await run(stop, timeout_s=START_S)
-            if stopped.status:  # not loaded: systemd-run must not get to ask for it any more
+        while (left_s := until - loop.time()) > 0:
+            stopped = await run(stop, timeout_s=left_s)
+            if stopped.status == _NOT_LOADED:  # systemd-run must not get to ask for it any more
                 with contextlib.suppress(ProcessLookupError):
                     self._process.terminate()
             if await self.ended(pause_s):

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
-from datetime import UTC, datetime
+from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 from slotd.core import policy, replaced
-from slotd.core.answer import LONGEST_BAN_S
+from slotd.core.answer import LONGEST_BAN_S, not_yet
 from slotd.core.plain import to_plain
 from slotd.errors import SlotdError, SourceFailed
 from slotd.host.offloop import off_loop
@@ -118,22 +119,24 @@ async def _ask(work: Work, record: AppRecord, now: float) -> Listing:
     limits = work.host.settings.limits
     state = {key: value for key, value in to_plain(record.source_state).items() if key not in OWN}
     try:
-        if work.job.kind is not JobKind.CHECK:  # an update waits for nobody's list but its own
-            if app.source.type == "tuf":
+        is_check = work.job.kind is JobKind.CHECK  # an update waits for nobody's list but its own
+        if app.source.type == "tuf":
+            async with work.host.lists.room if is_check else nullcontext():
                 return await tuf.ask_repository(work)
-            claim = await asking.list_releases(work.host.workers, limits, app, state, unit=work.unit("list"))
-        elif app.source.type == "tuf":
-            async with work.host.lists.room:
-                return await tuf.ask_repository(work)
+        if is_check:
+            may = partial(_require_patience, work, record, now)
+            claim = await work.host.lists.ask(limits, app, state, unit=work.unit("list"), require=may)
         else:
-            claim = await work.host.lists.ask(limits, app, state, unit=work.unit("list"))
+            claim = await asking.list_releases(work.host.workers, limits, app, state, unit=work.unit("list"))
         return listing_from_json(claim, app.source, limits)
     except SlotdError as error:
         await off_loop(store.change_app, app.name, last_check=now, last_error=str(error))
         if not isinstance(error, SourceFailed):
             raise
+        known = work.host.waits.get((app.source.url, app.source.credential), 0.0)
         await _remember_patience(work, error, now)
-        await work.tell("check-failed", f"the source could not be asked: {error}")
+        if not now < error.retry_at <= known:  # else it was told with the app for which the server said it
+            await work.tell("check-failed", f"the source could not be asked: {error}")
         raise
 
 
@@ -169,12 +172,7 @@ async def _require_patience(work: Work, record: AppRecord, now: float) -> None:
     until = max(own, work.host.waits.get((source.url, source.credential), 0.0) if source.url else 0.0)
     if not now < until <= now + LONGEST_BAN_S:
         return
-    clock = datetime.fromtimestamp(until, UTC).strftime("%H:%M:%S UTC")
-    error = SourceFailed(
-        f"cannot ask the source of {work.app.name}: its server does not want to be asked again before {clock}.",
-        hint="The app runs on as it is; the next check after that time will work.",
-        retry_at=until,
-    )
+    error = not_yet(until, f"the source of {work.app.name}")
     if until > own:
         await _remember_patience(work, error, now)
         await off_loop(lambda: work.host.store.change_app(work.app.name, last_error=str(error)))

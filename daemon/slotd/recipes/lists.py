@@ -8,8 +8,9 @@ asked in a worker of its own: no other app's server answer has been in the same 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final, cast
@@ -17,12 +18,14 @@ from urllib.parse import urlsplit
 
 from slotd.core.release import json_bytes
 from slotd.core.schema import App, Limits
-from slotd.core.sourcetypes import TYPES, UNKNOWN
 from slotd.core.verifyplan import SIGNED
 from slotd.errors import SlotdError
 from slotd.host import frames
 from slotd.host.run import Workers, error_of
 from slotd.recipes import asking
+from slotd.sources.work import TOGETHER_S
+
+_log = logging.getLogger(__name__)
 
 AT_ONCE: Final = 8  # workers: each is a process of some 40 MB
 TOGETHER: Final = 16  # lists by one of them: few enough that a check's answer does not wait for long
@@ -44,26 +47,23 @@ class Turn(Enum):
 Answer = Claim | SlotdError | Turn
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class _Wish:
-    """Whose list is wanted."""
+    """A list that is wanted, and what became of it while others ask. `require` raises what keeps it from being asked
+    for now.
+    """
 
     limits: Limits
     app: App
     state: Mapping[str, Any]
     unit: str
-
-    @property
-    def request(self) -> Mapping[str, Any]:
-        return asking.list_request(self.app, self.limits, self.state)
-
-
-@dataclass(slots=True, eq=False)
-class _Waiting:
-    """A list that is wanted of a server that a worker is asking already."""
-
+    require: Callable[[], Awaitable[None]]
     request: Mapping[str, Any]
     reply: asyncio.Future[Claim | Turn]
+
+
+async def _nothing() -> None:
+    return None
 
 
 class Lists:
@@ -74,11 +74,22 @@ class Lists:
     def __init__(self, workers: Workers) -> None:
         self.room = asyncio.Semaphore(AT_ONCE)
         self._workers = workers
-        self._queues: dict[Door, deque[_Waiting]] = {}  # of each server that is being asked
+        self._queues: dict[Door, deque[_Wish]] = {}  # those who wait, of each server that is being asked
 
-    async def ask(self, limits: Limits, app: App, state: Mapping[str, Any], *, unit: str) -> Claim:
-        """As `asking.list_releases`."""
-        wish = _Wish(limits, app, state, unit)
+    async def ask(
+        self,
+        limits: Limits,
+        app: App,
+        state: Mapping[str, Any],
+        *,
+        unit: str,
+        require: Callable[[], Awaitable[None]] = _nothing,
+    ) -> Claim:
+        """As `asking.list_releases`. `require` is asked once more after others had their turn, and raises if the server
+        must not be asked any more.
+        """
+        request = asking.list_request(app, limits, state)
+        wish = _Wish(limits, app, state, unit, require, request, asyncio.get_running_loop().create_future())
         door = _door(app)
         if door is None:
             async with self.room:
@@ -86,21 +97,21 @@ class Lists:
         if door not in self._queues:
             self._queues[door] = deque()
             return await self._lead(door, wish)
-        mine = _Waiting(wish.request, asyncio.get_running_loop().create_future())
-        self._queues[door].append(mine)
+        self._queues[door].append(wish)
         try:
-            await asyncio.wait({mine.reply}, timeout=PATIENCE_S)
+            await asyncio.wait({wish.reply}, timeout=PATIENCE_S)
         except asyncio.CancelledError:
-            if not mine.reply.cancel() and mine.reply.exception() is None and mine.reply.result() is Turn.LEAD:
+            if not wish.reply.cancel() and wish.reply.exception() is None and wish.reply.result() is Turn.LEAD:
                 self._pass_on(door)
             raise
-        reply = mine.reply.result() if mine.reply.done() else Turn.ALONE
+        reply = wish.reply.result() if wish.reply.done() else Turn.ALONE
         if reply is Turn.LEAD:
             return await self._lead(door, wish)
         if not isinstance(reply, Turn):
             return reply
-        mine.reply.cancel()
+        wish.reply.cancel()
         async with self.room:
+            await wish.require()
             return await self._alone(wish)
 
     async def _alone(self, wish: _Wish) -> Claim:
@@ -108,13 +119,14 @@ class Lists:
 
     async def _lead(self, door: Door, wish: _Wish) -> Claim:
         """Ask for oneself and for those who wait. Whoever was not answered waits on, and one of them is the next."""
-        others: list[_Waiting] = []
+        others: list[_Wish] = []
         try:
             async with self.room:
-                others = self._take(door, wish.request)
+                await wish.require()
+                others = self._take(door, wish)
                 if not others:
                     return await self._alone(wish)
-                own, *theirs = await self._together([wish.request, *(other.request for other in others)], wish)
+                own, *theirs = await self._together([wish, *others])
                 for other, answer in zip(others, theirs, strict=True):
                     _tell(other, answer)
                 if isinstance(own, SlotdError):
@@ -124,23 +136,27 @@ class Lists:
             self._queues[door].extendleft(reversed([other for other in others if not other.reply.done()]))
             self._pass_on(door)
 
-    async def _together(self, asks: Sequence[Mapping[str, Any]], wish: _Wish) -> Sequence[Answer]:
+    async def _together(self, wishes: Sequence[_Wish]) -> Sequence[Answer]:
         """What one worker says of each."""
-        timeout_s = 1.5 * wish.limits.index_s + asking.WORKER_GRACE_S  # none is begun after half of the time of one
+        first, count = wishes[0], len(wishes)
+        timeout_s = first.limits.index_s + TOGETHER_S + asking.WORKER_GRACE_S
+        request = {"asks": [wish.request for wish in wishes]}
         try:
-            claim = await self._workers.call("lists", {"asks": asks}, unit=wish.unit, timeout_s=timeout_s)
-        except SlotdError:
-            return [Turn.ALONE] * len(asks)  # one of them may be what it fell over
+            claim = await self._workers.call("lists", request, unit=first.unit, timeout_s=timeout_s)
+        except SlotdError as error:  # one of them may be what it fell over
+            _log.warning("%s Each of %d apps is asked for alone.", error, count)
+            return [Turn.ALONE] * count
         answers = claim.get("answers")
-        if not isinstance(answers, list) or len(answers) != len(asks):
-            return [Turn.ALONE] * len(asks)
+        if not isinstance(answers, list) or len(answers) != count:
+            _log.warning("%s did not answer for %d apps. Each is asked for alone.", first.unit, count)
+            return [Turn.ALONE] * count
         return [_answer(each) for each in answers]
 
-    def _take(self, door: Door, own: Mapping[str, Any]) -> list[_Waiting]:
-        """Those who wait, in their order, as many as one request can hold."""
-        queue, taken, size = self._queues[door], list[_Waiting](), json_bytes(own)
+    def _take(self, door: Door, leader: _Wish) -> list[_Wish]:
+        """Those who still wait, in their order, as many as one request can hold."""
+        queue, taken, size = self._queues[door], list[_Wish](), json_bytes(leader.request)
         while queue and len(taken) < TOGETHER - 1:
-            if not queue[0].reply.done():  # whose job was not cancelled
+            if not queue[0].reply.done():
                 size += json_bytes(queue[0].request)
                 if size > _ASKED_BYTES:
                     break
@@ -161,8 +177,7 @@ class Lists:
 def _door(app: App) -> Door | None:
     """What apps share whose lists may be asked together; None where that must not be."""
     source = app.source
-    address = source.url or TYPES.get(source.type, UNKNOWN).url
-    parts = urlsplit(address)
+    parts = urlsplit(source.url)
     if not parts.netloc or not SIGNED & set(app.verify.require):
         return None
     return source.type, parts.scheme.lower(), parts.netloc.lower(), source.credential
@@ -175,7 +190,7 @@ def _answer(said: object) -> Answer:
     return error_of(told["error"], "list") if "error" in told else Turn.LATER
 
 
-def _tell(waiting: _Waiting, answer: Answer) -> None:
+def _tell(waiting: _Wish, answer: Answer) -> None:
     if answer is Turn.LATER or waiting.reply.done():
         return
     if isinstance(answer, SlotdError):

@@ -90,31 +90,35 @@ def list_together(request: Mapping[str, Any], fds: Sequence[int], progress: Prog
     """{asks: requests of `list`, all of one server and one credential} -> {answers: in their order {ok: what `list`
     gives}, {error}, or {} for one to be asked anew}.
 
-    They share connections. The first is always answered; none is begun after `TOGETHER_S`, or half of the time of one.
+    They share connections. The first has its whole time and is always answered; the others what `TOGETHER_S` leaves.
     """
     asks: Sequence[Mapping[str, Any]] = request["asks"]
     limits = limits_of(asks[0])
-    end = time.monotonic() + min(TOGETHER_S, limits.index_s / 2)
+    end = time.monotonic() + TOGETHER_S
     answers: list[dict[str, Any]] = []
     unwelcome: dict[str, SourceFailed] = {}  # an address that is not to be asked now -> what it said
     room = form.LISTING_BYTES
     with Session(limits, limits.index_s, own_credential(asks[0], credential_host(_source(asks[0])))) as session:
         for ask in asks:
-            if answers and (time.monotonic() > end or room < 0):
+            left_s = min(end - time.monotonic(), limits.index_s) if answers else limits.index_s
+            if left_s <= 0 or room < 0:
                 answers.append({})
                 continue
-            session.renew()
+            session.renew(left_s)
             address = str(ask["source"].get("url"))
             try:
                 if address in unwelcome:
                     raise unwelcome[address]
                 answer = {"ok": _list(ask, session)}
             except SlotdError as error:
+                if answers and session.left_s() <= 0:
+                    answers.append({})
+                    continue
                 if isinstance(error, SourceFailed) and error.retry_at > time.time():
                     unwelcome[address] = not_yet(error.retry_at)
                 answer = {"error": frames.told(error)}
             room -= form.json_bytes(answer)
-            answers.append(answer if room >= 0 or not answers else {})
+            answers.append({} if answers and room < 0 else answer)
     return {"answers": answers}
 
 
