@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping, Sequence
 
+from slotd.core.validate import shown
+
 COMMAND_WORDS = ("slot", "artifact", "version", "previous", "data")
 PROBE_WORDS = ("slot", "version")
 ASSET_WORDS = ("version", "tag", "arch", "os")
@@ -54,7 +56,7 @@ def check_name(text: str, words: Collection[str]) -> str:
         raise ValueError("it is empty; write the file's name at the source")
     for word in _WORD.findall(text):
         if word not in words:
-            raise ValueError(f'"{{{word}}}" is no placeholder here; known are {_listed(words)}')
+            raise ValueError(f'"{{{shown(word)}}}" is no placeholder here; known are {_listed(words)}')
     rest = _WORD.sub("", text)
     if "{" in rest or "}" in rest:
         raise ValueError("it has a brace that belongs to no placeholder")
@@ -69,7 +71,7 @@ def check_text(text: str, words: Collection[str]) -> str:
     """`text` itself, with such placeholders in it. Raises `ValueError` for others, and for what is not one line."""
     for word in _WORD.findall(text):
         if word not in words:
-            raise ValueError(f'"{{{word}}}" is no placeholder here; known are {_listed(words)}')
+            raise ValueError(f'"{{{shown(word)}}}" is no placeholder here; known are {_listed(words)}')
     if not text or not text.isprintable() or text != text.strip():
         raise ValueError("it is one line, without blanks around it")
     return text
