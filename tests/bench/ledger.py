@@ -41,7 +41,7 @@ Each figure stands beside its opponent: what a careful administrator would run i
 nearest thing, in the same run, on the same machine, over the same bytes. Measure it yourself, as root on Debian 12:
 
 ```console
-# make bench                              # all of it, about a quarter of an hour, writes this page
+# make bench                              # all of it, about 25 minutes, writes this page
 # make bench BENCH=downtime               # one benchmark; its section alone is replaced
 # make bench BENCH=install QUICK=1        # smaller, to see that it runs; its figures say that they are small ones
 ```
