@@ -99,8 +99,10 @@ class Signals:
         self._subscriptions.append(taken)
         try:
             await self._ask("AddMatch", rule)
-        except SlotdError:
+        except BaseException as error:
             self._subscriptions.remove(taken)
+            if not isinstance(error, SlotdError):  # whoever asked has gone; the bus may have added it
+                self._tell("RemoveMatch", rule)
             if sender is not None:
                 self._unwatch(sender)
             raise

@@ -29,6 +29,8 @@ from slotd.host.restic_why import Ended, failure, ssh_says
 from slotd.host.sandbox import quote
 
 LOOK_S: Final = 0.5
+_STOP_S: Final = 10.0  # for a restic to end that was asked to
+_LINGER_S: Final = 5.0  # for its outputs to end once it has
 LONGEST_S: Final = 24 * 3600.0
 UNREADABLE: Final = 3  # restic's status when it made a snapshot but could not read some of the files
 # One that has just been killed is still there until somebody has asked for its status: a busy host takes its time.
@@ -174,13 +176,22 @@ class Restic:
                     env={**os.environ, "PATH": _PATH} if unit else {**own, **self.environment},
                 )
             )
+            over = asked = 0.0  # since when
             while True:
                 try:
                     out, said = child.communicate(sent, timeout=LOOK_S)  # `cancelled` can only be asked
                     break
-                except subprocess.TimeoutExpired:
-                    sent = None
-                    if cancelled() or time.monotonic() > deadline:
+                except subprocess.TimeoutExpired as slow:
+                    sent, now = None, time.monotonic()
+                    if child.poll() is not None:
+                        over = over or now
+                        if now - over > _LINGER_S:  # whoever else holds its outputs is not waited for
+                            out, said = slow.output or b"", slow.stderr or b""
+                            break
+                    elif asked and now - asked > _STOP_S:
+                        child.kill()
+                    elif not asked and (cancelled() or now > deadline):
+                        asked = now
                         self._end(child, unit)
         if cancelled() and child.returncode:
             raise Cancelled(f"the copy to {files.shown(self.repository)} was cancelled.")
@@ -191,7 +202,9 @@ class Restic:
 
     def _end(self, child: subprocess.Popen[bytes], unit: str) -> None:
         if unit:
-            subprocess.run(["systemctl", "--quiet", "stop", unit], stdin=subprocess.DEVNULL, check=False)
+            with suppress(subprocess.TimeoutExpired):
+                stop = ["systemctl", "--quiet", "stop", unit]
+                subprocess.run(stop, stdin=subprocess.DEVNULL, check=False, timeout=_STOP_S)
         child.send_signal(signal.SIGINT)  # at which it takes its lock away; SIGTERM just ends it
 
 

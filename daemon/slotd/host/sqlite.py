@@ -34,6 +34,8 @@ _SHUT = (
 _SYSTEM = ("/usr", "/bin", "/lib", "/lib64", "/lib32", "/etc/ld.so.cache")
 _INSIDE = "/database"  # where the unit of a check has the directory
 LOOK_S = 0.5
+_NOT_LOADED = 5  # what `systemctl stop` ends with
+_STOPS, _STOP_S, _PAUSE_S = 10, 30.0, 0.3
 SAID = 300
 HEARD = 64 << 10  # bytes that a program may say: it runs as a stranger
 
@@ -131,10 +133,20 @@ def run(
         is_over, told, said = _listen(child, time.monotonic() + most_s, cancelled)
         if not is_over:
             if unit:
-                stop = ["systemctl", "--quiet", "stop", unit.name]
-                subprocess.run(stop, stdin=subprocess.DEVNULL, check=False)
+                _stop(unit, child)
             child.kill()
     return child.returncode, told.decode("utf-8", "replace"), said.decode("utf-8", "replace")
+
+
+def _stop(unit: _Unit, child: subprocess.Popen[bytes]) -> None:
+    """systemd may not have read yet that the unit is to be started: then it is not loaded, and is asked for again."""
+    stop = ["systemctl", "--quiet", "stop", unit.name]
+    for _ in range(_STOPS):
+        with suppress(subprocess.TimeoutExpired):
+            if subprocess.run(stop, stdin=subprocess.DEVNULL, check=False, timeout=_STOP_S).returncode != _NOT_LOADED:
+                return
+        child.terminate()  # systemd-run must not get to ask for it any more
+        time.sleep(_PAUSE_S)
 
 
 def _listen(

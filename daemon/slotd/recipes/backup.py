@@ -21,15 +21,16 @@ from slotd.recipes.run import Step, Stopped, perform, undo
 
 async def make_backup(work: Work) -> Result:
     """The app is down only for the cold pass, and runs again whatever happens; a unit that did not run, does not."""
-    if not preserve.wants_backup(work):
-        raise NothingToDo(f"cannot back up {work.app.name}: {_why_not(work)}.", hint="See [data] and [backup].")
+    if not await off_loop(preserve.wants_backup, work):
+        why = await off_loop(_why_not, work)
+        raise NothingToDo(f"cannot back up {work.app.name}: {why}.", hint="See [data] and [backup].")
     await require_room_for_backup(work)
     await work.remember(backup=work.plan.backup or preserve.new_copy_id(work))
     backup = await preserve.record_backup(work, reason="manual")
     await hooks.run_around_backup(work, "before")
     await off_loop(work.data.remove, Path(backup.path))
     base = await preserve.newest_sealed(work)
-    await off_loop(work.data.hot, work.data_spec, Path(backup.path), base, lambda: work.cancel_asked)
+    await off_loop(work.data.hot, work.data_spec, Path(backup.path), base, work.is_to_stop)
     await failpoint.reach("backup:copied")
     work.progress(0.7)
     running = await preserve.is_up(work)

@@ -189,7 +189,9 @@ class Work:
         self.must_go_on = False  # it goes back: an unwritable store does not stop it
         self.woken = asyncio.Event()
         self._changed = changed
-        self._cancel_asked = False
+        self.cancel_asked = False  # by a person
+        self.leaving = False  # the daemon goes down
+        self.room: asyncio.Semaphore | None = None
         self._writing = asyncio.Lock()  # the row is written by one at a time: an older one never comes last
 
     # -- durable memory ---------------------------------------------------------------------------
@@ -215,7 +217,7 @@ class Work:
 
     async def enter(self, step: str) -> None:
         """Commit the intent of a step, before its first effect."""
-        if self._cancel_asked and machine.may_cancel(self.job.step):
+        if self.cancel_asked and machine.may_cancel(self.job.step):
             raise Cancelled(f"cancelled before step {step}")
         self.job = dataclasses.replace(
             self.job, state=JobState.RUNNING, step=step, progress=max(self.job.progress, self._percent(step, 0.0))
@@ -338,12 +340,14 @@ class Work:
 
     # -- a person's word --------------------------------------------------------------------------
 
-    def ask_cancel(self) -> None:
-        self._cancel_asked = True
-
     @property
-    def cancel_asked(self) -> bool:
-        return self._cancel_asked
+    def is_cancelled(self) -> bool:
+        """Whether a cancellation of its task is a person's; else the daemon goes down, and the next one resumes."""
+        return self.cancel_asked and not self.leaving
+
+    def is_to_stop(self) -> bool:
+        """For threads that work for long: nobody wants what they do any more."""
+        return self.leaving or (self.cancel_asked and not self.too_late)
 
     @property
     def may_be_judged(self) -> bool:

@@ -14,6 +14,7 @@ from pathlib import Path
 from slotd.core.template import expand_command
 from slotd.core.words import last_words
 from slotd.errors import Failed
+from slotd.host.offloop import off_loop
 from slotd.host.process import Completed
 from slotd.recipes.context import Said, Work
 
@@ -35,7 +36,7 @@ async def run_around_backup(work: Work, when: str) -> None:
             unit=work.unit(f"{when}{number}"),
             user=work.app.service.user or "root",
             cwd=Path("/"),
-            writable=[Path(p) for p in data.paths if os.path.isdir(p)],
+            writable=await off_loop(lambda: [Path(p) for p in data.paths if os.path.isdir(p)]),
             network=True,
             timeout_s=work.host.settings.limits.prepare_s,
             environment={"SLOTD_APP": work.app.name, "SLOTD_BACKUP": str(copy)},

@@ -6,6 +6,7 @@ The app runs untouched all the while.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from pathlib import Path
 
 from slotd.core import bundle, trust, verifyplan
@@ -80,7 +81,18 @@ async def wait_for_veto(work: Work) -> None:
     stop = f"`slotctl cancel {work.job.id}` stops it"
     await work.tell("update-delayed", f"updating to {work.plan.version} in {when}; {stop}")
     await failpoint.reach("delay:told")
-    await asyncio.sleep(work.app.policy.delay_s)
+    await _outside(work, asyncio.sleep(work.app.policy.delay_s))
+
+
+async def _outside(work: Work, waiting: Awaitable[None]) -> None:
+    """Wait without a place among the updates that work at once: it may be for hours."""
+    leave, work.on_trial = work.on_trial, None
+    if leave is not None:
+        leave()
+    await waiting
+    if leave is not None and work.room is not None:
+        await work.room.acquire()
+        work.on_trial = leave
 
 
 async def verified_descriptor(work: Work, artifact: Artifact) -> int:

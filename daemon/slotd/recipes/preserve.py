@@ -71,7 +71,7 @@ async def copy_hot(work: Work) -> None:
     base = await newest_sealed(work)
     if work.app.backup.enabled:
         await off_loop(require_mounted, work.data_spec, base)
-    if not wants_backup(work):
+    if not await off_loop(wants_backup, work):
         return
     if not work.plan.backup:
         await work.remember(backup=new_copy_id(work), restore=True)
@@ -81,7 +81,7 @@ async def copy_hot(work: Work) -> None:
     await hooks.run_around_backup(work, "before")
     await off_loop(work.data.remove, Path(backup.path))  # a copy that a crash left half-made is not trusted
     await failpoint.reach("preserve:cleared")
-    stats = await off_loop(work.data.hot, work.data_spec, Path(backup.path), base, lambda: work.cancel_asked)
+    stats = await off_loop(work.data.hot, work.data_spec, Path(backup.path), base, work.is_to_stop)
     await failpoint.reach("preserve:copied")
     for note in (*stats.notes, *(f"{name} is a socket or a fifo and is not copied" for name in stats.skipped[:20])):
         await work.tell("backup-note", f"backup: {note}")
@@ -223,7 +223,7 @@ async def seal_copy(work: Work) -> None:
     """With the app stopped: copy what changed, seal, and only now is it a backup (promise 5)."""
     if not work.plan.backup and work.app.backup.enabled and work.app.data.paths:
         # No data were there before. What came since is saved now; if none did, going back means: none again.
-        come_since = new_copy_id(work) if wants_backup(work) else ""
+        come_since = new_copy_id(work) if await off_loop(wants_backup, work) else ""
         await work.remember(backup=come_since, restore=True)
         if come_since:
             await record_backup(work, reason="update")

@@ -124,6 +124,7 @@ def _why_it_gave_up(work: Work) -> SlotdError:
 
 
 async def _end_single(work: Work, step: str) -> Result:
+    work.too_late = True  # an undo is not cancelled half-way
     if step:
         if work.job.kind is JobKind.BACKUP and work.plan.stopped_at:
             await preserve.start_again(work)  # first: the app is down as long as this takes

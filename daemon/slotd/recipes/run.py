@@ -47,9 +47,9 @@ async def perform(work: Work, steps: Sequence[Step], *, first: str = "") -> Resu
             early = await step.do(work)
             await work.leave()
         except asyncio.CancelledError:
-            if not work.cancel_asked:
+            if not work.is_cancelled:
                 raise  # the daemon is going down: the job is resumed by the next one
-            _forgive_cancellation()
+            forgive_cancellation()
             raise Stopped(step.name, OnError.UNDO, Cancelled("cancelled on request")) from None
         except Exception as error:
             known = as_slotd_error(error, step.name)
@@ -94,7 +94,8 @@ def as_slotd_error(error: Exception, step: str) -> SlotdError:
     )
 
 
-def _forgive_cancellation() -> None:
+def forgive_cancellation() -> None:
+    """A cancellation that was heard counts no more: else each time limit that comes true later would be one, too."""
     task = asyncio.current_task()
     if task is not None:
         task.uncancel()

@@ -66,7 +66,7 @@ async def _check(work: Work, backup: Backup, most: int, most_s: float, base: Pat
         most,
         most_s,
         base,
-        lambda: work.cancel_asked and not work.too_late,
+        work.is_to_stop,
     )
 
 

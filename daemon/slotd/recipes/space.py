@@ -44,7 +44,7 @@ def _device(path: Path) -> tuple[int, Path]:
 async def require(work: Work) -> None:
     """Counted for each file system. Raises `NoSpace` with the numbers."""
     base = await newest_sealed(work)
-    await off_loop(_require, work, base, wants_backup(work))
+    await off_loop(_require, work, base, await off_loop(wants_backup, work))
 
 
 def _require(work: Work, base: Path | None, backup: bool) -> None:

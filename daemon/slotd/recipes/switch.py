@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 from slotd.core.health import UnitSeen, describe_failure, seen
@@ -72,6 +73,10 @@ async def bring_its_data(work: Work) -> None:
     await work.tell("restored", told)
 
 
+def _there(paths: Sequence[Path]) -> list[Path]:
+    return [path for path in paths if path.exists()]
+
+
 async def run_migrations(work: Work) -> None:
     """The app's own migrations, as its user, with its data; they may have no way down, so a failure rolls back."""
     slots = work.app.slots
@@ -90,7 +95,7 @@ async def run_migrations(work: Work) -> None:
             unit=work.unit(f"migrate{number}"),
             user=work.app.service.user or "root",
             cwd=path,
-            writable=[p for p in writable if p.exists()],
+            writable=await off_loop(_there, writable),
             network=slots.network,
             timeout_s=work.host.settings.limits.prepare_s,
             environment={"SLOTD_APP": work.app.name, "SLOTD_VERSION": work.plan.version},

@@ -161,7 +161,9 @@ async def watch(work: Work) -> None:
                 work.touch()
             wait_s = min(SAVE_EVERY_S, remaining) if remaining > 0 else SAVE_EVERY_S
             try:
-                await asyncio.wait_for(work.woken.wait(), timeout=max(0.02, wait_s))
+                # Not `wait_for`: of 3.11 it takes a cancellation that comes with the event for the event alone.
+                async with asyncio.timeout(max(0.02, wait_s)):
+                    await work.woken.wait()
             except TimeoutError:
                 continue
 

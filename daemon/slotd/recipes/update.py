@@ -28,7 +28,7 @@ async def save_data(work: Work) -> None:
     """The hot copy, and the room that a way back to it needs."""
     await space.give_back(work)  # what a crash left
     await preserve.copy_hot(work)
-    await space.keep(work, restore=preserve.wants_backup(work))
+    await space.keep(work, restore=await off_loop(preserve.wants_backup, work))
 
 
 async def tidy_up(work: Work) -> None:

@@ -18,6 +18,7 @@ from slotd.host.offloop import off_loop
 from slotd.model import Job, JobKind, Result
 from slotd.recipes import recover
 from slotd.recipes.context import Work
+from slotd.recipes.run import forgive_cancellation
 
 _log = logging.getLogger(__name__)
 
@@ -136,13 +137,16 @@ class Jobs:
             if work.job.kind is JobKind.UPDATE and not work.job.step:
                 await self._room.acquire()
                 held_room = True
+                work.room = self._room
                 work.on_trial = self._room.release
             async with self._looks if work.job.kind is JobKind.CHECK else contextlib.nullcontext():
                 await self._to_its_end(work, recipe)
         except asyncio.CancelledError:
-            if not work.cancel_asked:
+            if not work.is_cancelled:
                 raise
-            await recover.cancelled(work)
+            forgive_cancellation()
+            if not work.job.is_finished:
+                await recover.cancelled(work)
         except Exception as error:
             _log.exception("job %d ended unexpectedly", job_id)
             reference = f"cannot go on with job {job_id}: internal error ({type(error).__name__})."
@@ -211,7 +215,7 @@ class Jobs:
     def cancel(self, job: Job) -> None:
         """Cancel a job that has not stopped its app yet. Raises `TooLate`."""
         work = self._works.get(job.id)
-        if work is None:
+        if work is None or work.job.is_finished:
             ended = f"it has ended as {job.result}" if job.is_finished else "it does not run now"
             raise TooLate(f"cannot cancel job {job.id}: {ended}.", hint="See `slotctl jobs`.")
         if work.cancel_asked:
@@ -221,12 +225,15 @@ class Jobs:
                 f"cannot cancel job {job.id}: it is in step {work.job.step} already.",
                 hint=f"Let it end, or go back with `slotctl rollback {work.job.app}`.",
             )
-        work.ask_cancel()
-        self._tasks[job.id].cancel()
+        work.cancel_asked = True
+        # A task that has not begun yet would end without a word.
+        asyncio.get_running_loop().call_soon(self._tasks[job.id].cancel)
 
     async def stop(self) -> None:
         """Leave all jobs where they are; their intents are on disk, the next daemon resumes them."""
         tasks = list(self._tasks.values())
+        for work in self._works.values():
+            work.leaving = True
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -127,7 +127,7 @@ class Objects:
             left = [*self._tasks, *self._learning.values()]
             for task in left:
                 task.cancel()
-            await asyncio.gather(*left, return_exceptions=True)
+            await asyncio.wait(left, timeout=timeout_s)  # those that wait for a thread may take longer
 
     def on_call(self, call: Call) -> None:
         """Put a call where its turn will come."""

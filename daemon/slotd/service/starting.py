@@ -111,9 +111,10 @@ class Starter:
         await off_loop(requests.require_updatable, self.store, app)
         if automatic:
             await self._require_in_use(definition)
+        previous = self.app(app).version
         self.jobs_.reserve(app)
         plan = Plan(definition, version, force, now, automatic, only)
-        return await self._start(JobKind.UPDATE, plan, update.update, previous=self.app(app).version)
+        return await self._start(JobKind.UPDATE, plan, update.update, previous=previous)
 
     async def _require_in_use(self, app: App) -> None:
         """What somebody has stopped is not started by an update that nobody asked for. Raises `NothingToDo`."""

@@ -8,6 +8,8 @@ import logging
 import os
 import signal
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 from slotd.host.bus import Bus
 from slotd.host.notify import Notifier
@@ -23,6 +25,8 @@ _log = logging.getLogger(__name__)
 
 BUS_NAME = "org.slotd1"
 SWITCH_S = 0.0005
+LEAVE_S = 45.0  # less than slotd.service's TimeoutStopSec=; the steps stand anything, a unit that fails is told
+THREADS = 64  # most of them wait: for a disk, for restic, for a lock
 IDLE_S = 60.0  # without a job and without a caller for so long, the daemon leaves; the bus starts it again
 
 
@@ -31,6 +35,8 @@ async def serve(*, user_mode: bool) -> int:
     # The loop shares the interpreter with the threads that copy and hash, and asks for it anew after every system call:
     # with Python's 5 ms each, an answer to a caller took 20 ms while data were saved.
     sys.setswitchinterval(SWITCH_S)
+    loop = asyncio.get_running_loop()
+    loop.set_default_executor(ThreadPoolExecutor(THREADS, thread_name_prefix="slotd"))
     notifier = Notifier()
     paths = Paths.from_environment(user_mode, os.environ)
     bus = await Bus.connect("session" if user_mode else "system")
@@ -40,7 +46,6 @@ async def serve(*, user_mode: bool) -> int:
     await host.workers.stop_leftovers()
     daemon = Daemon(host)
     stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     loop.add_signal_handler(signal.SIGHUP, lambda: asyncio.ensure_future(daemon.reload()))
@@ -57,6 +62,7 @@ async def serve(*, user_mode: bool) -> int:
         await asyncio.wait({ended, idle, waiting}, return_when=asyncio.FIRST_COMPLETED)
         lost = ended.done() and not waiting.done()
         notifier.stopping()
+        leave_at_last()
         if not lost:
             # The name first: calls from now on start the next daemon instead of being lost.
             await bus.release_name(BUS_NAME)
@@ -67,6 +73,13 @@ async def serve(*, user_mode: bool) -> int:
     await bus.close()
     await off_loop(host.store.close)
     return 1 if lost else 0
+
+
+def leave_at_last() -> None:
+    """End the process when a thread does not: one may wait for a disk that does not answer."""
+    last = threading.Timer(float(os.environ.get("SLOTD_LEAVE_SECONDS", LEAVE_S)), os._exit, (0,))
+    last.daemon = True
+    last.start()
 
 
 async def leave_when_idle(daemon: Daemon, surface: Service, notifier: Notifier) -> None:
