@@ -89,6 +89,22 @@ def test_what_changes_in_a_directory_that_does_not_is_saved_with_the_app_stopped
         assert store.verify(disk / "next") == []
 
 
+def test_a_directory_that_nobody_may_write_to_keeps_its_mode(tmp_path: Path) -> None:
+    live, dest = tmp_path / "live", tmp_path / "backup"
+    (live / "shut").mkdir(parents=True)
+    (live / "shut" / "file").write_text("before")
+    os.link(live / "shut" / "file", live / "shut" / "again")
+    (live / "shut").chmod(0o555)
+    time.sleep(2.5)
+    store, spec = TreeStore(), DataSpec((live,))
+    store.hot(spec, dest, None, never)
+    (live / "shut" / "file").write_text("during")
+    store.cold(spec, dest)
+    store.seal(dest, {})
+    assert look(dest / "data/0") == look(live)
+    assert store.verify(dest) == []
+
+
 def test_an_entry_that_was_never_read_is_not_written_down(tmp_path: Path) -> None:
     with pytest.raises(errors.Failed, match="has no line"):
         write_lists(tmp_path / "index", tmp_path / "manifest", 0, [Seen("s", "1:2:3:4", "d 0755 x"), Seen("", "", "")])

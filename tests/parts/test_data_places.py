@@ -58,6 +58,16 @@ def test_data_on_a_file_system_that_is_not_mounted_are_not_touched(tmp_path: Pat
     require_mounted(inside, root=tmp_path)
 
 
+def test_a_disk_within_the_data_counts_unless_it_is_excluded(tmp_path: Path) -> None:
+    live = tmp_path / "live"
+    (live / "media" / "films").mkdir(parents=True)
+    declare(tmp_path, "fstab", f"LABEL=y {live}/media/films ext4 nofail 0 2\n")
+    with pytest.raises(errors.Failed, match="media/films is not mounted"):
+        require_mounted(DataSpec((live,)), root=tmp_path)
+    for pattern in ("media/films", "media", "*"):
+        require_mounted(DataSpec((live,), (pattern,)), root=tmp_path)
+
+
 def test_a_mount_that_only_a_unit_names_counts_and_one_that_is_masked_does_not(tmp_path: Path) -> None:
     disk = tmp_path / "disk" / "mount"
     spec = DataSpec((disk,))

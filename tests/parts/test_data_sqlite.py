@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 from tests.trees import let_in, look
 
-from slotd.data import DataSpec
+from slotd.core.schema import Data
+from slotd.data import DataSpec, spec_of
 from slotd.data.tree import TreeStore
 
 NOBODY = 65534
@@ -199,3 +200,62 @@ def test_a_database_is_read_with_no_more_rights_than_its_owner_has(live: Path, t
                     assert copied.is_symlink() or b"hunter2" not in copied.read_bytes()
         finally:
             app.kill()
+
+
+KILLED = """
+import os, sqlite3, sys
+base = sqlite3.connect(sys.argv[1], isolation_level=None)
+base.execute("PRAGMA journal_mode=WAL")
+base.execute("PRAGMA wal_autocheckpoint=0")
+base.execute("CREATE TABLE IF NOT EXISTS rows(body)")
+for _ in range(int(sys.argv[2])):
+    base.execute("INSERT INTO rows VALUES (randomblob(500))")
+os.kill(os.getpid(), 9)
+"""
+
+
+def write_and_die(path: Path, rows: int) -> None:
+    """An app that is killed: what it wrote last is in the log beside its database."""
+    subprocess.run([sys.executable, "-c", KILLED, str(path), str(rows)], check=False)
+    assert path.with_name(f"{path.name}-wal").stat().st_size > 0
+
+
+def rows_in(path: Path) -> int:
+    with closing(sqlite3.connect(path)) as base:
+        assert base.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        return int(base.execute("SELECT count(*) FROM rows").fetchone()[0])
+
+
+def test_a_database_that_is_excluded_stays_with_its_log(tmp_path: Path) -> None:
+    live, dest = tmp_path / "live", tmp_path / "backup"
+    live.mkdir()
+    (live / "kept").write_text("before")
+    write_and_die(live / "cache.db", 100)
+    spec = spec_of(Data(paths=(str(live),), exclude=("cache.db",)))
+    store = TreeStore()
+    store.hot(spec, dest, None, lambda: False)
+    store.cold(spec, dest)
+    store.seal(dest, {})
+    assert sorted(os.listdir(dest / "data" / "0")) == ["kept"]
+    (live / "kept").write_text("after")
+    write_and_die(live / "cache.db", 400)
+    store.quarantine(spec, tmp_path / "aside")
+    store.restore(spec, dest, tmp_path / "aside")
+    assert (live / "kept").read_text() == "before"
+    assert rows_in(live / "cache.db") == 500
+
+
+def test_one_database_comes_back_with_its_log_though_no_pattern_names_it(tmp_path: Path) -> None:
+    live, dest = tmp_path / "live", tmp_path / "backup"
+    live.mkdir()
+    write_and_die(live / "app.db", 100)
+    spec = DataSpec((live,))
+    store = TreeStore()
+    store.hot(spec, dest, None, lambda: False)
+    store.cold(spec, dest)
+    store.seal(dest, {})
+    write_and_die(live / "app.db", 400)
+    part = DataSpec((live,), parts=(live / "app.db",))
+    store.quarantine(part, tmp_path / "aside")
+    store.restore(part, dest, tmp_path / "aside")
+    assert rows_in(live / "app.db") == 100

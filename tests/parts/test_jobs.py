@@ -14,6 +14,7 @@ from slotd.errors import TooLate
 from slotd.host.paths import Paths
 from slotd.model import Job, JobKind, JobState, Result
 from slotd.recipes.context import Clock, Host, Work
+from slotd.recipes.obtain import outside
 from slotd.service.jobs import CHECKS_AT_ONCE, Jobs
 from slotd.store import Store
 
@@ -72,6 +73,89 @@ async def test_a_second_cancellation_does_not_cut_the_undo_short(tmp_path: Path)
     jobs.cancel(work.job)
     await asyncio.wait_for(told.ended.wait(), 5)
     assert undone == [True]
+    await jobs.stop()
+
+
+async def test_a_job_is_cancelled_before_its_first_step(tmp_path: Path) -> None:
+    told, work = Nobody(), make_work(tmp_path, "")
+    jobs = Jobs(told, parallel=1)
+
+    async def recipe(work: Work) -> Result:
+        await asyncio.sleep(60)
+        return Result.FAILED
+
+    jobs.start(work, recipe)
+    jobs.cancel(work.job)
+    await asyncio.wait_for(told.ended.wait(), 5)
+    assert work.job.result is Result.CANCELLED
+    assert jobs.running() == 0
+
+
+async def test_what_has_ended_is_not_cancelled(tmp_path: Path) -> None:
+    told, written = Nobody(), asyncio.Event()
+    jobs, work = Jobs(told, parallel=1), make_work(tmp_path, "fetch")
+
+    async def recipe(work: Work) -> Result:
+        await work.finish(Result.DONE)
+        written.set()
+        await asyncio.sleep(0.1)  # what is still told once the end is written
+        return Result.DONE
+
+    jobs.start(work, recipe)
+    await asyncio.wait_for(written.wait(), 5)
+    with pytest.raises(TooLate):
+        jobs.cancel(work.job)
+    await asyncio.wait_for(told.ended.wait(), 5)
+    assert work.host.store.job(work.job.id).result is Result.DONE
+
+
+async def test_a_daemon_that_goes_down_undoes_nothing_a_second_time(tmp_path: Path) -> None:
+    told, began = Nobody(), []
+    jobs, work = Jobs(told, parallel=1), make_work(tmp_path, "fetch")
+    undoing = asyncio.Event()
+
+    async def recipe(work: Work) -> Result:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            asyncio.current_task().uncancel()  # type: ignore[union-attr]
+            began.append(work.is_to_stop())
+            undoing.set()
+            await asyncio.sleep(60)
+        return Result.CANCELLED
+
+    jobs.start(work, recipe)
+    await asyncio.sleep(0.05)
+    jobs.cancel(work.job)
+    await asyncio.wait_for(undoing.wait(), 5)
+    await asyncio.wait_for(jobs.stop(), 5)
+    assert began == [True]
+    assert not work.job.is_finished, "the next daemon goes on with it"
+
+
+async def test_an_update_that_waits_for_a_veto_keeps_no_other_from_working(tmp_path: Path) -> None:
+    jobs = Jobs(Nobody(), parallel=1)
+    host = make_host(tmp_path)
+    first, second = work_on(host, "x", JobKind.UPDATE), work_on(host, "y", JobKind.UPDATE)
+    veto, worked, ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def waits(work: Work) -> Result:
+        await outside(work, veto.wait())
+        await work.finish(Result.DONE)
+        ended.set()
+        return Result.DONE
+
+    async def works(work: Work) -> Result:
+        worked.set()
+        await work.finish(Result.DONE)
+        return Result.DONE
+
+    for work, recipe in ((first, waits), (second, works)):
+        jobs.reserve(work.job.app)
+        jobs.start(work, recipe)
+    await asyncio.wait_for(worked.wait(), 5)
+    veto.set()
+    await asyncio.wait_for(ended.wait(), 5)
     await jobs.stop()
 
 

@@ -14,6 +14,9 @@ from typing import Any, Protocol
 
 from slotd.core.schema import BackupPolicy, Data
 
+# With a database, what SQLite keeps beside it is excluded: a log that is laid beside another state of it destroys that.
+_BESIDE = ("-wal", "-journal", "-shm")
+
 
 @dataclass(frozen=True, slots=True)
 class DataSpec:
@@ -32,7 +35,8 @@ class DataSpec:
 
 def spec_of(data: Data, labels: tuple[str, ...] = (), parts: tuple[str, ...] = ()) -> DataSpec:
     """The data of a definition."""
-    return DataSpec(tuple(map(Path, data.paths)), data.exclude, data.sqlite, labels, tuple(map(Path, parts)))
+    exclude = (*data.exclude, *(f"{each.rstrip('/')}{suffix}" for each in data.exclude for suffix in _BESIDE))
+    return DataSpec(tuple(map(Path, data.paths)), exclude, data.sqlite, labels, tuple(map(Path, parts)))
 
 
 @dataclass(frozen=True, slots=True)

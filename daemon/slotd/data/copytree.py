@@ -18,6 +18,7 @@ from slotd import errors
 from slotd.data.entries import VANISHED, kind_of
 from slotd.data.keep import Keep
 from slotd.data.places import DEPTH
+from slotd.data.tally import one_of
 from slotd.host import copy, files
 from slotd.host.failpoint import hit
 
@@ -39,7 +40,7 @@ class TreeCopy:
     keep_as: str = ""  # what the place itself is called there
     skipped: list[str] = field(default_factory=list)
     # From the source's inode to its first copy: its path, device and inode.
-    _links: dict[tuple[int, int], tuple[str, int, int]] = field(default_factory=dict)
+    _links: dict[tuple[int, ...], tuple[str, int, int]] = field(default_factory=dict)
     _top: int = -1  # the outermost directory that was made: nobody else gets below it, whatever its name becomes
 
     def run(self, src_dir: int, src: str, dst_dir: int, dst: str, rel: str = "") -> bool:
@@ -100,7 +101,7 @@ class TreeCopy:
             copy.copy_attributes(fd, made, found)
 
     def _regular(self, fd: int, found: os.stat_result, dst_dir: int, dst: str, path: str) -> None:
-        first = self._links.get((found.st_dev, found.st_ino))
+        first = self._links.get(one_of(found))
         if first is not None and self._linked(*first, dst_dir, dst):
             return
         with files.opened(dst, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, dir_fd=dst_dir) as made:
@@ -108,7 +109,7 @@ class TreeCopy:
             copy.copy_attributes(fd, made, found)
             if found.st_nlink > 1 and path:
                 its = os.fstat(made)
-                self._links[(found.st_dev, found.st_ino)] = path, its.st_dev, its.st_ino
+                self._links[one_of(found)] = path, its.st_dev, its.st_ino
 
     def _linked(self, path: str, device: int, inode: int, dst_dir: int, dst: str) -> bool:
         """Give the first copy another name. By descriptor, and only if it is that file: a path may lead elsewhere by

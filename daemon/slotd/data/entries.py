@@ -36,6 +36,10 @@ class Own:
             self._fd = self._open(self._parent)
         return self._fd
 
+    @property
+    def is_open(self) -> bool:
+        return self._fd >= 0
+
     def close(self) -> None:
         if self._fd >= 0 and self._parent is not None:
             os.close(self._fd)

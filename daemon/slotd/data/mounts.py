@@ -13,7 +13,7 @@ from pathlib import Path
 from slotd import errors
 from slotd.data import DataSpec
 from slotd.data.layout import Layout, Scope
-from slotd.data.places import is_holder, real_of
+from slotd.data.places import is_below, is_holder, matcher, real_of
 from slotd.host import mounts
 
 
@@ -22,9 +22,13 @@ def require_mounted(spec: DataSpec, *copies: Path | None, root: Path = Path("/")
     wanted = spec.parts or spec.paths
     paths = [(path, real) for path in wanted for real in {path, real_of(path)}]
     there = mounts.present()
+    is_excluded = matcher(spec.exclude)
     for each in mounts.declared(root):
         for path, real in paths:
-            if each.where not in there and (each.where == real or each.where in real.parents):
+            if each.where in there:
+                continue
+            below = str(each.where.relative_to(real)) if real in each.where.parents else ""
+            if each.where == real or each.where in real.parents or (below and not is_below(below, is_excluded)):
                 raise errors.Failed(
                     f"cannot touch {path}: the file system of {each.where} is not mounted.",
                     hint=f"`mount {each.where}`, then try again. If its data live elsewhere now, mend {each.by}.",

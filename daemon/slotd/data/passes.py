@@ -40,7 +40,7 @@ from slotd.data.places import (
 )
 from slotd.data.regular import Regular, reading
 from slotd.data.tally import Tally
-from slotd.host import btrfs, copy, files
+from slotd.host import btrfs, copy, files, mounts
 from slotd.host.failpoint import hit
 
 _BY_NAME = attrgetter("name")
@@ -241,6 +241,8 @@ class Pass:
                 self.tally.index[at.key] = self.tally.seen(found, line)
             else:
                 self.tally.index[at.key] = still
+                if own.is_open:  # as what is opened needs not have the mode that it had
+                    os.fchmod(own.fd(), stat.S_IMODE(found.st_mode))
                 if own.changed:
                     os.utime(own.fd(), ns=(found.st_atime_ns, found.st_mtime_ns))
         finally:
@@ -321,7 +323,8 @@ class Pass:
     def _sync_source(self, fd: int, device: int) -> None:
         """Once per file system, before anything on it is read: writes through mappings show in the times after it."""
         if device not in self.tally.synced:
-            self.tally.synced[device] = time.time_ns() if self.app_runs else self.started_ns
+            surely = mounts.tells_changes(fd)  # else nothing is taken for unchanged
+            self.tally.synced[device] = (time.time_ns() if self.app_runs else self.started_ns) if surely else 0
             if self.app_runs:
                 with suppress(OSError):  # what cannot be synced is still read
                     files.syncfs_fd(fd)

@@ -1,7 +1,7 @@
 """Where an app's data lie: the places a definition names, reached without being led astray, and its patterns.
 
 **Places.** Each of `DataSpec.paths` is a place: a directory, a file, or nothing yet. A path that is itself an SQLite
-file by `DataSpec.sqlite` brings the files that SQLite keeps beside it.
+file, by its name or by `DataSpec.sqlite`, brings the files that SQLite keeps beside it.
 
 **Patterns** (`exclude`, `sqlite`) are relative to each place. `*`, `?`, `[…]` match within one name, `**/` any number
 of directories. A pattern matches the whole relative path, so `temp` and `*.tmp` mean the top of the place, `a/b` that
@@ -28,6 +28,7 @@ from slotd.data import DataSpec
 from slotd.host import files
 
 SIDECARS = ("-wal", "-journal")  # part of an SQLite database
+USUAL = (".db", ".db3", ".sqlite", ".sqlite3", ".s3db")  # names of databases, whether a definition says so or not
 SHARED_MEMORY = "-shm"  # only an index of the -wal, made anew by SQLite
 LINKS_FOLLOWED = 40
 NAME_BYTES = 255
@@ -61,7 +62,7 @@ def places(spec: DataSpec) -> tuple[Place, ...]:
     wanted: dict[Path, bool] = {}
     for path in spec.parts or spec.paths:
         wanted.setdefault(path, False)
-        if is_sqlite(within(spec, path) or path.name):
+        if path.suffix.lower() in USUAL or is_sqlite(within(spec, path) or path.name):
             for suffix in (*SIDECARS, SHARED_MEMORY):
                 wanted.setdefault(path.with_name(path.name + suffix), suffix == SHARED_MEMORY)
     return tuple(Place(number, path, volatile) for number, (path, volatile) in enumerate(sorted(wanted.items())))
@@ -84,6 +85,12 @@ def matcher(patterns: Sequence[str]) -> Callable[[str], bool]:
 def left_out(exclude: Sequence[str], sqlite: Sequence[str]) -> Callable[[str], bool]:
     """What is no part of a backup: what is excluded, and the shared memory of databases, which SQLite makes anew."""
     return matcher((*exclude, *(f"{pattern}{SHARED_MEMORY}" for pattern in sqlite)))
+
+
+def is_below(path: str, matches: Callable[[str], bool]) -> bool:
+    """Whether a pattern takes the relative path, or a directory above it."""
+    parts = path.split("/")
+    return any(matches("/".join(parts[: count + 1])) for count in range(len(parts)))
 
 
 def _translate(pattern: str) -> str:

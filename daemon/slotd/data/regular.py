@@ -19,7 +19,7 @@ from slotd.data.entries import VANISHED, At, Vanished, outside_of
 from slotd.data.index import DERIVED, Seen, line_of, state_of
 from slotd.data.layout import Layout
 from slotd.data.places import SHARED_MEMORY, SIDECARS, stat_at
-from slotd.data.tally import Tally
+from slotd.data.tally import Tally, one_of
 from slotd.host import copy, files
 from slotd.host.failpoint import hit
 
@@ -112,7 +112,7 @@ class Regular:
             found = os.fstat(src)
             self.sync_source(src, found.st_dev)
             if found.st_nlink > 1:
-                first = self.tally.links.get((found.st_dev, found.st_ino))
+                first = self.tally.links.get(one_of(found))
                 if first is not None and self._same_name_again(at, first):
                     return
             if not (self._unchanged(at, src, found) or self._from_base(at, src, found)):

@@ -25,7 +25,7 @@ from slotd.data.entries import kind_of
 from slotd.data.index import LIST_LIMIT, state_of, unescape
 from slotd.data.layout import Layout
 from slotd.data.manifest import Manifest, read, unknown
-from slotd.data.places import DEPTH, Spot, left_out
+from slotd.data.places import DEPTH, Spot, is_below, left_out
 from slotd.data.tally import SETTLE_NS, Tally
 from slotd.host import btrfs, files
 from slotd.host.failpoint import hit
@@ -40,14 +40,9 @@ def why_not(at: Spot, subvolume: int, is_left_out: Callable[[str], bool]) -> str
     mounted = [str(point.relative_to(at.real)) for point in files.mounts_below(at.real) if point != at.real]
     for what, paths in (("a subvolume of its own", within), ("a mount point", mounted)):
         for path in sorted(paths):
-            if not _is_below(path, is_left_out):
+            if not is_below(path, is_left_out):
                 return f"{path} in it is {what}"
     return ""
-
-
-def _is_below(path: str, is_left_out: Callable[[str], bool]) -> bool:
-    parts = path.split("/")
-    return any(is_left_out("/".join(parts[: count + 1])) for count in range(len(parts)))
 
 
 def attempt(subvolume: int, layout: Layout) -> bool:

@@ -24,7 +24,7 @@ class Tally:
     cancelled: Callable[[], bool]
     dest: str
     index: dict[str, Seen] = field(default_factory=dict)
-    links: dict[tuple[int, int], At] = field(default_factory=dict)  # the first name of each file with several
+    links: dict[tuple[int, ...], At] = field(default_factory=dict)  # the first name of each file with several
     synced: dict[int, int] = field(default_factory=dict)  # when each file system that is read was put on disk
     files: int = 0
     total: int = 0  # bytes
@@ -69,7 +69,7 @@ class Tally:
     def carry_file(self, at: At, found: os.stat_result, seen: Seen) -> None:
         """As `carry`, for a file that may have several names."""
         if found.st_nlink > 1:
-            self.links[(found.st_dev, found.st_ino)] = at
+            self.links[one_of(found)] = at
         self.carry(at.key, found, seen)
 
     def made_file(
@@ -80,7 +80,7 @@ class Tally:
         line = line_of("f", copy, f"sha256:{digest}" if digest else NONE, kept, at.key)
         self.carry_file(at, copy, self.seen(found, line, flag))
         if found.st_nlink > 1:
-            self.links[(found.st_dev, found.st_ino)] = at
+            self.links[one_of(found)] = at
         self.copied_files += 1
         self.copied_bytes += written
 
@@ -90,3 +90,8 @@ class Tally:
 
     def is_settled(self, found: os.stat_result) -> bool:
         return found.st_ctime_ns < self.synced.get(found.st_dev, 0) - SETTLE_NS
+
+
+def one_of(found: os.stat_result) -> tuple[int, ...]:
+    """What the names of one file have in common: where several disks look like one, two files may have one number."""
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns

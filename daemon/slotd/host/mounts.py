@@ -19,6 +19,7 @@ FILE_BYTES = 1 << 20
 FSTAB = "etc/fstab"
 UNITS = ("etc/systemd/system", "run/systemd/system")
 _WHERE = re.compile(r"^\s*Where\s*=\s*(/[^\n]*?)\s*$", re.MULTILINE)
+_UNSURE = ("fuse", "vfat", "msdos", "exfat", "ramfs", "9p", "virtiofs", "vboxsf")
 _PLAIN = re.compile(r"[A-Za-z0-9:_.]")
 
 
@@ -88,6 +89,20 @@ def id_of(fd: int) -> str:
     """What tells the mount that a descriptor is in from all others."""
     text = Path(f"/proc/self/fdinfo/{fd}").read_text()
     return next(line for line in text.splitlines() if line.startswith("mnt_id:"))
+
+
+def tells_changes(fd: int) -> bool:
+    """Whether a change of a file there surely shows in its times: some file systems have no change time, or that of one
+    of several disks.
+    """
+    number = id_of(fd).split()[1]
+    for line in _text(Path("/proc/self/mountinfo")).splitlines():
+        left, _, right = line.partition(" - ")
+        if left.split()[0] == number:
+            kind, _, *options = right.split()
+            is_volatile = any("volatile" in each.split(",") for each in options)
+            return not kind.startswith(_UNSURE) and not is_volatile
+    return True
 
 
 def unit_of(where: Path) -> str:

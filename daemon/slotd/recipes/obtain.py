@@ -81,10 +81,10 @@ async def wait_for_veto(work: Work) -> None:
     stop = f"`slotctl cancel {work.job.id}` stops it"
     await work.tell("update-delayed", f"updating to {work.plan.version} in {when}; {stop}")
     await failpoint.reach("delay:told")
-    await _outside(work, asyncio.sleep(work.app.policy.delay_s))
+    await outside(work, asyncio.sleep(work.app.policy.delay_s))
 
 
-async def _outside(work: Work, waiting: Awaitable[None]) -> None:
+async def outside(work: Work, waiting: Awaitable[object]) -> None:
     """Wait without a place among the updates that work at once: it may be for hours."""
     leave, work.on_trial = work.on_trial, None
     if leave is not None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from slotd.core import retention
+from slotd.errors import SlotdError
 from slotd.host import failpoint, files
 from slotd.host.offloop import off_loop
 from slotd.model import Backup, JobState
@@ -29,8 +30,12 @@ async def prune_app(work: Work) -> None:
         most_bytes=app.backup.max_size,
         disk_bytes=await off_loop(_own_bytes, copies) if app.backup.max_size else {},
     )
+    stuck: list[Exception] = []
     for copy in expired:
-        await remove_copy(work, copy)
+        try:
+            await remove_copy(work, copy)
+        except (SlotdError, OSError) as error:  # the others are not kept for it
+            stuck.append(error)
     await failpoint.reach("cleanup:copies")
     for copy in copies:
         if copy.kind == "backup" and copy.sealed and copy not in expired:
@@ -41,6 +46,8 @@ async def prune_app(work: Work) -> None:
     await off_loop(shelf.prune, work.host.cache(app.name), app.source.scheme, installed)
     await failpoint.reach("cleanup:cache")
     await off_loop(store.prune)
+    if stuck:
+        raise stuck[0]
 
 
 def _own_bytes(copies: Sequence[Backup]) -> dict[str, int]:
