@@ -62,7 +62,7 @@ async def serve(*, user_mode: bool) -> int:
         await asyncio.wait({ended, idle, waiting}, return_when=asyncio.FIRST_COMPLETED)
         lost = ended.done() and not waiting.done()
         notifier.stopping()
-        leave_at_last()
+        leave_at_last(1 if lost else 0)
         if not lost:
             # The name first: calls from now on start the next daemon instead of being lost.
             await bus.release_name(BUS_NAME)
@@ -75,9 +75,9 @@ async def serve(*, user_mode: bool) -> int:
     return 1 if lost else 0
 
 
-def leave_at_last() -> None:
+def leave_at_last(status: int) -> None:
     """End the process when a thread does not: one may wait for a disk that does not answer."""
-    last = threading.Timer(float(os.environ.get("SLOTD_LEAVE_SECONDS", LEAVE_S)), os._exit, (0,))
+    last = threading.Timer(float(os.environ.get("SLOTD_LEAVE_SECONDS", LEAVE_S)), os._exit, (status,))
     last.daemon = True
     last.start()
 

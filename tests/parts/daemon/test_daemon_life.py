@@ -153,3 +153,14 @@ async def test_a_bus_call_in_vain_does_not_keep_it(world: World, desk: Desk) -> 
     )
     assert "has no method Nonsense" in said
     await desk.until_unit("slotd.service", "inactive")
+
+
+def test_it_stops_in_time_whatever_a_thread_of_it_waits_for(world: World, notes: Notes) -> None:
+    world.fail_at("data.pass.entry", "hang", SLOTD_LEAVE_SECONDS="1")
+    world.slotctl("--no-wait", "backup", "notes")
+    wait_for(lambda: world.has_fired("data.pass.entry"))
+    world.systemctl("stop", "slotd.service")
+    assert world.unit("slotd.service", "Result", "ActiveState") == {"Result": "success", "ActiveState": "inactive"}
+    world.start()
+    assert "interrupted" in world.slotctl("history", "notes")
+    world.slotctl("backup", "notes")
