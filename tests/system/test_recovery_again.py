@@ -56,7 +56,7 @@ def test_who_follows_a_job_is_told_when_the_daemon_cannot_be_kept_running(notes:
     new = f"4.{next(_versions)}"
     notes.publisher.publish(new)
     arm(notes, "stop:stopped=kill,resume:begin=kill+100", start_limit="2min")
-    said = notes.slotctl("update", "notes", status=1)
+    said = notes.slotctl("update", "notes", status=1, timeout_s=400)
     assert "systemd has given it up" in said
     assert "slotd-recover.service" in said
     notes.machine.wait_for("systemctl show -P ActiveState slotd-recover | grep -qx inactive")
