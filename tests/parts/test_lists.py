@@ -124,13 +124,10 @@ async def test_a_slow_server_gives_each_its_list_in_the_end(server: ReleaseServe
     assert connections(server) >= 3, "one alone, some together, and who would have had to wait for too long"
 
 
-async def test_a_server_that_falls_silent_is_asked_by_several_at_a_time(
-    server: ReleaseServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_server_that_falls_silent_is_asked_by_several_at_a_time(server: ReleaseServer) -> None:
     publish(server, 9)
-    monkeypatch.setattr("slotd.recipes.lists.PATIENCE_S", 1.0)
     server.misbehave("slow-start", seconds=60)
-    lists = Lists(honest())
+    lists = Lists(honest(), patience_s=1.0)
     tasks = [asyncio.create_task(ask(lists, app(server, number))) for number in range(9)]
     await asyncio.sleep(4)
     assert connections(server) == AT_ONCE

@@ -71,7 +71,8 @@ class Lists:
     meanwhile waits, and one of them asks for all of them next.
     """
 
-    def __init__(self, workers: Workers) -> None:
+    def __init__(self, workers: Workers, *, patience_s: float = PATIENCE_S) -> None:
+        self._patience_s = patience_s
         self.room = asyncio.Semaphore(AT_ONCE)
         self._workers = workers
         self._queues: dict[Door, deque[_Wish]] = {}  # those who wait, of each server that is being asked
@@ -99,7 +100,7 @@ class Lists:
             return await self._lead(door, wish)
         self._queues[door].append(wish)
         try:
-            await asyncio.wait({wish.reply}, timeout=PATIENCE_S)
+            await asyncio.wait({wish.reply}, timeout=self._patience_s)
         except asyncio.CancelledError:
             if not wish.reply.cancel() and wish.reply.exception() is None and wish.reply.result() is Turn.LEAD:
                 self._pass_on(door)
