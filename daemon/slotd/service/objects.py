@@ -124,10 +124,10 @@ class Objects:
             async with asyncio.timeout(timeout_s):
                 await self._settled.wait()
         except TimeoutError:
-            left = [*self._tasks, *self._learning.values()]
-            for task in left:
+            for task in (left := [*self._tasks, *self._learning.values()]):
                 task.cancel()
-            await asyncio.wait(left, timeout=timeout_s)  # those that wait for a thread may take longer
+            if left:  # those that wait for a thread may take longer
+                await asyncio.wait(left, timeout=timeout_s + 1.0)
 
     def on_call(self, call: Call) -> None:
         """Put a call where its turn will come."""
