@@ -14,7 +14,6 @@ from slotd.errors import TooLate
 from slotd.host.paths import Paths
 from slotd.model import Job, JobKind, JobState, Result
 from slotd.recipes.context import Clock, Host, Work
-from slotd.recipes.obtain import outside
 from slotd.service.jobs import CHECKS_AT_ONCE, Jobs
 from slotd.store import Store
 
@@ -140,7 +139,8 @@ async def test_an_update_that_waits_for_a_veto_keeps_no_other_from_working(tmp_p
     veto, worked, ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     async def waits(work: Work) -> Result:
-        await outside(work, veto.wait())
+        async with work.room.lent():
+            await veto.wait()
         await work.finish(Result.DONE)
         ended.set()
         return Result.DONE

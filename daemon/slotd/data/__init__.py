@@ -14,8 +14,8 @@ from typing import Any, Protocol
 
 from slotd.core.schema import BackupPolicy, Data
 
-# With a database, what SQLite keeps beside it is excluded: a log that is laid beside another state of it destroys that.
-_BESIDE = ("-wal", "-journal", "-shm")
+SIDECARS = ("-wal", "-journal")  # part of an SQLite database
+SHARED_MEMORY = "-shm"  # only an index of the -wal, made anew by SQLite
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,9 @@ class DataSpec:
 
 def spec_of(data: Data, labels: tuple[str, ...] = (), parts: tuple[str, ...] = ()) -> DataSpec:
     """The data of a definition."""
-    exclude = (*data.exclude, *(f"{each.rstrip('/')}{suffix}" for each in data.exclude for suffix in _BESIDE))
+    # With a database go its sidecars: a log that is laid beside another state of it destroys that.
+    beside = (f"{each.rstrip('/')}{suffix}" for each in data.exclude for suffix in (*SIDECARS, SHARED_MEMORY))
+    exclude = (*data.exclude, *beside)
     return DataSpec(tuple(map(Path, data.paths)), exclude, data.sqlite, labels, tuple(map(Path, parts)))
 
 

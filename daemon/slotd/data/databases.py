@@ -8,8 +8,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from slotd.data import SIDECARS
 from slotd.data.index import state_of
-from slotd.data.places import SIDECARS, stat_at
+from slotd.data.places import stat_at
 from slotd.host import sqlite
 
 SPARE_BYTES = 64 << 20

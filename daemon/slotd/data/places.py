@@ -24,12 +24,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from slotd import errors
-from slotd.data import DataSpec
+from slotd.data import SHARED_MEMORY, SIDECARS, DataSpec
 from slotd.host import files
 
-SIDECARS = ("-wal", "-journal")  # part of an SQLite database
 USUAL = (".db", ".db3", ".sqlite", ".sqlite3", ".s3db")  # names of databases, whether a definition says so or not
-SHARED_MEMORY = "-shm"  # only an index of the -wal, made anew by SQLite
 LINKS_FOLLOWED = 40
 NAME_BYTES = 255
 DEPTH = 150  # nested directories; each level of a walk holds up to three descriptors

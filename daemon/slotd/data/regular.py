@@ -13,12 +13,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from slotd.data import SHARED_MEMORY, SIDECARS
 from slotd.data.contents import COPYING, Contents
 from slotd.data.databases import backup, quiet_state
 from slotd.data.entries import VANISHED, At, Vanished, outside_of
 from slotd.data.index import DERIVED, Seen, line_of, state_of
 from slotd.data.layout import Layout
-from slotd.data.places import SHARED_MEMORY, SIDECARS, stat_at
+from slotd.data.places import stat_at
 from slotd.data.tally import Tally, one_of
 from slotd.host import copy, files
 from slotd.host.failpoint import hit

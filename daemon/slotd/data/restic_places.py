@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Final
 
 from slotd import errors
-from slotd.data import DataSpec
+from slotd.data import SHARED_MEMORY, DataSpec
 from slotd.data.mounts import require_mounted
-from slotd.data.places import DEPTH, SHARED_MEMORY, matcher, places, refuse_link, spot
+from slotd.data.places import DEPTH, matcher, places, refuse_link, spot
 from slotd.host import files
 from slotd.host.restic import Shown
 

@@ -22,12 +22,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from slotd import errors
-from slotd.data import Damage, DataSpec, snapshots
+from slotd.data import SIDECARS, Damage, DataSpec, snapshots
 from slotd.data.databases import backup
 from slotd.data.entries import VANISHED
 from slotd.data.index import LIST_LIMIT, unescape
 from slotd.data.layout import Layout, Scope, read_json
-from slotd.data.places import SIDECARS, matcher, spot, stat_at
+from slotd.data.places import matcher, spot, stat_at
 from slotd.host import copy, files, sqlite
 
 SCRATCH_BYTES = 1 << 30  # of a database that must be copied to be looked at

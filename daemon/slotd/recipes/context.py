@@ -33,6 +33,7 @@ from slotd.host.systemd import Systemd
 from slotd.model import Event, Job, JobKind, JobState, Release, Result, SlotName
 from slotd.recipes.held import Held
 from slotd.recipes.lists import Lists
+from slotd.recipes.room import Room
 from slotd.store import TROUBLE, Store
 
 _log = logging.getLogger(__name__)
@@ -184,14 +185,13 @@ class Work:
         self.verdict = self.plan.verdict  # a person's word on the trial: "good" or "bad"; "passed" once it is over
         self.held: dict[str, Held] = {}  # by digest
         self.note = ""  # what a person should know of a job that ended without an error
-        self.on_trial: Callable[[], None] | None = None  # called once when the trial begins: the heavy work is done
         self.too_late = False  # to be cancelled, whatever the step's rule says: it is being undone, or the app is down
         self.must_go_on = False  # it goes back: an unwritable store does not stop it
         self.woken = asyncio.Event()
         self._changed = changed
         self.cancel_asked = False  # by a person
         self.leaving = False  # the daemon goes down
-        self.room: asyncio.Semaphore | None = None
+        self.room = Room()
         self._writing = asyncio.Lock()  # the row is written by one at a time: an older one never comes last
 
     # -- durable memory ---------------------------------------------------------------------------
@@ -224,9 +224,8 @@ class Work:
         )
         await self.write(lambda: self.host.store.begin_step(self.job, self.host.clock.now()))
         self._changed(self.job)
-        if step == "trial" and self.on_trial is not None:
-            self.on_trial()
-            self.on_trial = None
+        if step == "trial":
+            self.room.leave()  # the heavy work is done
         kind = BY_NAME["step"]
         message = f"{self.app.name}: {step}: {machine.rule(step).does}"
         send(kind, message, fields=self.fields(), units=())

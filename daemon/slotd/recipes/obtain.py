@@ -6,7 +6,6 @@ The app runs untouched all the while.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
 from pathlib import Path
 
 from slotd.core import bundle, trust, verifyplan
@@ -81,18 +80,8 @@ async def wait_for_veto(work: Work) -> None:
     stop = f"`slotctl cancel {work.job.id}` stops it"
     await work.tell("update-delayed", f"updating to {work.plan.version} in {when}; {stop}")
     await failpoint.reach("delay:told")
-    await outside(work, asyncio.sleep(work.app.policy.delay_s))
-
-
-async def outside(work: Work, waiting: Awaitable[object]) -> None:
-    """Wait without a place among the updates that work at once: it may be for hours."""
-    leave, work.on_trial = work.on_trial, None
-    if leave is not None:
-        leave()
-    await waiting
-    if leave is not None and work.room is not None:
-        await work.room.acquire()
-        work.on_trial = leave
+    async with work.room.lent():
+        await asyncio.sleep(work.app.policy.delay_s)
 
 
 async def verified_descriptor(work: Work, artifact: Artifact) -> int:

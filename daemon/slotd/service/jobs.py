@@ -57,7 +57,7 @@ class Jobs:
         self._resume = resume
         self._retry_s = retry_s
         self._finished_s = finished_s
-        self._room = asyncio.Semaphore(parallel)
+        self._updates = asyncio.Semaphore(parallel)
         self._looks = asyncio.Semaphore(CHECKS_AT_ONCE)
         self._works: dict[int, Work] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
@@ -129,16 +129,12 @@ class Jobs:
 
     async def _run(self, work: Work, recipe: Recipe) -> None:
         job_id = work.job.id
-        held_room = False
         lock = contextlib.ExitStack()
         try:
             if work.job.kind not in (JobKind.CHECK, JobKind.IMPORT):
                 await self._lock(work, lock)
             if work.job.kind is JobKind.UPDATE and not work.job.step:
-                await self._room.acquire()
-                held_room = True
-                work.room = self._room
-                work.on_trial = self._room.release
+                await work.room.enter(self._updates)
             async with self._looks if work.job.kind is JobKind.CHECK else contextlib.nullcontext():
                 await self._to_its_end(work, recipe)
         except asyncio.CancelledError:
@@ -156,9 +152,7 @@ class Jobs:
                 _log.exception("the end of job %d could not be written", job_id)
         finally:
             lock.close()
-            if held_room and work.on_trial is not None:
-                work.on_trial()
-                work.on_trial = None
+            work.room.leave()
             if work.job.is_finished:
                 await self._end(work)
 
