@@ -25,7 +25,7 @@ NOT_MET = {
     "verify:rejected": "the fault `forged` comes by it",
     "stage:forgotten": "comes in an undo, which the faults `eio` and `enospc` lead to",
     "preserve:dropped": "likewise",
-    "compare:blocked": "needs a release in which nothing differs",
+    "compare:blocked": "needs a release in which nothing differs, as `tests/system/test_crash.py` has",
     "trial:counted": "the fault `app` comes by it",
     "trial:judged": "needs a person's word",
     "trial:saved": "is for trials of more than a quarter of a minute",

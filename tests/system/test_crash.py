@@ -19,6 +19,8 @@ ELSEWHERE = ("verify:rejected", "compare:", "preserve:dropped", "stage:forgotten
              "trial:judged", "trial:saved", "cleanup:removed", "resolve:kept", "data.")  # fmt: skip
 STEPS = {rule.name for rule in machine.UPDATE} - {"delay"}
 INNER = [p for p in failpoint.INNER if p.partition(":")[0] in STEPS and not p.startswith(ELSEWHERE)]
+# Where a release in which nothing differs goes another way than the others.
+UNCHANGED = ("compare:begin", "compare:blocked", "stage:forgotten", "compare:end", "finish:begin", "finish:end")
 BACK = [f"{rule.name}:{end}" for rule in machine.ROLLBACK for end in ("begin", "end")] + [
     p for p in failpoint.INNER if p.startswith("rb-") and p != "rb-end:emptied"
 ]
@@ -58,3 +60,28 @@ def test_a_daemon_killed_in_a_rollback_finishes_it(notes: Notes, point: str) -> 
     assert fired(notes, point)
     check_promises(notes, before, new)
     assert notes.wait_state()["version"] == before["version"]
+
+
+@pytest.mark.parametrize("point", UNCHANGED)
+def test_a_daemon_killed_as_it_finds_nothing_changed_stops_no_app_and_leaves_nothing_over(
+    notes: Notes, point: str
+) -> None:
+    before, new = notes.wait_state(), f"2.{next(_versions)}"
+    notes.publisher.publish(new, files_of=before["version"])
+    slot = notes.json("status", "notes")["slot"]
+    copies = notes.json("backups", "notes")
+    running = notes.machine.run("systemctl show -P MainPID -P InvocationID notes").stdout
+    crash_at(notes, point)
+    notes.slotctl("update", "notes", status=None)
+    wait_until_done(notes)
+    assert fired(notes, point)
+    check_promises(notes, before, new)
+    assert notes.machine.run("systemctl show -P MainPID -P InvocationID notes").stdout == running
+    assert notes.wait_state() == before
+    assert (notes.json("status", "notes")["slot"], notes.json("backups", "notes")) == (slot, copies)
+    other = "b" if slot == "a" else "a"
+    assert not notes.machine.exists(f"/var/lib/slotd/apps/notes/{other}")
+    assert f"{new} holds the same files as {before['version']}; nothing was touched" in " ".join(
+        notes.slotctl("history", "notes").split()
+    )
+    notes.slotctl("update", "notes", status=3)  # it is not looked into again

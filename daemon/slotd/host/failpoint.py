@@ -53,7 +53,7 @@ INNER: Final[Mapping[str, str]] = {
     "stage:record": "the slot's own record is written",
     "stage:finished": "all of it is on disk; the store does not call the slot whole yet",
     "stage:forgotten": "undo: the store calls the slot empty; its tree is there",
-    "compare:blocked": "nothing differs, and the store says so; the slot is not emptied yet",
+    "compare:blocked": "nothing differs, and the job's row says so; the slot is not emptied yet",
     "preserve:remembered": "the job's row names the backup",
     "preserve:recorded": "the backup has a row",
     "preserve:cleared": "what a crash left of it is gone",

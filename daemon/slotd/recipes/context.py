@@ -30,7 +30,7 @@ from slotd.host.offloop import off_loop
 from slotd.host.paths import Paths
 from slotd.host.run import Workers
 from slotd.host.systemd import Systemd
-from slotd.model import Event, Job, JobKind, JobState, Release, Result, SlotName
+from slotd.model import Blocked, Event, Job, JobKind, JobState, Release, Result, SlotName
 from slotd.recipes.held import Held
 from slotd.recipes.lists import Lists
 from slotd.recipes.room import Room
@@ -151,6 +151,7 @@ class Plan:
     said: tuple[Said, ...] = ()
     reason: str = ""
     gave_up: str = ""
+    unchanged: bool = False
     verdict: str = ""
     verdict_by: str = ""
     stopped_by_hand: tuple[str, ...] = ()
@@ -196,14 +197,19 @@ class Work:
 
     # -- durable memory ---------------------------------------------------------------------------
 
-    async def remember(self, **changes: Any) -> None:
-        """Change the plan and commit it."""
+    async def remember(self, *rows: Blocked, **changes: Any) -> None:
+        """Change the plan and commit it, in one transaction with `rows`."""
         self.plan = dataclasses.replace(self.plan, **changes)
         self.job = dataclasses.replace(self.job, plan=to_plain(self.plan))
-        await self._save()
+        await self._save(*rows)
 
-    async def _save(self) -> None:
-        await self.write(lambda: self.host.store.save(self.job))
+    async def _save(self, *rows: Blocked) -> None:
+        def save() -> None:
+            with self.host.store.transaction():
+                for row in (*rows, self.job):
+                    self.host.store.save(row)
+
+        await self.write(save)
 
     async def write(self, save: Callable[[], None]) -> None:
         """Commit something. The way back does not wait for a store that takes nothing: the disk says how far it is."""

@@ -178,19 +178,27 @@ def expand(work: Work, template: tuple[str, ...]) -> list[str]:
 
 
 async def end_if_unchanged(work: Work) -> Result | None:
-    """A release that holds what is installed already ends here: no stop, no switch, and it is not offered again."""
-    old = work.plan.old_slot
-    if old is None or work.plan.force or work.plan.kept:
-        return None
-    store, app = work.host.store, work.app.name
-    slots = await off_loop(store.slots, app)
-    new, active = slots[work.new_slot], slots[old]
-    if not active.manifest or new.manifest != active.manifest:
-        return None
-    reason = f"it holds the same files as {work.plan.old_version}, which is installed"
-    blocked = Blocked(app=app, version=new.version, digest=new.digest, reason=reason, at=work.host.clock.now())
-    await off_loop(store.save, blocked)
+    """A release that holds what is installed already ends here: no stop, no switch, and it is not offered again.
+
+    That is decided once, on disk: whoever resumes this finds the slot emptied, and nothing in it to compare.
+    """
+    version, old_version = work.plan.version, work.plan.old_version
+    if not work.plan.unchanged:
+        if not await _is_unchanged(work):
+            return None
+        reason = f"it holds the same files as {old_version}, which is installed"
+        blocked = Blocked(work.app.name, version, work.plan.digest, reason, at=work.host.clock.now())
+        await work.remember(blocked, unchanged=True)
+    work.too_late = True  # to be cancelled: it has its result
     await failpoint.reach("compare:blocked")
     await empty_slot(work)
-    await work.tell("unchanged", f"{new.version} holds the same files as {active.version}; nothing was touched")
+    await work.tell("unchanged", f"{version} holds the same files as {old_version}; nothing was touched")
     return Result.UNCHANGED
+
+
+async def _is_unchanged(work: Work) -> bool:
+    old = work.plan.old_slot
+    if old is None or work.plan.force or work.plan.kept:
+        return False
+    slots = await off_loop(work.host.store.slots, work.app.name)
+    return bool(slots[old].manifest) and slots[work.new_slot].manifest == slots[old].manifest

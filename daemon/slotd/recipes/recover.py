@@ -94,7 +94,7 @@ async def settle(work: Work) -> Result:
     """For when no daemon will go on with the job: end it whole, on the old version wherever that is still possible."""
     step = work.job.step
     if work.job.kind is JobKind.UPDATE and step and not machine.is_rollback_step(step):
-        if machine.may_cancel(step):
+        if machine.may_cancel(step) and not work.plan.unchanged:
             return await give_up(
                 work, Stopped(step, OnError.UNDO, Failed(f"slotd was interrupted in step {step} and could not go on."))
             )
