@@ -26,7 +26,7 @@ from slotd.host.offloop import off_loop
 from slotd.host.paths import Paths
 from slotd.host.systemd import CommandSystemd, Systemd, Told
 from slotd.model import Job, JobKind, Result, Trial
-from slotd.recipes import dumps, rollback
+from slotd.recipes import dumps, rollback, space
 from slotd.recipes import prune as pruning
 from slotd.recipes import push as pushing
 from slotd.recipes import recover as recovering
@@ -34,6 +34,7 @@ from slotd.recipes.context import Host, Plan, Work
 from slotd.recipes.hosting import make_host
 from slotd.recipes.restore import STEPS as RESTORE_STEPS
 from slotd.recipes.run import perform
+from slotd.store import TROUBLE, StoreFull
 
 _log = logging.getLogger(__name__)
 
@@ -159,7 +160,7 @@ async def count_boot(work: Work, trial: Trial) -> None:
     counted = dataclasses.replace(
         trial, boots=trial.boots + 1, attempts_left=trial.attempts_left - 1, boot_id=work.host.boot_id
     )
-    await off_loop(work.host.store.save, counted)
+    await _save_for_sure(work, counted)
     await failpoint.reach("boot:counted")
     await work.tell(
         "boot-counted",
@@ -167,14 +168,32 @@ async def count_boot(work: Work, trial: Trial) -> None:
     )
 
 
+async def _save_for_sure(work: Work, trial: Trial) -> None:
+    """With all the room that slotd keeps, if need be: a version that fills the disk and then hangs the host is counted.
+
+    Raises what a disk that fails or is read-only raises. Then nobody knows of this boot, but nothing that may be
+    healthy is taken back for it: the daemon watches it as ever.
+    """
+    try:
+        while True:
+            try:
+                return await off_loop(work.host.store.save, trial)
+            except StoreFull:
+                if not await off_loop(space.make_room_for_state, work.host.paths.state):
+                    raise
+    except TROUBLE as error:
+        raise Failed(f"this boot could not be counted against the trial of {trial.version}: {error}") from error
+
+
 async def go_back(work: Work, reason: str) -> None:
-    """Data and symlink back, before the app starts."""
+    """Data and symlink back, before the app starts. A store that takes nothing does not stop it."""
     from slotd.recipes.preserve import new_copy_id
 
+    await _hold_back(work)  # before all that may fail: the new version must not start after it
     if work.app.policy.on_failure == "stop" and work.job.kind is JobKind.UPDATE:
-        await _hold_back(work)
         await rollback.stop_and_hold(work, reason)
         return
+    work.must_go_on = True
     await work.remember(reason=reason, quarantine=work.plan.quarantine or new_copy_id(work, "quarantine"))
     await work.tell("rollback-started", f"going back to {work.plan.old_version or 'nothing'} at boot: {reason}")
     await failpoint.reach("boot:back")
@@ -185,6 +204,7 @@ async def finish_data_part(work: Work, *, first: str) -> None:
     # A restore changes no version: `rb-switch` is none of its steps, and its plan knows no slot to switch to.
     # A failure, or another power cut, must not leave the app to start on what is half there.
     await _hold_back(work)
+    work.must_go_on = True
     own = RESTORE_STEPS if work.job.kind is JobKind.RESTORE else rollback.STEPS
     await perform(work, [step for step in own if step.name in _DATA_STEPS], first=first)
     if work.job.kind is JobKind.RESTORE:
@@ -192,7 +212,7 @@ async def finish_data_part(work: Work, *, first: str) -> None:
     await failpoint.reach("boot:data")
     # The daemon goes on from here: start, and ask the probes.
     work.job = dataclasses.replace(work.job, step="rb-start")
-    await off_loop(work.host.store.save, work.job)
+    await work.write(lambda: work.host.store.save(work.job))
     await failpoint.reach("boot:end")
     if not dumps.come_back(work):  # a database is loaded by the daemon, which starts the app after it
         await _let_start(work)

@@ -11,7 +11,7 @@ import logging
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -351,13 +351,20 @@ class Store:
             self._db.execute("DELETE FROM blocked WHERE app = ? AND version = ?", (app, version))
 
 
-def open_store(path: Path, *, now: float, busy_s: float = BUSY_S) -> tuple[Store, Path | None]:
-    """The store, and where a damaged one was set aside (or None). What the slots say is rebuilt by the caller."""
+def open_store(
+    path: Path, *, now: float, busy_s: float = BUSY_S, make_room: Callable[[], bool] = lambda: False
+) -> tuple[Store, Path | None]:
+    """The store, and where a damaged one was set aside (or None). What the slots say is rebuilt by the caller.
+
+    `make_room` is called when the disk takes nothing, as often as it gives True: that there is a little more room now.
+    """
     try:
         return Store(path, busy_s=busy_s), None
     except (sqlite3.DatabaseError, StoreError) as problem:
         error = problem.__cause__ if isinstance(problem, StoreError) else problem
         if not isinstance(error, sqlite3.DatabaseError) or not _is_damage(error):
+            if _may_want_room(error) and make_room():
+                return open_store(path, now=now, busy_s=busy_s, make_room=make_room)
             # Locked, a full or failing disk: the state is there, and to lose it would be the harm.
             hint = "Is the state directory there and writable, and is there space?"
             raise Failed(f"cannot open {path}: {error}.", hint=hint) from problem
@@ -368,6 +375,12 @@ def open_store(path: Path, *, now: float, busy_s: float = BUSY_S) -> tuple[Store
                 part.rename(aside.with_name(aside.name + suffix))
         failpoint.hit("rebuild:aside")
         return Store(path, busy_s=busy_s), aside
+
+
+def _may_want_room(error: BaseException | None) -> bool:
+    """Whether a full disk may look like this. What SQLite cannot make first is its index: that is an I/O error to it."""
+    code = getattr(error, "sqlite_errorcode", None) or 0
+    return code & 0xFF in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
 
 
 def _is_damage(error: sqlite3.DatabaseError) -> bool:

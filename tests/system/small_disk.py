@@ -25,20 +25,23 @@ class SmallDisk:
         subprocess.run(["mkfs.ext4", "-q", "-m", "0", "-e", "remount-ro", self.image], check=True)
         line = ["losetup", "--find", "--show", self.image]
         self._loop = subprocess.run(line, check=True, capture_output=True, text=True).stdout.strip()
-        number = self._loop.removeprefix("/dev/loop")
-        self.machine.run(f"mkdir -p {self.at}; mknod {self._loop} b 7 {number} 2>/dev/null || test -b {self._loop}")
         self.mount()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.machine.run(f"umount --lazy {self.at}", check=False)
+        self.unmount()
         subprocess.run(["losetup", "--detach", self._loop], check=False)
         self.image.unlink()
 
     def mount(self) -> None:
+        number = self._loop.removeprefix("/dev/loop")
+        self.machine.run(f"mkdir -p {self.at}; mknod {self._loop} b 7 {number} 2>/dev/null || test -b {self._loop}")
         self.machine.run(f"mount -t ext4 {self._loop} {self.at}")
+
+    def unmount(self) -> None:
+        self.machine.run(f"umount --lazy {self.at}", check=False)
 
     def fill(self, *, leave_mib: int = 0) -> None:
         """To the last byte, or until so much is left."""
@@ -60,3 +63,24 @@ class SmallDisk:
     def fail(self) -> None:
         """Everything is an input/output error from now on, and what was not on disk never will be."""
         self.machine.run(["python3", "-c", SHUTDOWN, self.at])
+
+
+class LastingDisk(SmallDisk):
+    """One that is there when the machine boots, and at each boot after it. To be made before the first."""
+
+    def mount(self) -> None:
+        at = self.machine.offline_path(self.at)
+        at.mkdir(parents=True, exist_ok=True)
+        self._outside("mount", "-t", "ext4", self._loop, self._seen_at)
+
+    def unmount(self) -> None:
+        self._outside("umount", "--lazy", self._seen_at)
+
+    @property
+    def _seen_at(self) -> str:
+        """Its place in the keeper's namespace, whose mounts every boot begins with."""
+        return str(self.machine.offline_path(self.at)).removeprefix(f"/proc/{self.machine.keeper}/root")
+
+    def _outside(self, *words: str) -> None:
+        enter = ["nsenter", f"--target={self.machine.keeper}", "--mount", "--pid", "--"]
+        subprocess.run([*enter, *words], check=True)

@@ -5,9 +5,11 @@ Nothing of `slotd.service` is imported for it: a daemon that cannot even be load
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 import uuid
+from functools import partial
 from pathlib import Path
 
 from slotd.core.events import BY_NAME
@@ -15,9 +17,12 @@ from slotd.host import definitions, journal
 from slotd.host.paths import Paths
 from slotd.host.run import Workers
 from slotd.host.systemd import Systemd
+from slotd.recipes import space
 from slotd.recipes.context import Clock, Host
 from slotd.recipes.lists import Lists
-from slotd.store import open_store
+from slotd.store import Store, open_store
+
+_log = logging.getLogger(__name__)
 
 
 def read_id(path: str) -> str:
@@ -43,6 +48,19 @@ def this_boot(runtime: Path) -> str:
     return read_id(str(mark))
 
 
+def _open(state: Path) -> tuple[Store, Path | None]:
+    """The store, on a disk that is full to its last byte, too: room is kept for that."""
+    make_room, was_full = partial(space.make_room_for_state, state), False
+    while not space.has_room_for_state(state) and make_room():
+        was_full = True
+    opened = open_store(state / "state.db", now=time.time(), make_room=make_room)
+    if was_full:
+        _log.warning("the disk of %s is full: slotd goes on with the room that it keeps there", state)
+    else:
+        space.keep_for_state(state)
+    return opened
+
+
 def make_host(paths: Paths, systemd: Systemd, *, user_mode: bool) -> Host:
     """Open the state and put the doors together. Blocking."""
     # The system's apps must reach their slots; those of a user are nobody else's business.
@@ -51,7 +69,7 @@ def make_host(paths: Paths, systemd: Systemd, *, user_mode: bool) -> Host:
         directory.mkdir(mode=mode, parents=True, exist_ok=True)
     for name in ("backups", "quarantine"):
         (paths.state / name).mkdir(mode=0o700, exist_ok=True)
-    store, aside = open_store(paths.state / "state.db", now=time.time())
+    store, aside = _open(paths.state)
     lost = aside is not None or (store.is_new and any(paths.state.glob("apps/*/[ab]/.slotd/slot.json")))
     if lost:
         what = f"was damaged, and lies at {aside}" if aside else "was gone"

@@ -2,7 +2,7 @@
 
 A rollback must work on a disk that the new version has filled to its last byte. So what it will need - the data once
 more, where blocks cannot be shared, and a little for the state - is taken as a file before the app is stopped, and
-given back when it is needed.
+given back when it is needed. The state has room of its own, always: slotd must start on a full disk, and count boots.
 """
 
 from __future__ import annotations
@@ -25,9 +25,13 @@ from slotd.recipes.fetching import RESERVE_BYTES
 from slotd.recipes.preserve import newest_sealed, wants_backup
 
 UNPACKED_FACTOR = 4  # how much larger a release is expected to be unpacked; `slots.max_size` bounds it for sure
-OWN_BYTES = 2 * 1024**2  # what the state, records and directories of a rollback take
+OWN_BYTES = 4 * 1024**2  # what the state, records and directories of a rollback take
+STATE_BYTES = 2 * 1024**2  # kept for the state itself
+PIECE_BYTES = 512 * 1024  # so much of what is kept is given to the state at once
+NEEDED_BYTES = 256 * 1024  # to open the database, and to write down what a boot has to
 SHARED_FRACTION = 64  # of data whose blocks are shared, this part is new: extents, directories
 _FICLONE = 0x40049409
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def _mib(count: int) -> str:
@@ -128,7 +132,7 @@ def _keep(work: Work, restore: bool) -> None:
             try:
                 take(path, count)
             except OSError as error:
-                if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                if error.errno not in (*_FULL, errno.EFBIG):
                     raise
                 raise _too_little(work, path.parent, [("the way back", count)], files.free_bytes(path.parent)) from None
 
@@ -168,3 +172,52 @@ def free(places: list[Path]) -> None:
             if at is not None and at.found is not None and stat.S_ISREG(at.found.st_mode):
                 os.unlink(at.name, dir_fd=at.parent)
                 os.fsync(at.parent)  # what the journal has not freed yet cannot be written
+
+
+def has_room_for_state(state: Path) -> bool:
+    """Whether the disk takes so much more. Tried: free blocks may be somebody's alone."""
+    try:
+        descriptor = os.open(state, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        return error.errno not in _FULL
+    try:
+        os.posix_fallocate(descriptor, 0, NEEDED_BYTES)
+    except OSError as error:
+        return error.errno not in _FULL  # what else is wrong here is no matter of room
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def keep_for_state(state: Path) -> None:
+    """Keep room for the state itself, where there is plenty. Never raises."""
+    with suppress(OSError, SlotdError):
+        if not _of_state(state).exists() and files.free_bytes(state) > RESERVE_BYTES:
+            take(_of_state(state), STATE_BYTES)
+
+
+def make_room_for_state(state: Path) -> bool:
+    """Give the state a piece of what is kept, of its own room first; False once nothing is left. Never raises.
+
+    What is kept for the way back of an app comes after that: a boot that is not counted leads to no way back at all.
+    """
+    return any(_shrink(path) for path in (_of_state(state), *sorted((state / "reserve").glob("*"))))
+
+
+def _of_state(state: Path) -> Path:
+    return state / "state.room"
+
+
+def _shrink(path: Path) -> bool:
+    with suppress(OSError, SlotdError), spot(path) as at:
+        if at is None or at.found is None or not stat.S_ISREG(at.found.st_mode):
+            return False
+        if at.found.st_size <= PIECE_BYTES:
+            os.unlink(at.name, dir_fd=at.parent)
+            os.fsync(at.parent)
+            return True
+        with files.opened(at.name, os.O_WRONLY | os.O_NOFOLLOW, dir_fd=at.parent) as file:
+            os.ftruncate(file, at.found.st_size - PIECE_BYTES)
+            os.fsync(file)
+        return True
+    return False
