@@ -378,7 +378,7 @@ def open_store(
 
 
 def _may_want_room(error: BaseException | None) -> bool:
-    """Whether a full disk may look like this. What SQLite cannot make first is its index: that is an I/O error to it."""
+    """Whether a full disk looks like this. SQLite cannot make its index there, and calls it an I/O error."""
     code = getattr(error, "sqlite_errorcode", None) or 0
     return code & 0xFF in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
 
