@@ -26,7 +26,7 @@ from slotd.host.offloop import off_loop
 from slotd.host.paths import Paths
 from slotd.host.systemd import CommandSystemd, Systemd, Told
 from slotd.model import Job, JobKind, Result, Trial
-from slotd.recipes import dumps, rollback, space
+from slotd.recipes import dumps, rebuild, rollback, space
 from slotd.recipes import prune as pruning
 from slotd.recipes import push as pushing
 from slotd.recipes import recover as recovering
@@ -113,6 +113,11 @@ async def _keep_stopped(host: Host) -> None:
                 await _hold_back(_work(host, job))
         except Exception as error:  # an app that cannot be looked at keeps no other from what is due
             _log.error("%s: %s", job.app, error)
+    apps = await off_loop(lambda: definitions.load(host.paths).apps)
+    for app in apps.values():
+        if await off_loop(rebuild.is_half, host, app.name):
+            for unit in app.service.units:
+                await off_loop(holdback.hold_back, host.paths.runtime, unit)
 
 
 async def _stays_stopped(host: Host, job: Job) -> bool:

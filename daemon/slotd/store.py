@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from slotd.core.rows import Codec
 from slotd.errors import Failed, NoSuchBackup, NoSuchJob
-from slotd.host import failpoint
+from slotd.host import failpoint, underway
 from slotd.model import AppRecord, Backup, Blocked, Event, Job, JobKind, Slot, SlotName, Trial
 
 T = TypeVar("T")
@@ -85,11 +85,12 @@ class Store:
     def __init__(self, path: Path, *, busy_s: float = BUSY_S) -> None:
         """Open or create the database. Raises `sqlite3.DatabaseError` when it is damaged, see `open_store`."""
         self.path = path
-        self._lock = threading.RLock()
+        self._lock, self._read_lock = threading.RLock(), threading.Lock()
         self._depth = 0
-        self.is_new = False  # whether there was nothing in it
+        self.is_new = False  # whether nothing was ever done or told in it
+        self.underway = path.parent / "underway"
+        self._touched: set[str] = set()  # apps whose job or trial this transaction changes
         self._writer = 0  # the thread inside a transaction: it reads what it wrote
-        self._read_lock = threading.Lock()
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         os.close(descriptor)
         self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=busy_s)
@@ -110,6 +111,7 @@ class Store:
             raise sqlite3.DatabaseError("integrity check failed")
         self._migrate()
         self._check()
+        self.is_new = self._db.execute("SELECT id FROM events UNION ALL SELECT id FROM jobs LIMIT 1").fetchone() is None
         # Readers never wait for a writer's fsync: status can be read at any time (promise 8).
         self._reader = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=busy_s)
         self._reader.row_factory, self._reader.text_factory = sqlite3.Row, _text
@@ -122,7 +124,6 @@ class Store:
                 f"cannot use {self.path}: a newer slotd wrote it (schema {found}, this one knows {SCHEMA_VERSION}).",
                 hint="Install that slotd again.",
             )
-        self.is_new = found == 0
         if found == SCHEMA_VERSION:
             return  # nothing is written: the way back must open the store on a full disk, too
         with self.transaction():
@@ -171,6 +172,9 @@ class Store:
                     yield
                     if self._depth == 1:
                         self._db.execute("COMMIT")
+                if self._depth == 1:
+                    for app in self._touched:
+                        underway.write_down(self.underway, app, self.unfinished_jobs, self.trial)
             except BaseException:
                 if self._depth == 1 and self._db.in_transaction:
                     self._db.execute("ROLLBACK")
@@ -179,6 +183,7 @@ class Store:
                 self._depth -= 1
                 if self._depth == 0:
                     self._writer = 0
+                    self._touched.clear()
 
     @contextmanager
     def _explaining(self) -> Iterator[None]:
@@ -202,6 +207,7 @@ class Store:
         marks = ", ".join("?" * len(row))
         with self.transaction():
             self._db.execute(f"INSERT OR REPLACE INTO {table} VALUES ({marks})", row)
+            self._touch(value)
 
     def forget(self, value: Any) -> None:
         """Delete the row of a value; none is fine."""
@@ -210,6 +216,11 @@ class Store:
         where = " AND ".join(f'"{name}" = ?' for name in key)
         with self.transaction():
             self._db.execute(f"DELETE FROM {table} WHERE {where}", [getattr(value, name) for name in key])
+            self._touch(value)
+
+    def _touch(self, value: Any) -> None:
+        if isinstance(value, Job | Trial) and value.app:
+            self._touched.add(value.app)
 
     def _all(self, cls: type[T], where: str = "1", args: tuple[Any, ...] = ()) -> list[T]:
         table = _TABLE_OF[cls]
@@ -279,8 +290,8 @@ class Store:
             )
         return job
 
-    def unfinished_jobs(self) -> list[Job]:
-        return self._all(Job, f"state NOT IN {_ENDED} ORDER BY id")
+    def unfinished_jobs(self, app: str = "") -> list[Job]:
+        return self._all(Job, f"state NOT IN {_ENDED} AND (? = '' OR app = ?) ORDER BY id", (app, app))
 
     def jobs(self, *, app: str = "", limit: int = 200, checks: bool = True) -> list[Job]:
         """The newest jobs first; `checks` False leaves out those that only looked."""

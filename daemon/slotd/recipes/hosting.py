@@ -12,12 +12,11 @@ import uuid
 from functools import partial
 from pathlib import Path
 
-from slotd.core.events import BY_NAME
-from slotd.host import definitions, journal
+from slotd.host import definitions
 from slotd.host.paths import Paths
 from slotd.host.run import Workers
 from slotd.host.systemd import Systemd
-from slotd.recipes import space
+from slotd.recipes import rebuild, space
 from slotd.recipes.context import Clock, Host
 from slotd.recipes.lists import Lists
 from slotd.store import Store, open_store
@@ -70,14 +69,10 @@ def make_host(paths: Paths, systemd: Systemd, *, user_mode: bool) -> Host:
     for name in ("backups", "quarantine"):
         (paths.state / name).mkdir(mode=0o700, exist_ok=True)
     store, aside = _open(paths.state)
-    lost = aside is not None or (store.is_new and any(paths.state.glob("apps/*/[ab]/.slotd/slot.json")))
-    if lost:
-        what = f"was damaged, and lies at {aside}" if aside else "was gone"
-        message = f"the state database {what}; it was rebuilt from what the slots and copies say"
-        journal.send(BY_NAME["warning"], message, fields={}, units=())
-    settings = definitions.load(paths).settings
+    loaded = definitions.load(paths)
+    settings = loaded.settings
     workers = Workers(user_manager=user_mode, limits=settings.limits)
-    return Host(
+    host = Host(
         store=store,
         systemd=systemd,
         workers=workers,
@@ -87,6 +82,12 @@ def make_host(paths: Paths, systemd: Systemd, *, user_mode: bool) -> Host:
         machine_id=read_id("/etc/machine-id"),
         boot_id=this_boot(paths.runtime),
         user_mode=user_mode,
-        lost=lost,
         clock=Clock(),
     )
+    if aside is not None or rebuild.was_lost(store):
+        broken = aside or max(paths.state.glob("state.db.broken.*[0-9]"), default=None)
+        what = f"was damaged, and lies at {broken}" if broken else "was gone"
+        rebuild.rebuild(
+            host, loaded.apps, f"the state database {what}; it was rebuilt from what the slots and copies say"
+        )
+    return host

@@ -17,10 +17,10 @@ from slotd.core import policy, replaced
 from slotd.core.events import BY_NAME
 from slotd.core.schema import App
 from slotd.errors import NoSuchApp, NoSuchVersion, NothingToDo, SlotdError
-from slotd.host import definitions, journal
+from slotd.host import definitions, holdback, journal
 from slotd.host.offloop import off_loop
 from slotd.model import AppView, Event, Job, JobKind, Mode
-from slotd.recipes import recover
+from slotd.recipes import rebuild, recover
 from slotd.recipes.context import Host, Work
 from slotd.service import requests, views
 from slotd.service.api import Listener
@@ -48,7 +48,7 @@ class Daemon(Starter):
         await self.reload()
         for app in self._definitions.apps.values():
             try:
-                await off_loop(requests.reconcile, self.store, self._engine(app), self.host)
+                await off_loop(rebuild.reconcile, self.store, self._engine(app), self.host)
             except Exception:  # one app's disk must not keep the others from being served (promise 7)
                 _log.exception("%s: what is on the disk could not be read", app.name)
         await off_loop(requests.close_stale_trials, self.store)
@@ -146,7 +146,8 @@ class Daemon(Starter):
         await self._change(app, "held", f"held{f': {reason}' if reason else ''}", held=True, hold_reason=reason)
 
     async def unhold(self, app: str) -> None:
-        self.app(app)
+        for unit in self.app(app).units:
+            await off_loop(holdback.let_start, self.host.paths.runtime, unit)
         await self._change(app, "released", "the hold was lifted", held=False, hold_reason="")
 
     async def set_mode(self, app: str, mode: Mode | None) -> None:
