@@ -118,7 +118,8 @@ def _half(host: Host, app: App, damaged: set[str]) -> str:
         )
     if name in damaged:
         return (
-            "the state was lost in the middle of a job, and the record of it is damaged: a version may have been on trial, and is not watched any more."
+            "the state was lost in the middle of a job, and the record of it is damaged: a version may have been on"
+            " trial, and is not watched any more."
             f" See that it is well and `slotctl unhold {name}`, or go back with"
             f" `slotctl rollback {name} --data=restore`."
         )

@@ -10,7 +10,7 @@ from slotd.core import machine
 from slotd.errors import Failed, SlotdError
 from slotd.host.offloop import off_loop
 from slotd.model import JobState, Result
-from slotd.recipes import preserve, rollback
+from slotd.recipes import preserve, rebuild, rollback
 from slotd.recipes.context import Work
 from slotd.recipes.copies import where_to_set_aside
 from slotd.recipes.run import Step, Stopped, perform
@@ -51,6 +51,8 @@ async def restore(work: Work, *, first: str = "") -> Result:
 
 def _was_left_down(work: Work) -> bool:
     """Whether the app is down because slotd could not go on, not because a person stopped it."""
+    if rebuild.is_half(work.host, work.app.name):
+        return True
     last = [job for job in work.host.store.jobs(app=work.app.name, limit=2, checks=False) if job.id != work.job.id]
     return bool(last) and (last[0].state is JobState.FAILED or last[0].result is Result.ROLLBACK_FAILED)
 
