@@ -195,7 +195,7 @@ async def go_back(work: Work, reason: str) -> None:
     from slotd.recipes.preserve import new_copy_id
 
     await _hold_back(work)  # before all that may fail: the new version must not start after it
-    if work.app.policy.on_failure == "stop" and work.job.kind is JobKind.UPDATE:
+    if rollback.stays_stopped(work):
         await rollback.stop_and_hold(work, reason)
         return
     work.must_go_on = True
@@ -230,8 +230,8 @@ async def recover(*, user_mode: bool) -> int:
     for job in await off_loop(host.store.unfinished_jobs):
         try:
             work = _work(host, job)
-            if job.step == "trial" and not work.marked_bad and await _runs(work):
-                continue  # it is up: nothing healthy is rolled back because of slotd's own trouble
+            if job.step == "trial" and not work.marked_bad and await _is_well(work):
+                continue  # nothing healthy is rolled back because of slotd's own trouble
             await failpoint.reach("recover:begin")
             await recovering.settle(work)
             await failpoint.reach("recover:end")
@@ -241,9 +241,13 @@ async def recover(*, user_mode: bool) -> int:
     return 1 if failed else 0
 
 
-async def _runs(work: Work) -> bool:
-    states = [(await work.host.systemd.show(unit)).active_state for unit in work.app.service.units]
-    return all(state in ("active", "reloading") for state in states)
+async def _is_well(work: Work) -> bool:
+    """Whether all units run, but for those that an administrator stopped during the trial: it waits for them."""
+    states = {unit: (await work.host.systemd.show(unit)).active_state for unit in work.app.service.units}
+    return all(
+        state in ("active", "reloading") or (state == "inactive" and unit in work.plan.stopped_by_hand)
+        for unit, state in states.items()
+    )
 
 
 async def prune(*, user_mode: bool) -> int:

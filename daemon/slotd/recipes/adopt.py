@@ -27,7 +27,7 @@ from slotd.model import Result, Slot, SlotName, SlotState
 from slotd.recipes import preserve
 from slotd.recipes.context import Work
 from slotd.recipes.copies import require_room
-from slotd.recipes.run import Step
+from slotd.recipes.run import Step, tell_once
 from slotd.recipes.trial import wait_until_healthy
 
 FILE = "45-slotd-adopted.conf"  # before what `slotctl enable` writes, and before a person's own override.conf
@@ -89,21 +89,27 @@ async def release(work: Work) -> Result:
     await failpoint.reach("release:healthy")
     await off_loop(work.engine.switch, None)  # from here on it goes forward only
     await failpoint.reach("release:unlinked")
+    return await _forget(work)
+
+
+async def _forget(work: Work) -> Result:
+    """The end of a release: the slots are emptied, and it is told."""
     await off_loop(_empty, work)
     what = "the present version" if work.plan.brings_present else "as it was"
-    await work.tell("given-back", f"its units start {work.plan.version} from {source} again, {what}, {_when(work)}")
+    again = f"its units start {work.plan.version} from {work.plan.source} again, {what}, {_when(work)}"
+    await tell_once(work, "given-back", again)
     return Result.DONE
 
 
-async def undo_release(work: Work) -> None:
+async def undo_release(work: Work) -> Result | None:
     if await off_loop(work.engine.active) is None:
-        await off_loop(_empty, work)  # it was given back already
-        return
+        return await _forget(work)  # it was given back already
     source = Path(work.plan.source)
     if work.plan.brings_present:
         await off_loop(_take_present_away, source, work.plan.source_inode)
     await _write(work, dict(work.plan.drop_ins))
     await _restart(work)
+    return None
 
 
 STEPS_ADOPT: tuple[Step, ...] = (Step("adopt", adopt, undo=undo_adopt),)

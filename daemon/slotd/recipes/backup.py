@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 from slotd.core import machine
-from slotd.errors import Cancelled, NothingToDo
+from slotd.errors import Cancelled, NoSuchBackup, NothingToDo
 from slotd.host import failpoint
 from slotd.host.offloop import off_loop
 from slotd.host.sqlite import CHECK_S
@@ -16,7 +17,7 @@ from slotd.recipes import hooks, preserve, soundness
 from slotd.recipes import import_ as importing
 from slotd.recipes.context import Work
 from slotd.recipes.copies import damaged, require_room_for_backup
-from slotd.recipes.run import Step, Stopped, perform, undo
+from slotd.recipes.run import Step, Stopped, perform, tell_once, undo
 
 
 async def make_backup(work: Work) -> Result:
@@ -54,11 +55,24 @@ async def make_backup(work: Work) -> Result:
     await soundness.require(work, backup, most=soundness.ALL, most_s=CHECK_S, base=base)
     down = f"; the app was down for {work.host.clock.now() - work.plan.stopped_at:.1f} s" if running else ""
     sealed = await preserve.seal(work, backup)  # the copy is nobody else's: that it gets on disk is not waited for
-    await work.tell(
-        "backup-made", f"backup {sealed.id} of {sealed.version or 'the data'} was made ({sealed.bytes} bytes){down}"
-    )
+    await work.tell("backup-made", f"{_made(sealed)}{down}")
     await off_loop(work.data.complete, Path(backup.path))
     return Result.DONE
+
+
+def _made(sealed: Backup) -> str:
+    return f"backup {sealed.id} of {sealed.version or 'the data'} was made ({sealed.bytes} bytes)"
+
+
+async def undo_backup(work: Work) -> Result | None:
+    """What is sealed is a backup, and stays, whatever came after it; retention takes the digests that it lacks."""
+    with suppress(NoSuchBackup):
+        copy = await off_loop(work.host.store.backup, work.app.name, work.plan.backup)
+        if copy.sealed:
+            await tell_once(work, "backup-made", _made(copy))
+            return Result.DONE
+    await preserve.drop_copy(work)
+    return None
 
 
 def _why_not(work: Work) -> str:
@@ -98,7 +112,7 @@ async def verify_copies(work: Work) -> Result:
     return Result.DONE
 
 
-BACKUP_STEPS: tuple[Step, ...] = (Step("backup", make_backup, undo=preserve.drop_copy),)
+BACKUP_STEPS: tuple[Step, ...] = (Step("backup", make_backup, undo=undo_backup),)
 VERIFY_STEPS: tuple[Step, ...] = (Step("read", verify_copies),)
 
 
@@ -119,7 +133,9 @@ async def run_single(work: Work, steps: tuple[Step, ...]) -> Result:
         result = await perform(work, steps) or Result.DONE
     except Stopped as stopped:
         work.too_late = True
-        await undo(work, steps, last=stopped.step)
+        if forward := await undo(work, steps, last=stopped.step):
+            await work.finish(forward)
+            return forward
         cancelled = work.cancel_asked
         if cancelled:
             await work.tell("cancelled", f"the {work.job.kind} was cancelled")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from slotd.core.health import UnitStatus
@@ -288,10 +288,15 @@ async def last_runs(work: Work) -> dict[str, str]:
 
 async def was_started(work: Work) -> bool:
     """Whether a unit runs, or has run, since `runs` was remembered: by a socket's doing, or a person's."""
+    return await were_started(work, work.plan.runs)
+
+
+async def were_started(work: Work, runs: Mapping[str, str]) -> bool:
+    """The same since `runs`, of this job or of one before it."""
 
     def has_run(unit: UnitStatus) -> bool:
         now = unit.invocation_id
-        return bool(now) and work.plan.runs.get(unit.name, now) != now
+        return bool(now) and runs.get(unit.name, now) != now
 
     return any(unit.active_state in _UP or has_run(unit) for unit in await _shown(work))
 

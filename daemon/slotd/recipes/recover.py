@@ -128,7 +128,9 @@ async def _end_single(work: Work, step: str) -> Result:
     if step:
         if work.job.kind is JobKind.BACKUP and work.plan.stopped_at:
             await preserve.start_again(work)  # first: the app is down as long as this takes
-        await undo(work, backup.SINGLE[work.job.kind], last=step)
+        if forward := await undo(work, backup.SINGLE[work.job.kind], last=step):
+            await work.finish(forward)
+            return forward
     await work.finish(
         Result.FAILED, Failed(f"slotd was interrupted in step {step or work.job.kind}; nothing was changed.")
     )

@@ -7,11 +7,12 @@ with its manifest, and the room that it needs is counted.
 from __future__ import annotations
 
 from slotd.core import machine
+from slotd.core.plain import from_plain
 from slotd.errors import Failed, SlotdError
 from slotd.host.offloop import off_loop
-from slotd.model import JobState, Result
+from slotd.model import Job, JobKind, Result
 from slotd.recipes import preserve, rebuild, rollback
-from slotd.recipes.context import Work
+from slotd.recipes.context import Plan, Work
 from slotd.recipes.copies import where_to_set_aside
 from slotd.recipes.run import Step, Stopped, perform
 
@@ -31,7 +32,7 @@ async def restore(work: Work, *, first: str = "") -> Result:
         await work.remember(
             restore=True,
             quarantine=work.plan.quarantine or await where_to_set_aside(work),
-            resting=() if await off_loop(_was_left_down, work) else await preserve.resting_units(work),
+            resting=await _who_rests(work),
         )
     try:
         await perform(work, STEPS, first=first)
@@ -49,12 +50,39 @@ async def restore(work: Work, *, first: str = "") -> Result:
     return Result.DONE
 
 
-def _was_left_down(work: Work) -> bool:
-    """Whether the app is down because slotd could not go on, not because a person stopped it."""
-    if rebuild.is_half(work.host, work.app.name):
-        return True
-    last = [job for job in work.host.store.jobs(app=work.app.name, limit=2, checks=False) if job.id != work.job.id]
-    return bool(last) and (last[0].state is JobState.FAILED or last[0].result is Result.ROLLBACK_FAILED)
+async def _who_rests(work: Work) -> tuple[str, ...]:
+    """The units that stay down: those that a person stopped, and not what slotd stopped and could not start again."""
+    if await off_loop(rebuild.is_half, work.host, work.app.name):
+        return ()
+    down = await preserve.resting_units(work)
+    if not down or (left := await off_loop(_left_down_by, work)) is None:
+        return down
+    if await preserve.were_started(work, left.runs):
+        return down  # since that job: whoever did it has stopped it again
+    return tuple(unit for unit in down if unit in left.resting)
+
+
+def _left_down_by(work: Work) -> Plan | None:
+    """The plan of the job that stopped the app and left it so; None if none did since a job last ended well."""
+    for job in work.host.store.jobs(app=work.app.name, checks=False):
+        if job.id == work.job.id or not _touched_the_app(job):
+            continue
+        if job.result not in (Result.FAILED, Result.ROLLBACK_FAILED):
+            return None
+        try:
+            return from_plain(Plan, job.plan)
+        except SlotdError:
+            return None  # an older slotd's
+    return None
+
+
+def _touched_the_app(job: Job) -> bool:
+    """Whether a job may have left the app otherwise than it found it: not one that was undone, or only looked."""
+    if job.kind not in (JobKind.UPDATE, JobKind.ROLLBACK, JobKind.RESTORE):
+        return False
+    if job.kind is JobKind.RESTORE and job.step == "rb-stop":
+        return False  # it started again what it had stopped
+    return machine.may_block(job.step) or job.result in (Result.UPDATED, Result.DONE, Result.ROLLED_BACK)
 
 
 async def _stopped(work: Work, stopped: Stopped) -> Result:

@@ -35,7 +35,7 @@ async def roll_back(work: Work, reason: str, *, first: str = "") -> Result:
     """
     work.must_go_on = work.job.kind is JobKind.UPDATE or puts_back(work)
     if not first:
-        if work.app.policy.on_failure == "stop" and work.job.kind == "update":
+        if stays_stopped(work):
             return await stop_and_hold(work, reason)
         await work.remember(reason=reason, quarantine=work.plan.quarantine or await where_to_set_aside(work))
         await failpoint.reach("rb-begin:remembered")
@@ -321,6 +321,11 @@ async def _way_out(work: Work) -> str:
     return f"Mend the cause, then `slotctl rollback {name} --data=restore`, and unhold it."
 
 
+def stays_stopped(work: Work) -> bool:
+    """Whether `on_failure` keeps what failed from going back by itself. Where a person wants it back, it goes."""
+    return work.app.policy.on_failure == "stop" and work.job.kind is JobKind.UPDATE and not work.marked_bad
+
+
 async def stop_and_hold(work: Work, reason: str) -> Result:
     """`on_failure = "stop"`: the app stays down with its data as they are, for a person to look at."""
     error: SlotdError = Failed(
@@ -329,6 +334,8 @@ async def stop_and_hold(work: Work, reason: str) -> Result:
     )
     try:
         await stop_all(work)
+        with suppress(*TROUBLE):  # only a restore asks for it, to know whether somebody started it since
+            await work.remember(runs=await last_runs(work))
     except SlotdError as problem:
         error = Failed(f"{work.plan.version} failed: {reason}. Stopping it failed, too: {problem}")
     await hold(work, str(error))

@@ -14,19 +14,25 @@ from slotd.core import machine
 from slotd.core.machine import OnError
 from slotd.errors import Cancelled, Failed, SlotdError
 from slotd.host import failpoint
+from slotd.host.offloop import off_loop
 from slotd.model import Result
 from slotd.recipes.context import Work
 
 _log = logging.getLogger(__name__)
 
+LOOK_BACK = 100  # events
+
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A row of the table with its hands: `do` gives a result to end the job early, or None; both are idempotent."""
+    """A row of the table with its hands: `do` gives a result to end the job early, or None; both are idempotent.
+
+    `undo` gives a result where the step had done all that it is for: it went forward, and the job ends so.
+    """
 
     name: str
     do: Callable[[Work], Awaitable[Result | None]]
-    undo: Callable[[Work], Awaitable[None]] | None = None
+    undo: Callable[[Work], Awaitable[Result | None]] | None = None
 
 
 class Stopped(Exception):
@@ -63,22 +69,34 @@ async def perform(work: Work, steps: Sequence[Step], *, first: str = "") -> Resu
     return None
 
 
-async def undo(work: Work, steps: Sequence[Step], *, last: str) -> None:
-    """Undo `last` and all before it, in reverse. A failing undo is told and does not keep the others from running."""
+async def undo(work: Work, steps: Sequence[Step], *, last: str) -> Result | None:
+    """Undo `last` and all before it, in reverse. A failing undo is told and does not keep the others from running.
+
+    Gives the result of one that went forward instead.
+    """
     names = [step.name for step in steps]
+    forward: Result | None = None
     if last not in names:
-        return
+        return forward
     for step in reversed(steps[: names.index(last) + 1]):
         if step.undo is None:
             continue
         try:
             await failpoint.reach(f"{step.name}:undo")
-            await step.undo(work)
+            forward = await step.undo(work) or forward
             await failpoint.reach(f"{step.name}:undone")
         except Exception as error:
             await work.tell(
                 "warning", f"cleaning up after {step.name} did not finish: {as_slotd_error(error, step.name)}"
             )
+    return forward
+
+
+async def tell_once(work: Work, kind: str, message: str) -> None:
+    """For who goes on with a job and does not know whether it was told already."""
+    told = await off_loop(work.host.store.events, work.app.name, LOOK_BACK)
+    if not any(event.job == work.job.id and event.kind == kind for event in told):
+        await work.tell(kind, message)
 
 
 def as_slotd_error(error: Exception, step: str) -> SlotdError:

@@ -116,6 +116,20 @@ def test_a_daemon_that_dies_while_it_adopts_leaves_the_app_in_its_own_directory(
     assert not (world.state / "apps/notes/current").exists()
 
 
+def test_a_daemon_that_dies_while_it_gives_the_app_back_does_so_all_the_same(
+    world: World, notes: Notes, home: Path
+) -> None:
+    world.slotctl("adopt", "notes", "--from", str(home), "--version", "1.1")
+    told = world.slotctl("history", "notes").count("its units start 1.1 from")
+    world.fail_at("release:unlinked", "kill")
+    world.slotctl("release", "notes")
+    assert world.has_fired("release:unlinked")
+    world.start()
+    assert started_from(world) == str(home / "notes.py")
+    assert world.json("status", "notes")["state"] == "absent"
+    assert world.slotctl("history", "notes").count("its units start 1.1 from") == told + 1
+
+
 def test_a_person_who_stopped_the_app_finds_it_adopted_and_stopped(world: World, notes: Notes, home: Path) -> None:
     world.systemctl("stop", "notes.service")
     world.slotctl("adopt", "notes", "--from", str(home), "--version", "1.1")

@@ -97,6 +97,21 @@ async def test_told_to_stop_in_the_middle_of_a_job_it_goes_on_with_it_when_it_is
     assert notes.says() == before | {"version": version}
 
 
+@pytest.mark.parametrize("point", ["snapshot:saved", "backup:end"])
+def test_a_backup_that_is_sealed_is_one_and_told_once_whatever_became_of_the_daemon(
+    world: World, notes: Notes, point: str
+) -> None:
+    world.fail_at(point, "kill")
+    known = [copy["id"] for copy in world.json("backups", "notes")]
+    world.slotctl("backup", "notes")
+    assert world.has_fired(point)
+    (made,) = (copy for copy in world.json("backups", "notes") if copy["id"] not in known)
+    told = [event["message"] for event in world.json("history", "notes") if event["kind"] == "backup-made"]
+    assert len([each for each in told if each.startswith(f"backup {made['id']} of ")]) == 1
+    assert "is whole" in world.slotctl("backups", "notes", made["id"], "--verify")
+    world.start()
+
+
 @pytest.mark.parametrize("step", ["stage", "stop", "trial"])
 async def test_a_loop_that_stalls_is_ended_by_the_watchdog_and_the_next_daemon_settles_its_job(
     world: World, notes: Notes, desk: Desk, step: str

@@ -9,7 +9,7 @@ import sqlite3
 import pytest
 from tests.parts.daemon.desk import Desk
 from tests.parts.daemon.notes import Notes
-from tests.parts.daemon.world import World, wait_for
+from tests.parts.daemon.world import PYTHON, World, wait_for
 
 from slotd.errors import SlotdError
 
@@ -119,7 +119,7 @@ async def on_trial(notes: Notes, desk: Desk, version: str, trial: str) -> str:
     return job
 
 
-async def test_what_an_administrator_stopped_is_not_started_by_the_next_daemon(
+async def test_what_an_administrator_stopped_is_started_by_no_other_daemon_nor_by_the_way_back_without_one(
     world: World, notes: Notes, desk: Desk
 ) -> None:
     job = await on_trial(notes, desk, "8.0", "1h")
@@ -127,10 +127,14 @@ async def test_what_an_administrator_stopped_is_not_started_by_the_next_daemon(
     await asyncio.to_thread(wait_for, lambda: 'stopped_by_hand": ["' in plan_of_last_job(world))
     world.fail_at("trial:looked", "hang")  # another daemon, which stands still after its first look
     await asyncio.to_thread(wait_for, lambda: world.has_fired("trial:looked"))
+    world.systemctl("kill", "--signal=KILL", "slotd.service")
+    world.systemctl("stop", "slotd.service")
+    world.run(PYTHON, "-m", "slotd", "--user", "recover")
     assert world.unit("notes.service", "ActiveState")["ActiveState"] == "inactive"
     world.start()
     await desk.step_of(job, "trial")
     world.systemctl("start", "notes.service")
+    assert notes.version == "8.0"
     await desk.call("MarkGood", "sa{sv}", "notes")
     assert (await desk.end_of(job))["result"] == "updated"
 

@@ -1,0 +1,81 @@
+"""An app that is down: by a person's hand, or since slotd could not go on. Whose doing it was decides what is next."""
+
+from __future__ import annotations
+
+import pytest
+from tests.parts.daemon.desk import Desk
+from tests.parts.daemon.notes import Notes
+from tests.parts.daemon.world import World
+
+
+@pytest.fixture(scope="module", autouse=True)
+def saved(world: World, notes: Notes) -> str:
+    """The app is installed and has data; gives a backup of them."""
+    notes.publish("1.0")
+    world.slotctl("update", "notes")
+    notes.write("one")
+    world.slotctl("backup", "notes")
+    return str(next(copy["id"] for copy in world.json("backups", "notes") if copy["reason"] == "manual"))
+
+
+def state(world: World) -> str:
+    return world.unit("notes.service", "ActiveState")["ActiveState"]
+
+
+def test_a_restore_leaves_down_what_a_person_stopped_whatever_failed_harmlessly_since(
+    world: World, notes: Notes, saved: str
+) -> None:
+    world.systemctl("stop", "notes.service")
+    world.slotctl("update", "notes", "--version", "9.9", status=1)
+    world.slotctl("restore", "notes", saved)
+    assert state(world) == "inactive"
+    assert "notes.service stays stopped, as before" in world.slotctl("history", "notes")
+    world.systemctl("start", "notes.service")
+
+
+def test_a_restore_starts_what_a_failed_rollback_left_down_whatever_looked_at_it_since(
+    world: World, notes: Notes, saved: str
+) -> None:
+    notes.publish("2.0", "crash-at-start")
+    world.fail_at("rb-start:begin", "eio")
+    world.slotctl("update", "notes", status=1)
+    world.start()
+    assert state(world) == "inactive"
+    world.slotctl("backups", "notes", "--verify")
+    world.slotctl("backup", "notes")
+    world.slotctl("restore", "notes", saved)
+    assert state(world) == "active"
+    assert notes.says()["version"] == "1.0"
+    world.slotctl("unhold", "notes")
+
+
+def test_what_a_person_started_since_and_stopped_again_is_theirs(world: World, notes: Notes, saved: str) -> None:
+    world.systemctl(
+        "add-wants", "default.target", "notes.service"
+    )  # as enabled units are: systemd remembers their runs
+    notes.publish("2.1", "crash-at-start")
+    world.fail_at("rb-start:begin", "eio")
+    world.slotctl("update", "notes", status=1)
+    world.start()
+    world.systemctl("start", "notes.service")
+    world.systemctl("stop", "notes.service")
+    world.slotctl("restore", "notes", saved)
+    assert state(world) == "inactive"
+    world.systemctl("start", "notes.service")
+    world.slotctl("unhold", "notes")
+
+
+async def test_who_asks_for_the_old_version_gets_it_also_where_a_failure_would_only_stop_the_app(
+    world: World, notes: Notes, desk: Desk
+) -> None:
+    before = notes.says()
+    notes.define(on_failure="stop", trial="1h")
+    world.slotctl("reload")
+    notes.publish("3.0")
+    job = await desk.start("Update", "notes")
+    await desk.step_of(job, "trial")
+    notes.write("for the new one")
+    world.slotctl("rollback", "notes", status=None)
+    assert (await desk.end_of(job))["result"] == "rolled-back"
+    assert notes.says() == before
+    assert not world.json("status", "notes")["held"]
