@@ -19,7 +19,7 @@ import sys
 from collections.abc import Sequence
 
 from slotd import __version__
-from slotd.errors import SlotdError
+from slotd.errors import SlotdError, for_user_manager
 
 LOCK_S = 60.0  # less than slotd.service's TimeoutStartSec=
 
@@ -55,7 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return asyncio.run(_run(args))
     except SlotdError as error:
-        sys.stderr.write(f"slotd: {error.message}\n" + (f"  {error.hint}\n" if error.hint else ""))
+        text = f"slotd: {error.message}\n" + (f"  {error.hint}\n" if error.hint else "")
+        sys.stderr.write(for_user_manager(text) if args.user else text)
         return 1
     except KeyboardInterrupt:
         return 130

@@ -67,8 +67,8 @@ class NothingRuns:
         yield
 
 
-def _host(systemd: Systemd, *, user_mode: bool) -> Host:
-    return make_host(Paths.from_environment(user_mode, os.environ), systemd, user_mode=user_mode)
+def _host(systemd: Systemd, *, user_mode: bool, alone: bool = False) -> Host:
+    return make_host(Paths.from_environment(user_mode, os.environ), systemd, user_mode=user_mode, alone=alone)
 
 
 def _work(host: Host, job: Job) -> Work:
@@ -79,7 +79,7 @@ def _work(host: Host, job: Job) -> Work:
 
 async def boot(*, user_mode: bool) -> int:
     """Count this boot of every open trial; do the data part of every rollback that is due. 0 unless one failed."""
-    host = await off_loop(lambda: _host(NothingRuns(), user_mode=user_mode))
+    host = await off_loop(lambda: _host(NothingRuns(), user_mode=user_mode, alone=True))
     failed = False
     await _keep_stopped(host)
     for job in await off_loop(host.store.unfinished_jobs):
@@ -225,7 +225,7 @@ async def finish_data_part(work: Work, *, first: str) -> None:
 
 async def recover(*, user_mode: bool) -> int:
     """The daemon does not start: end its interrupted jobs, and the trials of apps that do not run. Needs no bus."""
-    host = await off_loop(lambda: _host(CommandSystemd(user_manager=user_mode), user_mode=user_mode))
+    host = await off_loop(lambda: _host(CommandSystemd(user_manager=user_mode), user_mode=user_mode, alone=True))
     failed = False
     for job in await off_loop(host.store.unfinished_jobs):
         try:

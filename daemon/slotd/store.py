@@ -22,6 +22,7 @@ from slotd.host import failpoint, underway
 from slotd.model import AppRecord, Backup, Blocked, Event, Job, JobKind, Slot, SlotName, Trial
 
 T = TypeVar("T")
+REBUILD = "`systemctl restart slotd` sets it aside, and rebuilds it from what the slots and copies say. Then try again."
 _log = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 1
@@ -363,10 +364,16 @@ class Store:
 
 
 def open_store(
-    path: Path, *, now: float, busy_s: float = BUSY_S, make_room: Callable[[], bool] = lambda: False
+    path: Path,
+    *,
+    now: float,
+    busy_s: float = BUSY_S,
+    alone: bool = True,
+    make_room: Callable[[], bool] = lambda: False,
 ) -> tuple[Store, Path | None]:
     """The store, and where a damaged one was set aside (or None). What the slots say is rebuilt by the caller.
 
+    Not `alone`, a daemon may be at work on it: then it stays where it is. Raises `Failed`.
     `make_room` is called when the disk takes nothing, as often as it gives True: that there is a little more room now.
     """
     try:
@@ -375,10 +382,12 @@ def open_store(
         error = problem.__cause__ if isinstance(problem, StoreError) else problem
         if not isinstance(error, sqlite3.DatabaseError) or not _is_damage(error):
             if _may_want_room(error) and make_room():
-                return open_store(path, now=now, busy_s=busy_s, make_room=make_room)
+                return open_store(path, now=now, busy_s=busy_s, alone=alone, make_room=make_room)
             # Locked, a full or failing disk: the state is there, and to lose it would be the harm.
             hint = "Is the state directory there and writable, and is there space?"
             raise Failed(f"cannot open {path}: {error}.", hint=hint) from problem
+        if not alone:
+            raise Failed(f"cannot use the state in {path}: it is damaged ({error}).", hint=REBUILD) from problem
         aside = path.with_name(f"{path.name}.broken.{int(now)}")
         for suffix in ("", "-wal", "-shm"):
             part = path.with_name(path.name + suffix)

@@ -89,6 +89,20 @@ def test_what_is_damaged_is_set_aside_whole_and_a_new_store_serves(
     assert Store(path).app("x").approved == "2.0"
 
 
+@pytest.mark.parametrize("damage", DAMAGE, ids=lambda damage: str(damage.__name__))
+def test_beside_a_daemon_that_may_be_at_work_on_it_a_damaged_store_stays_where_it_is(
+    tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
+    path = filled(tmp_path / "state.db")
+    damage(path)
+    wrong = path.read_bytes()
+    with pytest.raises(Failed, match="it is damaged") as told:
+        open_store(path, now=5.0, alone=False)
+    assert "systemctl restart slotd" in told.value.hint
+    assert path.read_bytes() == wrong
+    assert not list(tmp_path.glob("*.broken*"))
+
+
 def test_bits_that_flip_anywhere_are_found_or_harm_nothing(tmp_path: Path) -> None:
     """Opened and read whole, or set aside: never an error that keeps the daemon from starting."""
     path = filled(tmp_path / "state.db")

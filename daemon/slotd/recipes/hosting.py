@@ -12,6 +12,7 @@ import uuid
 from functools import partial
 from pathlib import Path
 
+from slotd.errors import Failed
 from slotd.host import definitions
 from slotd.host.paths import Paths
 from slotd.host.run import Workers
@@ -19,7 +20,7 @@ from slotd.host.systemd import Systemd
 from slotd.recipes import rebuild, space
 from slotd.recipes.context import Clock, Host
 from slotd.recipes.lists import Lists
-from slotd.store import Store, open_store
+from slotd.store import REBUILD, Store, open_store
 
 _log = logging.getLogger(__name__)
 
@@ -47,12 +48,12 @@ def this_boot(runtime: Path) -> str:
     return read_id(str(mark))
 
 
-def _open(state: Path) -> tuple[Store, Path | None]:
+def _open(state: Path, *, alone: bool) -> tuple[Store, Path | None]:
     """The store, on a disk that is full to its last byte, too: room is kept for that."""
     make_room, was_full = partial(space.make_room_for_state, state), False
     while not space.has_room_for_state(state) and make_room():
         was_full = True
-    opened = open_store(state / "state.db", now=time.time(), make_room=make_room)
+    opened = open_store(state / "state.db", now=time.time(), alone=alone, make_room=make_room)
     if was_full:
         _log.warning("the disk of %s is full: slotd goes on with the room that it keeps there", state)
     else:
@@ -60,15 +61,15 @@ def _open(state: Path) -> tuple[Store, Path | None]:
     return opened
 
 
-def make_host(paths: Paths, systemd: Systemd, *, user_mode: bool) -> Host:
-    """Open the state and put the doors together. Blocking."""
+def make_host(paths: Paths, systemd: Systemd, *, user_mode: bool, alone: bool) -> Host:
+    """Open the state and put the doors together. `alone`: within `only_one`, so that none but it rebuilds. Blocking."""
     # The system's apps must reach their slots; those of a user are nobody else's business.
     shared = 0o700 if user_mode else 0o755
     for directory, mode in ((paths.state, shared), (paths.cache, 0o700), (paths.state / "apps", shared)):
         directory.mkdir(mode=mode, parents=True, exist_ok=True)
     for name in ("backups", "quarantine"):
         (paths.state / name).mkdir(mode=0o700, exist_ok=True)
-    store, aside = _open(paths.state)
+    store, aside = _open(paths.state, alone=alone)
     loaded = definitions.load(paths)
     settings = loaded.settings
     workers = Workers(user_manager=user_mode, limits=settings.limits)
@@ -85,6 +86,8 @@ def make_host(paths: Paths, systemd: Systemd, *, user_mode: bool) -> Host:
         clock=Clock(),
     )
     if aside is not None or rebuild.was_lost(store):
+        if not alone:
+            raise Failed(f"cannot use the state in {store.path}: what it held was lost.", hint=REBUILD)
         broken = aside or max(paths.state.glob("state.db.broken.*[0-9]"), default=None)
         what = f"was damaged, and lies at {broken}" if broken else "was gone"
         rebuild.rebuild(

@@ -42,7 +42,7 @@ async def serve(*, user_mode: bool) -> int:
     bus = await Bus.connect("session" if user_mode else "system")
     systemd = BusSystemd(bus)
     await systemd.subscribe()
-    host = await off_loop(make_host, paths, systemd, user_mode=user_mode)
+    host = await off_loop(make_host, paths, systemd, user_mode=user_mode, alone=True)
     await host.workers.stop_leftovers()
     daemon = Daemon(host)
     stop = asyncio.Event()

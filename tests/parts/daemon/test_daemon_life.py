@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from tests.parts.daemon.desk import Desk
 from tests.parts.daemon.notes import Notes
-from tests.parts.daemon.world import World, wait_for
+from tests.parts.daemon.world import PYTHON, World, wait_for
 
 WATCHDOG = "2s"
 
@@ -159,6 +159,24 @@ async def test_a_job_whose_plan_nobody_can_read_ends_held_and_told_and_stands_in
     notes.publish("2.3")
     assert (await desk.do("Update", "notes"))["result"] == "updated"
     assert notes.says() == before | {"version": "2.3"}
+
+
+def test_what_runs_beside_it_does_not_take_a_damaged_state_away_from_it(world: World) -> None:
+    world.start()
+    with contextlib.closing(sqlite3.connect(world.state / "state.db", isolation_level=None)) as rows:
+        found = rows.execute("SELECT * FROM slots").fetchone()
+        columns = [column[1] for column in rows.execute("PRAGMA table_info(slots)")]
+        values = dict(zip(columns, found, strict=True)) | {"app": "other", "state": "no such state"}
+        rows.execute(f"INSERT INTO slots VALUES ({', '.join('?' * len(values))})", list(values.values()))
+        said = world.run(PYTHON, "-m", "slotd", "--user", "prune", status=1)
+        assert "it is damaged" in said
+        assert "systemctl --user restart slotd" in said
+        rows.execute("DELETE FROM slots WHERE app = 'other'")
+    assert not list(world.state.glob("state.db.broken*"))
+    world.slotctl("hold", "notes", "for now")
+    world.start()
+    assert world.json("status", "notes")["held"]
+    world.slotctl("unhold", "notes")
 
 
 async def test_a_bus_call_in_vain_does_not_keep_it(world: World, desk: Desk) -> None:
