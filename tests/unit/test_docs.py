@@ -19,7 +19,7 @@ def test_what_is_printed_from_the_code_is_what_the_code_says() -> None:
     assert done.returncode == 0, done.stderr
 
 
-TELLS = r'(?:[.]tell[(]\s*|_tell[(][^,]+,\s*|_change[(][^,]+,\s*)"([a-z-]+)"'
+TELLS = r'(?:[.]tell[(]\s*|(?:_tell|tell_once|_change)[(][^,]+,\s*)"([a-z-]+)"'
 PICKS = r'(?:BY_NAME\[|[(][(]|, [(])"([a-z-]+)"'
 
 
