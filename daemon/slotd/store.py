@@ -22,6 +22,7 @@ from slotd.host import failpoint, underway
 from slotd.model import AppRecord, Backup, Blocked, Event, Job, JobKind, Slot, SlotName, Trial
 
 T = TypeVar("T")
+UNREADABLE = "Is the state directory there and writable, and is there space?"
 REBUILD = "`systemctl restart slotd` sets it aside, and rebuilds it from what the slots and copies say. Then try again."
 _log = logging.getLogger(__name__)
 
@@ -121,10 +122,8 @@ class Store:
     def _migrate(self) -> None:
         found = int(self._db.execute("PRAGMA user_version").fetchone()[0])
         if found > SCHEMA_VERSION:
-            raise Failed(
-                f"cannot use {self.path}: a newer slotd wrote it (schema {found}, this one knows {SCHEMA_VERSION}).",
-                hint="Install that slotd again.",
-            )
+            newer = f"a newer slotd wrote it (schema {found}, this one knows {SCHEMA_VERSION})"
+            raise Failed(f"cannot use {self.path}: {newer}.", hint="Install that slotd again.")
         if found == SCHEMA_VERSION:
             return  # nothing is written: the way back must open the store on a full disk, too
         with self.transaction():
@@ -303,9 +302,8 @@ class Store:
         """Record the intent: the job's row names the step before the step's first effect."""
         with self.transaction():
             self.save(job)
-            self._db.execute(
-                "INSERT OR REPLACE INTO steps (job, step, began_at) VALUES (?, ?, ?)", (job.id, job.step, now)
-            )
+            values = (job.id, job.step, now)
+            self._db.execute("INSERT OR REPLACE INTO steps (job, step, began_at) VALUES (?, ?, ?)", values)
 
     def end_step(self, job: Job, outcome: str, now: float) -> None:
         with self.transaction():
@@ -364,16 +362,11 @@ class Store:
 
 
 def open_store(
-    path: Path,
-    *,
-    now: float,
-    busy_s: float = BUSY_S,
-    alone: bool = True,
-    make_room: Callable[[], bool] = lambda: False,
+    path: Path, *, now: float, busy_s: float = BUSY_S, alone: bool = True, make_room: Callable[[], bool] = lambda: False
 ) -> tuple[Store, Path | None]:
     """The store, and where a damaged one was set aside (or None). What the slots say is rebuilt by the caller.
 
-    Not `alone`, a daemon may be at work on it: then it stays where it is. Raises `Failed`.
+    Not `alone`, a daemon may be at work on it: it stays where it is, and `Failed` is raised.
     `make_room` is called when the disk takes nothing, as often as it gives True: that there is a little more room now.
     """
     try:
@@ -384,14 +377,12 @@ def open_store(
             if _may_want_room(error) and make_room():
                 return open_store(path, now=now, busy_s=busy_s, alone=alone, make_room=make_room)
             # Locked, a full or failing disk: the state is there, and to lose it would be the harm.
-            hint = "Is the state directory there and writable, and is there space?"
-            raise Failed(f"cannot open {path}: {error}.", hint=hint) from problem
+            raise Failed(f"cannot open {path}: {error}.", hint=UNREADABLE) from problem
         if not alone:
             raise Failed(f"cannot use the state in {path}: it is damaged ({error}).", hint=REBUILD) from problem
         aside = path.with_name(f"{path.name}.broken.{int(now)}")
         for suffix in ("", "-wal", "-shm"):
-            part = path.with_name(path.name + suffix)
-            if part.exists():
+            if (part := path.with_name(path.name + suffix)).exists():
                 part.rename(aside.with_name(aside.name + suffix))
         failpoint.hit("rebuild:aside")
         return Store(path, busy_s=busy_s), aside

@@ -83,7 +83,7 @@ class World:
 
     def open(self) -> Host:
         nothing: Any = None
-        return make_host(self.paths, nothing, user_mode=True)
+        return make_host(self.paths, nothing, user_mode=True, alone=True)
 
     def lose(self) -> None:
         """The database is damaged."""
@@ -134,7 +134,7 @@ def test_a_loss_that_was_not_told_before_a_crash_is_told_by_who_comes_next(world
     program = (
         "import sys; from pathlib import Path; from slotd.host.paths import Paths\n"
         "from slotd.recipes.hosting import make_host; at = Path(sys.argv[1])\n"
-        "make_host(Paths((at / 'etc',), at / 'state', at / 'cache', at / 'run'), None, user_mode=True)"
+        "make_host(Paths((at / 'etc',), at / 'state', at / 'cache', at / 'run'), None, user_mode=True, alone=True)"
     )
     for point in ("rebuild:aside", "rebuild:slot", "rebuild:backup"):
         environment = {
