@@ -67,3 +67,10 @@ def test_progress_never_falls_over_the_steps() -> None:
 def test_the_diagram_names_every_step() -> None:
     text = machine.diagram()
     assert all(f'["{rule.name}<br/>' in text for rule in (*machine.UPDATE, *machine.ROLLBACK))
+
+
+def test_a_job_that_does_its_steps_comes_further_with_each_and_a_way_back_is_further_than_any_way() -> None:
+    for names in ([r.name for r in (*machine.UPDATE, *machine.ROLLBACK)], [r.name for r in machine.RESTORE]):
+        for number, step in enumerate(names):
+            assert machine.is_further(step, "")
+            assert [machine.is_further(step, other) for other in names] == [n < number for n in range(len(names))]

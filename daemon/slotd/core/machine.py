@@ -88,8 +88,9 @@ RESTORE: tuple[Rule, ...] = (CHECK_COPY, *(rule for rule in ROLLBACK if rule.nam
 
 RULES: dict[str, Rule] = {rule.name: rule for rule in (*UPDATE, *ROLLBACK, *SINGLE, CHECK_COPY)}
 
-# A job that is resumed over and over is a loop; it is held and told instead.
+# A job that is resumed over and over and comes no further is a loop; it is held and told instead.
 MOST_RESUMES = 20
+_PLACES = {rule.name: place for place, rule in enumerate((*UPDATE, *SINGLE, CHECK_COPY, *ROLLBACK))}
 
 
 def rule(step: str) -> Rule:
@@ -102,6 +103,11 @@ def rule(step: str) -> Rule:
 
 def is_rollback_step(step: str) -> bool:
     return step.startswith("rb-")
+
+
+def is_further(step: str, than: str) -> bool:
+    """Whether a job in `step` has come further than to `than`, which may be empty. Every way back comes last."""
+    return _PLACES.get(step, -1) > _PLACES.get(than, -1)
 
 
 def may_cancel(step: str) -> bool:

@@ -152,6 +152,7 @@ class Plan:
     reason: str = ""
     gave_up: str = ""
     unchanged: bool = False
+    furthest: str = ""
     verdict: str = ""
     verdict_by: str = ""
     stopped_by_hand: tuple[str, ...] = ()

@@ -2,37 +2,27 @@
 
 from __future__ import annotations
 
-import dataclasses
-import logging
-
 from slotd.core import machine
 from slotd.core.machine import OnCrash, OnError
 from slotd.errors import Cancelled, Failed, SlotdError
 from slotd.host import failpoint
 from slotd.host.offloop import off_loop
 from slotd.model import JobKind, Result
-from slotd.recipes import backup, dumps, preserve, rollback
+from slotd.recipes import backup, dumps, loops, preserve, rollback
 from slotd.recipes import restore as restoring
 from slotd.recipes.context import Work
 from slotd.recipes.run import Stopped, undo
 from slotd.recipes.update import CANCELLED, STEPS, give_up, update
 
-_log = logging.getLogger(__name__)
-
 
 async def resume(work: Work) -> Result:
-    """Take an unfinished job to its end. A job that is resumed without end is held instead."""
+    """Take an unfinished job to its end. A job that comes no further, however often, is held."""
     step = work.job.step
     await failpoint.reach("resume:begin")
     action = machine.after_crash(step, link_is_new=await _link_is_new(work))
-    counted = dataclasses.replace(work.job, resumed=work.job.resumed + 1)
-    try:
-        await off_loop(work.host.store.save, counted)
-        work.job = counted
-    except Exception:  # a disk too full to count resumes must not keep a stopped app down, nor is it a loop
-        _log.exception("job %d: that it was resumed could not be written", work.job.id)
+    await loops.count_resume(work)
     await failpoint.reach("resume:counted")
-    if work.job.resumed > machine.MOST_RESUMES:
+    if loops.is_loop(work):
         return await _give_up_a_loop(work, step, action)
     await work.tell("job-resumed", f"the {work.job.kind} was interrupted in step {step or 'nothing'}: {_says(action)}")
     if again := await rollback.begun(work):
@@ -80,11 +70,12 @@ async def _give_up_a_loop(work: Work, step: str, action: OnCrash) -> Result:
     elif work.plan.backup and (machine.may_block(step) or step == "switch"):
         told += f"; the backup of its data: {work.host.copy_path('backups', work.app.name, work.plan.backup)}"
     hint = f"See `journalctl -u slotd`, then `slotctl unhold {work.app.name}`."
-    return await _leave_to_a_person(work, Failed(f"{told}.", hint=hint))
+    # In a trial the version runs, and nothing was seen that told against it: it is slotd that died.
+    return await _leave_to_a_person(work, Failed(f"{told}.", hint=hint), block=step != "trial" or bool(work.marked_bad))
 
 
-async def _leave_to_a_person(work: Work, error: SlotdError) -> Result:
-    await rollback.hold(work, str(error))
+async def _leave_to_a_person(work: Work, error: SlotdError, *, block: bool = True) -> Result:
+    await rollback.hold(work, str(error), block=block)
     await work.tell("held", str(error))
     await work.finish(Result.FAILED, error)
     return Result.FAILED

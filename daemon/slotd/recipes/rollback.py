@@ -344,16 +344,17 @@ async def stop_and_hold(work: Work, reason: str) -> Result:
     return Result.FAILED
 
 
-async def hold(work: Work, reason: str) -> None:
+async def hold(work: Work, reason: str, *, block: bool = True) -> None:
+    """A person decides what comes next. `block`: a failure in a trial or after it is the version's own."""
     now = work.host.clock.now()
 
     def commit(job: Job) -> None:
         with work.host.store.transaction():
             work.host.store.close_trial(job.app, job.id)
-            if job.kind == "update" and work.plan.version and machine.may_block(job.step):
+            if block and job.kind == "update" and work.plan.version and machine.may_block(job.step):
                 # It failed here, even if there was no way back: an unhold must not try it again by itself (promise 6).
-                block = Blocked(job.app, work.plan.version, work.plan.digest, work.plan.reason or reason, now)
-                work.host.store.save(block)
+                why = work.plan.reason or reason
+                work.host.store.save(Blocked(job.app, work.plan.version, work.plan.digest, why, now))
             work.host.store.change_app(job.app, held=True, hold_reason=reason, last_error=reason)
 
     await failpoint.reach("hold:begin")

@@ -16,6 +16,7 @@ from slotd.errors import Cancelled, Failed, SlotdError
 from slotd.host import failpoint
 from slotd.host.offloop import off_loop
 from slotd.model import Result
+from slotd.recipes import loops
 from slotd.recipes.context import Work
 
 _log = logging.getLogger(__name__)
@@ -49,6 +50,7 @@ async def perform(work: Work, steps: Sequence[Step], *, first: str = "") -> Resu
     start = names.index(first) if first else 0
     for step in steps[start:]:
         try:
+            loops.come_to(work, step.name)
             await work.enter(step.name)
             early = await step.do(work)
             await work.leave()

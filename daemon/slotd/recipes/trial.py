@@ -24,6 +24,7 @@ from slotd.host.offloop import off_loop
 from slotd.host.systemd import Change
 from slotd.model import Trial
 from slotd.probes import PROBES, Probe, Target
+from slotd.recipes import loops
 from slotd.recipes.context import Work
 from slotd.recipes.switch import open_trial, start_on_trial
 from slotd.store import TROUBLE
@@ -157,7 +158,10 @@ async def watch(work: Work) -> None:
                 return
             if saved - remaining >= SAVE_EVERY_S:
                 saved = remaining
+                is_progress = trial.remaining_s - remaining >= SAVE_EVERY_S
                 await save_rest(work, dataclasses.replace(trial, remaining_s=max(0.0, remaining)))
+                if is_progress:
+                    await loops.end_row(work)
                 work.touch()
             wait_s = min(SAVE_EVERY_S, remaining) if remaining > 0 else SAVE_EVERY_S
             try:

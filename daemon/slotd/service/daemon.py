@@ -79,8 +79,8 @@ class Daemon(Starter):
         self.jobs_.start(work, recipe)
         await self._board.refresh(job.app)
 
-    async def end(self) -> None:
-        await self.jobs_.stop()
+    async def end(self, *, asked: bool = True) -> None:
+        await self.jobs_.stop(asked=asked)
         for task in self._followups:
             task.cancel()
         await self._board.settled()

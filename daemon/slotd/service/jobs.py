@@ -16,7 +16,7 @@ from slotd.errors import Busy, Failed, SlotdError, TooLate
 from slotd.host.lock import only_one_on
 from slotd.host.offloop import off_loop
 from slotd.model import Job, JobKind, Result
-from slotd.recipes import recover
+from slotd.recipes import loops, recover
 from slotd.recipes.context import Work
 from slotd.recipes.run import forgive_cancellation
 
@@ -223,13 +223,19 @@ class Jobs:
         # A task that has not begun yet would end without a word.
         asyncio.get_running_loop().call_soon(self._tasks[job.id].cancel)
 
-    async def stop(self) -> None:
-        """Leave all jobs where they are; their intents are on disk, the next daemon resumes them."""
+    async def stop(self, *, asked: bool = True) -> None:
+        """Leave all jobs where they are; their intents are on disk, the next daemon resumes them.
+
+        `asked`: somebody wants the daemon to go down, and nothing that a job did is the reason.
+        """
         tasks = list(self._tasks.values())
         for work in self._works.values():
             work.leaving = True
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        if asked:
+            for work in list(self._works.values()):
+                await loops.end_row(work)
         for timer in self._timers:
             timer.cancel()

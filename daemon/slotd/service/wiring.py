@@ -67,7 +67,7 @@ async def serve(*, user_mode: bool) -> int:
             # The name first: calls from now on start the next daemon instead of being lost.
             await bus.release_name(BUS_NAME)
             await surface.finish()
-        await daemon.end()
+        await daemon.end(asked=not lost)
         for task in (watchdog, ended, idle, waiting):
             task.cancel()
     await bus.close()

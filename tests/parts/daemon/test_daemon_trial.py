@@ -105,9 +105,14 @@ async def test_a_release_that_crashes_over_and_over_uses_up_its_attempts(notes: 
     assert notes.says() == before
 
 
-def plan_of_last_job(world: World) -> str:
+def in_store(world: World, question: str) -> list[str]:
+    """The first column of what the state says; read beside the daemon."""
     with contextlib.closing(sqlite3.connect(f"file:{world.state}/state.db?mode=ro", uri=True)) as db:
-        return str(db.execute("SELECT plan FROM jobs ORDER BY id DESC LIMIT 1").fetchone()[0])
+        return [str(row[0]) for row in db.execute(question)]
+
+
+def plan_of_last_job(world: World) -> str:
+    return in_store(world, "SELECT plan FROM jobs ORDER BY id DESC LIMIT 1")[0]
 
 
 async def on_trial(notes: Notes, desk: Desk, version: str, trial: str) -> str:
@@ -149,3 +154,38 @@ def test_that_a_version_passed_is_told_also_where_the_disk_fails_right_after_it_
     assert world.has_fired("commit:closed")
     assert notes.version == "8.1"
     assert "updated from 8.0 to 8.1" in world.slotctl("history", "notes")
+
+
+async def test_a_trial_outlasts_any_number_of_orderly_restarts(world: World, notes: Notes, desk: Desk) -> None:
+    job = await on_trial(notes, desk, "8.2", "1h")
+    running = notes.run_id()
+    resumed = "SELECT id FROM events WHERE kind = 'job-resumed' AND version = '8.2'"
+    for number in range(1, 26):
+        await asyncio.to_thread(world.systemctl, "restart", "slotd.service")
+        await asyncio.to_thread(wait_for, lambda number=number: len(in_store(world, resumed)) == number)
+    app = await desk.app("notes")
+    assert (app["State"], app["Version"], app["Held"]) == ("trial", "8.2", False)
+    assert notes.run_id() == running
+    await desk.call("MarkGood", "sa{sv}", "notes")
+    assert (await desk.end_of(job))["result"] == "updated"
+
+
+async def test_a_trial_that_slotd_dies_of_each_time_is_held_and_the_version_that_runs_is_not_blamed(
+    world: World, notes: Notes, desk: Desk
+) -> None:
+    world.fail_at("trial:looked", "kill+100")
+    notes.define(trial="1h")
+    await desk.call("Reload")
+    notes.publish("8.3")
+    world.slotctl("update", "notes", status=1)
+    app = await desk.app("notes")
+    assert (app["Version"], app["Held"], app["Trial"]) == ("8.3", True, {})
+    assert "was interrupted 21 times in step trial" in app["HoldReason"]
+    assert notes.says()["version"] == "8.3"
+    assert "8.3" not in in_store(world, "SELECT version FROM blocked")
+    world.start()
+    world.slotctl("unhold", "notes")
+    notes.define()
+    await desk.call("Reload")
+    notes.publish("8.4")
+    assert (await desk.do("Update", "notes"))["result"] == "updated"
