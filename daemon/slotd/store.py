@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from slotd.core.rows import Codec
 from slotd.errors import Failed, NoSuchBackup, NoSuchJob
-from slotd.host import failpoint, underway
+from slotd.host import dbtrouble, failpoint, underway
 from slotd.model import AppRecord, Backup, Blocked, Event, Job, JobKind, Slot, SlotName, Trial
 
 T = TypeVar("T")
@@ -64,19 +64,18 @@ TROUBLE = (StoreError, OSError)
 
 
 def _trouble(path: Path, error: sqlite3.Error) -> StoreError:
-    full = getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL
-    try:
-        found = os.statvfs(path.parent)
-        left = f", and {found.f_bavail * found.f_frsize >> 10} KiB are left"
-        left = f"{left}, read-only" if found.f_flag & os.ST_RDONLY else left
-    except OSError as problem:
-        left = f", and its file system does not answer: {problem.strerror}"
+    full = dbtrouble.is_full(error)
     hint = "Free some space there." if full else f"See `findmnt -T {path}`, `journalctl -k` and `slotctl doctor`."
     kind = StoreFull if full else StoreError
-    return kind(f"cannot use the state in {path}: {error}{left}.", hint=hint)
+    return kind(f"cannot use the state in {path}: {error}, {dbtrouble.room_beside(path)}.", hint=hint)
 
 
 _ENDED = "('done', 'failed', 'cancelled')"
+_APART = "('check', 'backup', 'verify')"  # they change neither a version nor data in their place
+_BY_AGE = (
+    f"SELECT id, ROW_NUMBER() OVER (PARTITION BY app ORDER BY id DESC) AS age FROM jobs WHERE kind NOT IN {_APART}"
+)
+LAST = 20
 _CODECS = {table: Codec(cls) for table, (cls, _) in TABLES.items()}
 _TABLE_OF = {cls: table for table, (cls, _) in TABLES.items()}
 
@@ -293,10 +292,12 @@ class Store:
     def unfinished_jobs(self, app: str = "") -> list[Job]:
         return self._all(Job, f"state NOT IN {_ENDED} AND (? = '' OR app = ?) ORDER BY id", (app, app))
 
-    def jobs(self, *, app: str = "", limit: int = 200, checks: bool = True) -> list[Job]:
-        """The newest jobs first; `checks` False leaves out those that only looked."""
-        where = "(? = '' OR app = ?) AND (? OR kind != 'check') ORDER BY id DESC LIMIT ?"
-        return self._all(Job, where, (app, app, checks, limit))
+    def jobs(self, *, app: str = "", limit: int = 200, checks: bool = True, copies: bool = True) -> list[Job]:
+        """The newest jobs first; False leaves out what only looked (`checks`), or made or read saved copies."""
+        where = (
+            f"(? = '' OR app = ?) AND (? OR kind != 'check') AND (? OR kind NOT IN {_APART}) ORDER BY id DESC LIMIT ?"
+        )
+        return self._all(Job, where, (app, app, checks, copies, limit))
 
     def begin_step(self, job: Job, now: float) -> None:
         """Record the intent: the job's row names the step before the step's first effect."""
@@ -330,12 +331,16 @@ class Store:
         return self._all(Event, "(? = '' OR app = ?) ORDER BY id DESC LIMIT ?", (app, app, limit))
 
     def prune(self, *, events: int = 10_000, jobs: int = 2_000) -> None:
-        """Keep the newest so many (at least one) events and finished jobs: the highest id tells the next one."""
+        """Keep the newest so many (at least one) events and finished jobs: the highest id tells the next one.
+
+        And of each app those that tell how it was left, however many have looked at it, or saved its data, since.
+        """
         with self.transaction():
             self._db.execute("DELETE FROM events WHERE id <= (SELECT MAX(id) FROM events) - ?", (events,))
             self._db.execute(
-                "DELETE FROM jobs WHERE state NOT IN ('waiting','running') AND id <= (SELECT MAX(id) FROM jobs) - ?",
-                (jobs,),
+                "DELETE FROM jobs WHERE state NOT IN ('waiting','running') AND id <= (SELECT MAX(id) FROM jobs) - ?"
+                f" AND id NOT IN (SELECT id FROM ({_BY_AGE}) WHERE age <= ?)",
+                (jobs, LAST),
             )
             self._db.execute("DELETE FROM steps WHERE job NOT IN (SELECT id FROM jobs)")
 
@@ -373,8 +378,8 @@ def open_store(
         return Store(path, busy_s=busy_s), None
     except (sqlite3.DatabaseError, StoreError) as problem:
         error = problem.__cause__ if isinstance(problem, StoreError) else problem
-        if not isinstance(error, sqlite3.DatabaseError) or not _is_damage(error):
-            if _may_want_room(error) and make_room():
+        if not dbtrouble.is_damage(error):
+            if dbtrouble.may_want_room(error) and make_room():
                 return open_store(path, now=now, busy_s=busy_s, alone=alone, make_room=make_room)
             # Locked, a full or failing disk: the state is there, and to lose it would be the harm.
             raise Failed(f"cannot open {path}: {error}.", hint=UNREADABLE) from problem
@@ -386,15 +391,3 @@ def open_store(
                 part.rename(aside.with_name(aside.name + suffix))
         failpoint.hit("rebuild:aside")
         return Store(path, busy_s=busy_s), aside
-
-
-def _may_want_room(error: BaseException | None) -> bool:
-    """Whether a full disk looks like this. SQLite cannot make its index there, and calls it an I/O error."""
-    code = getattr(error, "sqlite_errorcode", None) or 0
-    return code & 0xFF in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
-
-
-def _is_damage(error: sqlite3.DatabaseError) -> bool:
-    """Whether the file itself is no whole database. Only then may another take its place."""
-    code = getattr(error, "sqlite_errorcode", None)
-    return code is None or code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)

@@ -73,6 +73,22 @@ def test_job_ids_are_never_used_again(store: Store) -> None:
     assert ids == [1, 2, 3, 4, 5]
 
 
+def test_how_an_app_was_left_is_known_however_many_copies_of_all_apps_were_made_since(store: Store) -> None:
+    def ended(app: str, kind: JobKind) -> Job:
+        job = dataclasses.replace(store.new_job(app, kind, now=1.0, correlation="c", plan={}), state=JobState.DONE)
+        store.save(job)
+        return job
+
+    failed = ended("x", JobKind.UPDATE)
+    with store.transaction():
+        for number in range(300):
+            for kind in (JobKind.CHECK, JobKind.BACKUP, JobKind.VERIFY):
+                ended("x" if number % 2 else "y", kind)
+    store.prune(jobs=10)
+    assert store.jobs(app="x", limit=1, copies=False) == [failed]
+    assert len(store.jobs()) <= 11
+
+
 def test_what_is_not_there_is_named_with_a_way_to_find_it(store: Store) -> None:
     with pytest.raises(NoSuchJob, match="job 12"):
         store.job(12)

@@ -118,9 +118,7 @@ async def where_to_set_aside(work: Work) -> str:
 
 def _begun_aside(work: Work) -> str:
     store, name = work.host.store, work.app.name
-    harmless = (JobKind.BACKUP, JobKind.VERIFY)
-    jobs = (job for job in store.jobs(app=name, checks=False) if job.id != work.job.id and job.kind not in harmless)
-    last = next(jobs, None)
+    last = next((job for job in store.jobs(app=name, limit=2, copies=False) if job.id != work.job.id), None)
     if last is None:
         return ""
     try:

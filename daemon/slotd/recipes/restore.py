@@ -64,7 +64,7 @@ async def _who_rests(work: Work) -> tuple[str, ...]:
 
 def _left_down_by(work: Work) -> Plan | None:
     """The plan of the job that stopped the app and left it so; None if none did since a job last ended well."""
-    for job in work.host.store.jobs(app=work.app.name, checks=False):
+    for job in work.host.store.jobs(app=work.app.name, copies=False):
         if job.id == work.job.id or not _touched_the_app(job):
             continue
         if job.result not in (Result.FAILED, Result.ROLLBACK_FAILED):
