@@ -84,7 +84,3 @@ def old_one_is_broken(world: World) -> None:
 
 OTHERS["stop"] = {"deaf": old_one_is_deaf}
 OTHERS["rb-start"] = {"broken": old_one_is_broken}
-
-
-def clock_points(_step: str) -> str:
-    return "a container shares its host's clock: this is done in the suite of virtual machines (tests/vm)"

@@ -11,6 +11,7 @@ import fcntl
 import os
 import subprocess
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -92,13 +93,15 @@ class Disk:
         finally:
             os.close(handle)
 
-    def power_cycle(self, *, cut: bool = True) -> None:
-        """The power fails and comes back."""
+    def power_cycle(self, *, cut: bool = True, look: Callable[[], None] | None = None) -> None:
+        """The power fails and comes back; `look` sees the disk before anything runs on it."""
         if cut:
             self.cut()
         self.machine.crash()
         self.unmount()
         self.mount()
+        if look is not None:
+            look()
         self.machine.boot()
 
     def fill(self) -> None:

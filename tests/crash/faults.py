@@ -6,6 +6,7 @@ does. Everything is done from outside, or by the daemon's own failpoints, which 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -67,17 +68,20 @@ def start_of(step: str) -> str:
     return "idle" if step in ("resolve", "delay") else "well"
 
 
-def bring(world: World, step: str, failpoints: str) -> None:
-    """The machine on its way to a step, its daemon with these failpoints."""
-    start = start_of(step)
-    world.begin(start, points=failpoints)
+def bring(world: World, step: str, failpoints: str, *, start: str = "", more: str = "") -> None:
+    """The machine on its way to a step, its daemon with these failpoints, and `more` of an environment.
+
+    `start`: another kept state than the nearest to the step.
+    """
+    start = start or start_of(step)
+    world.begin(start, points=failpoints, more=more)
     if start == "idle":
         world.update()
 
 
-def hang(world: World, point: str) -> None:
+def hang(world: World, point: str, *, start: str = "") -> None:
     """The machine in a step: the daemon lives and waits at this point."""
-    bring(world, step_of(point), f"{point}=hang")
+    bring(world, step_of(point), f"{point}=hang", start=start)
     world.wait_fired(point)
 
 
@@ -155,31 +159,88 @@ def cut(world: World, point: str) -> None:
     oracle.check(world, expected=after_power_cut(point))
 
 
+UNSYNCED = ("stage:finished", "switch:begin", "switch:link")
+
+
+def unsynced_points(step: str) -> Sequence[str] | str:
+    return [point for point in UNSYNCED if step_of(point) == step] or "what `stage` wrote is looked at after it"
+
+
+def cut_unsynced(world: World, point: str) -> None:
+    """The same in an update that staged its release here and now: only slotd itself has put the slot on disk."""
+    hang(world, point, start="stage")
+    apps = world.machine.offline_path("/var/lib/slotd/apps/notes")
+    new = next(slot for slot in "ab" if (apps / slot / "VERSION").read_text() == NEW)
+
+    def look() -> None:
+        """Every file of the new slot is that of the release, to its last byte."""
+        slot = apps / new
+        files = [path for path in slot.rglob("*") if path.is_file() and ".slotd" not in path.parts]
+        sums = {f"./{path.relative_to(slot)}": hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+        found = "\n".join(f"{sums[name]}  {name}" for name in sorted(sums))
+        assert found == world.publisher.files[NEW], f"after the cut slot {new} holds\n{found}"
+
+    world.disk.power_cycle(look=look)
+    world.settle()
+    oracle.check(world, expected=after_power_cut(point))
+
+
 def disk_dies(world: World, point: str) -> None:
-    """Every call on the disk fails from here on, under a daemon and an app that run; then the power is switched."""
+    """Every call on the disk fails from here on, under a daemon and an app that run; then the power is switched.
+
+    Nothing that they did meanwhile is on the disk: it ends as a power cut at this point does.
+    """
     hang(world, point)
     world.disk.cut()
     world.let_go(point)
     world.machine.run("sleep 0.7")
     world.disk.power_cycle(cut=False)
     world.settle()
-    oracle.check(world, expected=(OLD, NEW) if not machine.is_rollback_step(step_of(point)) else (OLD,))
+    oracle.check(world, expected=after_power_cut(point))
+
+
+ROOM_IS_KEPT = ("rb-stop", "rb-quarantine")  # until the data are aside; what is freed then is anybody's
 
 
 def disk_full(world: World, point: str) -> None:
-    """Not a byte is free from here on; later there is space again."""
+    """Not a byte is free from here on; later there is space again. A way back needs none as long as its own is kept."""
+    step = step_of(point)
     hang(world, point)
     world.disk.fill()
     world.let_go(point)
-    # Where the state takes no more rows, the job waits for space, and the app is left as it is.
-    world.machine.run(f"for n in $(seq 30); do {IDLE.strip()} && break; sleep 0.1; done", check=False)
-    link = world.machine.run("cat /var/lib/slotd/apps/notes/current/VERSION").stdout
-    assert link in (OLD, NEW)
+    if step in ROOM_IS_KEPT:
+        world.settle()
+        went_back(world)
+        assert world.notes.wait_state()["version"] == OLD, "on the full disk the old version does not answer"
+        status = world.notes.json("status", "notes")
+        assert not status["held"], f"on the full disk the app is held: {status['hold_reason']}"
+    elif machine.is_rollback_step(step):
+        # Somebody took the room that was kept. The rest needs none, but the app may need some to start.
+        if step != "rb-restore":
+            world.wait(lambda: current(world) == OLD, "on the full disk the link was not set back")
+            went_back(world)
+    else:
+        # Where the state takes no more rows, the job waits for space, and the app is left as it is.
+        world.machine.run(f"for n in $(seq 30); do {IDLE.strip()} && break; sleep 0.1; done", check=False)
+        assert current(world) in (OLD, NEW)
     world.disk.free()
     world.settle()
     mend_if_held(world)
-    step = step_of(point)
-    oracle.check(world, expected=(OLD,) if machine.is_rollback_step(step) else (OLD, NEW))
+    if machine.is_rollback_step(step):
+        oracle.check(world, expected=(OLD,))
+    else:
+        is_good = machine.after_error(step, passed=False) is OnError.WARN
+        oracle.check(world, expected=(NEW,) if is_good else (OLD, NEW))
+
+
+def current(world: World) -> str:
+    return world.machine.run("cat /var/lib/slotd/apps/notes/current/VERSION").stdout
+
+
+def went_back(world: World) -> None:
+    """On the disk, as it is now: the old version, on data that no newer one has written."""
+    ran = world.machine.run("ls /var/lib/notes/data/ran").stdout.split()
+    assert (current(world), NEW in ran) == (OLD, False), f"the link leads to {current(world)}, on data of {ran}"
 
 
 def failing(action: str) -> Callable[[World, str], None]:

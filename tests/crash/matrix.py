@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tests.crash import oracle
-from tests.crash.columns import FAULTS, OF_DISKS
+from tests.crash.columns import FAULTS
 from tests.crash.disk import KINDS
 from tests.crash.faults import NAMES, Fault
 from tests.crash.world import World
@@ -42,8 +42,6 @@ class Outcome:
 def cells(kinds: tuple[str, ...] = KINDS) -> Iterator[Cell]:
     for kind in kinds:
         for fault in FAULTS:
-            if kind != KINDS[0] and fault.name not in OF_DISKS:
-                continue
             for step in NAMES:
                 points = fault.points(step)
                 if isinstance(points, str):

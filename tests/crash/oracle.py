@@ -7,21 +7,27 @@ from dataclasses import dataclass
 from typing import Any
 
 from tests.crash.world import LATER, NEW, OLD, WITNESS, World
+from tests.system.remembered import COPIES, LEFTOVERS, READ, check_app, check_history
 
 UP_S = 8.0  # how long the app may take to answer once all jobs have ended
 APPS = "/var/lib/slotd/apps/notes"
 QUARANTINE = "/var/lib/slotd/quarantine/notes"
-# Names of what is only there while something is made; a daemon that has settled has none.
-LEFTOVERS = (
-    r"find /var/lib/slotd /var/cache/slotd /var/lib/notes \( -name '*.unfinished' -o -name '.current*' "
-    r"-o -name '*.part' -o -name '*.new' -o -name '*.tmp' \) -print"
-)
+# What a daemon says that could not write into its history; what it could not write is not asked for there.
+LOST = "could not be written into the history"
+ENDS = {"updated": NEW, "failed": OLD, "rolled-back": OLD, "cancelled": OLD}  # result of an update -> what runs then
 LOOK = f"""
+for n in $(seq {int(UP_S / 0.1)}); do  # whom systemd starts again and again, as the disk was full, is not up yet
+    systemctl is-active notes.service | grep -q activating || break; sleep 0.1
+done
 part() {{ printf '\\036%s\\n' "$1"; }}
 part status; slotctl --json status notes
 part current; readlink {APPS}/current
 part files; cd {APPS}/current/ && find . -type f ! -path './.slotd/*' -exec sha256sum {{}} + | LC_ALL=C sort -k2
-part leftovers; {LEFTOVERS}
+part record; cat {APPS}/current/.slotd/slot.json
+part copies; {COPIES.format(name="notes")}
+part known; python3 -c "$READ"
+part lost; journalctl --sync; journalctl --quiet --unit=slotd --since="$SINCE" --grep='{LOST}' --output=cat
+part leftovers; find /var/lib/slotd /var/cache/slotd /var/lib/notes {LEFTOVERS}
 part workers; systemctl list-units --all --plain --no-legend 'slotd-worker*'
 part masked; systemctl list-unit-files --no-legend --state=masked,masked-runtime 'notes*' 'slotd*'
 part jobs; systemctl list-jobs --no-legend --plain | grep -v 'No jobs' || true
@@ -30,7 +36,7 @@ part failed; systemctl list-units --failed --plain --no-legend 'slotd*'
 part ran; cat /var/lib/notes/data/ran/* 2>/dev/null
 part witness; cat {WITNESS} 2>/dev/null
 part aside; for d in {QUARANTINE}/*/; do test -e "$d/header.json" && ls "$d"data/0/ran; done 2>/dev/null
-part journal; journalctl --sync; journalctl --quiet --since="$SINCE" --output=json --output-fields=SLOTD_RESULT \
+part journal; journalctl --quiet --since="$SINCE" --output=json --output-fields=SLOTD_RESULT \
     SLOTD_JOB=$JOB
 part end
 """
@@ -50,7 +56,7 @@ class Seen:
 
 
 def look(world: World) -> Seen:
-    said = world.machine.run(LOOK, check=False, env={"JOB": str(world.job), "SINCE": world.since}).stdout
+    said = world.machine.run(LOOK, check=False, env={"JOB": str(world.job), "SINCE": world.since, "READ": READ}).stdout
     parts = {}
     for part in said.split("\036")[1:]:
         name, _, text = part.partition("\n")
@@ -89,11 +95,23 @@ def check_told(world: World, seen: Seen) -> None:
     assert status.get("trial") is None, "a trial is still open"
     assert status.get("job") is None, f"a job is still there: {status.get('job')}"
     assert status["state"] in ("idle", "update-available", "awaiting-approval"), f"the app is {status['state']}"
+    known = json.loads(seen.parts["known"])
+    check_app("notes", seen.version, seen.parts["current"], seen.parts["record"], seen.parts["copies"], known)
+    if not seen.parts["lost"]:
+        check_history("notes", seen.version, known)
     if world.job:
-        results = {json.loads(line).get("SLOTD_RESULT") for line in seen.parts["journal"].splitlines()} - {None, ""}
-        assert results, f"the journal does not say how job {world.job} ended"
-        if seen.version == NEW:
-            assert "updated" in results, f"{NEW} runs, and the journal says {results}"
+        results = [json.loads(line).get("SLOTD_RESULT") for line in seen.parts["journal"].splitlines()]
+        _check_end(world, seen, [result for result in results if result], "the journal")
+        _check_end(world, seen, [known["jobs"].get(str(world.job))], "the row")
+        ends = [end.removeprefix("update-") for end in known["ends"].get(str(world.job), ())]
+        if ends or not seen.parts["lost"]:
+            _check_end(world, seen, ends, "the history")
+
+
+def _check_end(world: World, seen: Seen, results: list[str], where: str) -> None:
+    """Whoever says how the job ended says what is. The last word counts: what a disk that died was told is lost."""
+    last = results[-1] if results else "nothing"
+    assert ENDS.get(last) == seen.version, f"{seen.version} runs, and {where} of job {world.job} says {last}"
 
 
 def check_tidy(seen: Seen) -> None:

@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.crash import columns, matrix, prefixes, sweep
+from tests.crash import columns, coverage, matrix, prefixes, sweep
 from tests.crash.disk import KINDS
-from tests.crash.faults import NAMES, NOT_MET
+from tests.crash.faults import NAMES
 from tests.crash.matrix import Outcome
 from tests.system.image import REPOSITORY
 
@@ -117,13 +117,13 @@ class Ledger:
     def _of_sources(self) -> list[str]:
         last = {told.outcome.name: told.source for told in self.told}
         counts = Counter(last.values())
+        sittings = 1 + sum(after.at < told.at for told, after in itertools.pairwise(self.told))
+        if len({told.source for told in self.told}) == 1:
+            run = "One unbroken run" if sittings == 1 else f"One run in {sittings} sittings, with no mend between them"
+            return [f"{run}, with the daemon of commit `{next(iter(counts))}`.", ""]
         said = ", ".join(f"{count} by `{source}`" for source, count in counts.items())
-        if len(counts) < 2:
-            return [f"All with the daemon of commit {said.partition(' by ')[2]}.", ""]
-        begun = (
-            "The run had several sittings, with mends between them; of each cell the last counts. Commits of the daemon"
-        )
-        return [f"{begun}: {said}.", ""]
+        begun = f"A run in {sittings} sittings, with mends between them; of each cell the last counts"
+        return [f"{begun}. Commits of the daemon: {said}.", ""]
 
     def _not_held(self) -> list[str]:
         """The cells that did not hold, once or still, as a table; nothing if there are none."""
@@ -153,8 +153,7 @@ class Ledger:
                 shown.append(f"({numbers[why]})" if why else self._of(name, "", step))
             lines.append(f"| `{step}` | " + " | ".join(shown) + " |")
         lines += ["", *(f"({number}) {why}.  " for why, number in numbers.items())]
-        lines += ["", "Failpoints that these updates do not come by:", ""]
-        return lines + [f"- `{name}`: {why}" for name, why in NOT_MET.items()]
+        return [*lines, "", *coverage.told()]
 
     def _of(self, fault: str, kind: str, step: str = "") -> str:
         """Held of tried, or a dash."""

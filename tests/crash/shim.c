@@ -2,7 +2,7 @@
  *
  * strace counts for each thread alone, and the daemon's steps run in a pool of threads: here the whole process counts.
  * It begins once the file $SWEEP_ARM is there, so that starting up is not counted. Each counted call is a line of
- * $SWEEP_LOG: its number and name. Call number $SWEEP_AT is not made: `kill` ends the process, as a crash between two
+ * $SWEEP_LOG: its number, its name and the time of day. Call number $SWEEP_AT is not made: `kill` ends the process, as a crash between two
  * calls does; `eio` and `enospc` are its error, and that call is the only one that fails.
  */
 #define _GNU_SOURCE
@@ -19,6 +19,7 @@
 #include <sys/syscall.h>
 #include <sys/types.h>
 #include <sys/uio.h>
+#include <time.h>
 #include <unistd.h>
 
 static atomic_int armed, count;
@@ -46,7 +47,9 @@ static int breaks(const char *name) {
     }
     int number = atomic_fetch_add(&count, 1) + 1;
     char line[64];
-    int length = snprintf(line, sizeof line, "%d %s\n", number, name);
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    int length = snprintf(line, sizeof line, "%d %s %ld.%09ld\n", number, name, (long)now.tv_sec, now.tv_nsec);
     /* Past the C library, whose functions are ours. */
     int handle = syscall(SYS_openat, AT_FDCWD, log_path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0600);
     if (handle < 0 || syscall(SYS_write, handle, line, length) < 0)

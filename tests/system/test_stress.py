@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.system import stress
+from tests.system import remembered, stress
 from tests.system.container import Container, free_port
 from tests.system.notes import DEFINITION, UNIT, Notes, Publisher
 
@@ -70,20 +70,16 @@ def test_after_callers_in_random_order_every_app_is_one_whole_version_with_its_d
         "test \"$(busctl get-property org.slotd1 /org/slotd1 org.slotd1.Manager NJobs)\" = 'u 0'",
         timeout_s=300,
     )
-    known = json.loads(machine.run(["python3", "-c", READ]).stdout)
+    known = remembered.read(machine)
     killed = machine.run("journalctl -q -u slotd -g 'code=killed, status=9' | wc -l").stdout.strip()
     print(summary(calls, known, killed))
     assert not [call for call in calls if "Traceback" in call["said"]]
     assert not [call for call in calls if call["status"] not in ENDINGS]
     assert not [call for call in calls if call["status"] != "0" and not call["said"].strip()]
-    assert known["unfinished"] == []
-    assert known["trials"] == []
     for name, app in apps.items():
         check_app(machine, name, app, known, digests[name])
-        assert known["copies"].get(name, []) == on_disk(machine, name)
-    leftovers = "find /var/lib/slotd /var/lib/one /var/lib/two /var/lib/three /var/lib/four /var/lib/five"
-    named = "-name unfinished -o -name '.slotd-*' -o -path '*/reserve/*' -o -name 'current?*'"
-    assert machine.run(f"{leftovers} {named}").stdout == ""
+    places = "/var/lib/slotd /var/lib/one /var/lib/two /var/lib/three /var/lib/four /var/lib/five"
+    assert machine.run(f"find {places} {remembered.LEFTOVERS}").stdout == ""
     assert machine.run("systemctl list-units --all --no-legend 'slotd-worker-*'").stdout == ""
     print(CHECKED)
 
@@ -116,23 +112,12 @@ def check_app(machine: Container, name: str, app: Notes, known: dict[str, Any], 
     link = machine.run(f"readlink /var/lib/slotd/apps/{name}/current").stdout.strip()
     slot = f"/var/lib/slotd/apps/{name}/{link}"
     assert machine.read_file(f"{slot}/VERSION") == version
-    assert json.loads(machine.read_file(f"{slot}/.slotd/slot.json"))["version"] == version
+    record = machine.read_file(f"{slot}/.slotd/slot.json")
     assert (shown["version"], shown["slot"]) == (version, link)
-    assert known["slots"][f"{name}/{link}"] == [version, "good"]
+    remembered.check_app(name, version, link, record, remembered.copies_on_disk(machine, name), known)
+    remembered.check_history(name, version, known)
     assert known["installed"][name] == version, "the jobs say otherwise"
-    assert re.search(rf"\b{re.escape(version)}\b", known["told"][name]), f"the history says: {known['told'][name]}"
     assert shown["state"] in ("idle", "update-available", "awaiting-approval", "held", "failed")
-
-
-def on_disk(machine: Container, name: str) -> list[str]:
-    """The copies of an app's data that lie there, sealed."""
-    place = "/var/lib/slotd/{backups,quarantine}/" + name
-    found = machine.run(
-        ["bash", "-c", f"shopt -s nullglob; for c in {place}/*; do test -e $c/header.json; echo $c $?; done"]
-    )
-    copies = [line.split() for line in found.stdout.splitlines()]
-    assert not [path for path, status in copies if status != "0"], found.stdout
-    return sorted(path for path, _ in copies)
 
 
 def summary(calls: list[dict[str, Any]], known: dict[str, Any], killed: str) -> str:
@@ -161,34 +146,3 @@ def pattern(said: str) -> str:
 CHECKED = """\
 checked for each app: the version that answers is that of its slot, its link, the store, the last job and the history;
 its data are what they were; its copies are those of the store, all sealed; nothing half-made and no worker is left"""
-
-READ = """
-import json, sqlite3
-db = sqlite3.connect("/var/lib/slotd/state.db")
-ended = "('done', 'failed', 'cancelled')"
-installed, told, copies = {}, {}, {}
-for app, kind, result, version, previous in db.execute(
-    f"SELECT app, kind, result, version, previous_version FROM jobs WHERE state IN {ended} ORDER BY finished_at"
-):
-    if result == "updated":
-        installed[app] = version
-    elif result == "rolled-back":
-        installed[app] = version if kind == "rollback" else previous
-for app, message in db.execute("SELECT app, message FROM events WHERE kind IN ('updated', 'rolled-back') ORDER BY id"):
-    told[app] = message.partition(":")[0].rpartition("to ")[2]
-for app, path, sealed in db.execute("SELECT app, path, sealed FROM backups ORDER BY path"):
-    copies.setdefault(app, []).append(path if sealed else f"{path}, not sealed")
-print(json.dumps({
-    "unfinished": db.execute(f"SELECT id, step FROM jobs WHERE state NOT IN {ended}").fetchall(),
-    "trials": db.execute("SELECT app FROM trials").fetchall(),
-    "slots": {f"{app}/{name}": [version, state] for app, name, version, state in db.execute(
-        "SELECT app, name, version, state FROM slots")},
-    "installed": installed,
-    "told": told,
-    "copies": copies,
-    "most": db.execute("SELECT max(resumed) FROM jobs").fetchone()[0],
-    "interrupted": db.execute(
-        "SELECT step, count(*) FROM events WHERE kind = 'job-resumed' GROUP BY 1 ORDER BY 2 DESC").fetchall(),
-    "results": db.execute("SELECT kind, result, count(*) FROM jobs GROUP BY 1, 2 ORDER BY 1, 3 DESC").fetchall(),
-}))
-"""
