@@ -14,6 +14,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault("full", "full disk", only_begin, faults.disk_full),
     Fault("eio", "an I/O error", points_of, faults.failing("eio")),
     Fault("enospc", "no space, once", only_begin, faults.failing("enospc")),
+    Fault("damage", "the database of the state damaged", faults.damage_points, faults.damaged),
     *(
         Fault(f"net-{mood}", title, network.points_for(mood), network.striking(mood))
         for mood, title in network.TITLES.items()

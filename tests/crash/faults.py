@@ -201,6 +201,11 @@ def disk_dies(world: World, point: str) -> None:
 
 ROOM_IS_KEPT = ("rb-stop", "rb-quarantine")  # until the data are aside; what is freed then is anybody's
 
+ROOM_IS_NOT_NEEDED = (
+    *(("ext4", step) for step in ("rb-switch", "rb-start", "rb-verify")),
+    *(("xfs", step) for step in ("rb-start", "rb-verify")),
+)
+
 
 def disk_full(world: World, point: str) -> None:
     """Not a byte is free from here on; later there is space again. A way back needs none as long as its own is kept."""
@@ -215,8 +220,9 @@ def disk_full(world: World, point: str) -> None:
         status = world.notes.json("status", "notes")
         assert not status["held"], f"on the full disk the app is held: {status['hold_reason']}"
     elif machine.is_rollback_step(step):
-        # Somebody took the room that was kept. The rest needs none, but the app may need some to start.
-        if step != "rb-restore":
+        # Somebody took the room that was kept. Data that share no blocks need some, as xfs does for the new link, and
+        # the app itself may to start; all else needs none.
+        if (world.kind, step) in ROOM_IS_NOT_NEEDED:
             world.wait(lambda: current(world) == OLD, "on the full disk the link was not set back")
             went_back(world)
     else:
@@ -241,6 +247,35 @@ def went_back(world: World) -> None:
     """On the disk, as it is now: the old version, on data that no newer one has written."""
     ran = world.machine.run("ls /var/lib/notes/data/ran").stdout.split()
     assert (current(world), NEW in ran) == (OLD, False), f"the link leads to {current(world)}, on data of {ran}"
+
+
+DAMAGED = {
+    "switch": ("switch:begin", "switch:link", "switch:end"),
+    "trial": ("trial:begin", "trial:end"),
+    "commit": ("commit:begin", "commit:end"),
+    "rb-restore": ("rb-restore:begin", "rb-restore:end"),
+}
+LOST = "the state was lost and was rebuilt"
+
+
+def damage_points(step: str) -> Sequence[str] | str:
+    return DAMAGED.get(step, "what a lost state leaves unknown is tried around the data, the link and the trial")
+
+
+def damaged(world: World, point: str) -> None:
+    """The store's database is garbage when the next daemon comes: it is rebuilt, says so, and the job goes on."""
+    hang(world, point)
+    state = "/var/lib/slotd/state.db"
+    world.sh(
+        "pid=$(systemctl show --property=MainPID --value slotd.service); kill -STOP $pid; "
+        f"rm -f {state}-wal {state}-shm; dd if=/dev/urandom of={state} bs=4096 count=8 status=none; kill -KILL $pid"
+    )
+    world.settle()
+    oracle.check(world, expected=after_crash(point))
+    history = " ".join(world.notes.slotctl("history", "notes").split())
+    assert LOST in history, "the history does not say that the state was lost"
+    told = world.machine.run("journalctl -q --since=$S -o cat SLOTD_APP=notes", env={"S": world.since}).stdout
+    assert LOST in told, "the journal does not say that the state was lost"
 
 
 def failing(action: str) -> Callable[[World, str], None]:

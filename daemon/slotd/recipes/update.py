@@ -74,6 +74,7 @@ async def update(work: Work, *, first: str = "") -> Result:
             return await roll_back(work, stopped.error.message)
         return await give_up(work, stopped)
     await switch.close_passed_trial(work)
+    await space.give_back(work)  # once more: an error kept `cleanup` from it
     await work.finish(result)
     return result
 
