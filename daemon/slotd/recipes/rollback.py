@@ -275,8 +275,12 @@ async def close(work: Work) -> None:
             store.save(
                 Blocked(app=job.app, version=plan.version, digest=plan.digest, reason=blocked, at=work.host.clock.now())
             )
+            slots = store.slots(job.app)
+            if plan.old_slot is not None and slots[plan.old_slot].state is SlotState.WHOLE:
+                # So a state that was lost meanwhile was rebuilt; it runs now, and is well.
+                store.save(dataclasses.replace(slots[plan.old_slot], state=SlotState.GOOD))
             if plan.slot is not None:
-                slot = store.slots(job.app)[plan.slot]
+                slot = slots[plan.slot]
                 store.save(
                     dataclasses.replace(slot, state=SlotState.BAD) if plan.old_version else Slot(job.app, plan.slot)
                 )
