@@ -183,13 +183,15 @@ async def start_old(work: Work) -> None:
 async def start_all(work: Work) -> None:
     """Start first to last, then what was stopped along with them. Raises for the first that does not, after all.
 
-    What a person had stopped before stays stopped.
+    What a person had stopped before stays stopped; but nothing of slotd's keeps them from starting it any more.
     """
     systemd = work.host.systemd
     problem: SlotdError | None = None
-    for unit in [unit for unit in work.app.service.units if unit not in work.plan.resting]:
+    for unit in work.app.service.units:
         try:
             await off_loop(holdback.let_start, work.host.paths.runtime, unit)
+            if unit in work.plan.resting:
+                continue
             await systemd.reset_failed(unit)
             result = await systemd.start(unit, timeout_s=work.app.service.start_timeout_s)
         except SlotdError as error:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 from tests.parts.daemon.desk import Desk
 from tests.parts.daemon.notes import Notes
-from tests.parts.daemon.world import World
+from tests.parts.daemon.world import PYTHON, World
+
+from slotd.host.holdback import ASSERTION
 
 
 @pytest.fixture(scope="module", autouse=True)
 def saved(world: World, notes: Notes) -> str:
     """The app is installed and has data; gives a backup of them."""
+    world.write(world.units / "notes.service.d/50-slotd.conf", f"[Unit]\n{ASSERTION}\n")  # as `slotctl enable` does
     notes.publish("1.0")
     world.slotctl("update", "notes")
     notes.write("one")
@@ -20,6 +25,16 @@ def saved(world: World, notes: Notes) -> str:
 
 def state(world: World) -> str:
     return world.unit("notes.service", "ActiveState")["ActiveState"]
+
+
+def boot(world: World) -> bool:
+    """The host goes down and comes up, as far as slotd is concerned. Gives whether the app is kept from starting."""
+    world.systemctl("kill", "--signal=KILL", "slotd.service", status=None)
+    world.systemctl("stop", "slotd.service", "notes.service")
+    shutil.rmtree(world.runtime / "slotd", ignore_errors=True)
+    world.run(PYTHON, "-m", "slotd", "--user", "boot")
+    world.systemctl("start", "notes.service", status=None)
+    return state(world) == "inactive"
 
 
 def test_a_restore_leaves_down_what_a_person_stopped_whatever_failed_harmlessly_since(
@@ -63,6 +78,24 @@ def test_what_a_person_started_since_and_stopped_again_is_theirs(world: World, n
     assert state(world) == "inactive"
     world.systemctl("start", "notes.service")
     world.slotctl("unhold", "notes")
+
+
+async def test_a_restore_that_a_power_cut_interrupts_leaves_what_a_person_stopped_to_them(
+    world: World, notes: Notes, saved: str, desk: Desk
+) -> None:
+    commands = 'dump = [["true"]]\nrestore = [["true"]]'  # a database: the daemon loads it, before the app's start
+    world.write(notes.definition, notes.definition.read_text().replace("[data]", f"[data]\n{commands}"))
+    world.slotctl("reload")
+    world.systemctl("stop", "notes.service")
+    world.fail_at("rb-restore:begin", "hang")
+    job = await desk.start("Restore", "notes", saved)
+    await desk.step_of(job, "rb-restore")
+    assert boot(world)
+    world.start()
+    assert (await desk.end_of(job))["result"] == "done"
+    assert state(world) == "inactive"
+    world.systemctl("start", "notes.service")
+    assert state(world) == "active"
 
 
 async def test_who_asks_for_the_old_version_gets_it_also_where_a_failure_would_only_stop_the_app(
