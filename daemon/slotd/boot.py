@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 
 from slotd import enable as enabling
 from slotd import engines
@@ -25,13 +26,14 @@ from slotd.host.lock import only_one_on
 from slotd.host.offloop import off_loop
 from slotd.host.paths import Paths
 from slotd.host.systemd import CommandSystemd, Systemd, Told
-from slotd.model import Job, JobKind, Result, Trial
+from slotd.model import Job, JobKind, JobState, Result, Trial
 from slotd.recipes import dumps, rebuild, rollback, space
 from slotd.recipes import prune as pruning
 from slotd.recipes import push as pushing
 from slotd.recipes import recover as recovering
 from slotd.recipes.context import Host, Plan, Work
 from slotd.recipes.hosting import make_host
+from slotd.recipes.preserve import hold_back, let_start
 from slotd.recipes.restore import STEPS as RESTORE_STEPS
 from slotd.recipes.run import perform
 from slotd.store import TROUBLE, StoreFull
@@ -39,6 +41,8 @@ from slotd.store import TROUBLE, StoreFull
 _log = logging.getLogger(__name__)
 
 _DATA_STEPS = ("rb-quarantine", "rb-restore", "rb-switch")
+_STARTED = ("start", "trial", "commit", "cleanup", "rb-start", "rb-verify")  # the data were in their place by then
+_APART = (JobKind.BACKUP, JobKind.VERIFY)  # they touch no version, and no data in their place
 
 
 class NothingRuns:
@@ -91,42 +95,37 @@ async def boot(*, user_mode: bool) -> int:
     return 1 if failed else 0
 
 
-async def _hold_back(work: Work) -> None:
-    """None of the app's units starts until slotd itself starts it. Needs the drop-ins of `slotctl enable`."""
-    for unit in work.app.service.units:
-        await off_loop(holdback.hold_back, work.host.paths.runtime, unit)
-
-
-async def _let_start(work: Work) -> None:
-    for unit in work.app.service.units:
-        await off_loop(holdback.let_start, work.host.paths.runtime, unit)
-
-
 async def _keep_stopped(host: Host) -> None:
-    """Who was stopped after a failure, as the definition says, does not come up with the next boot while it is held."""
-    last: dict[str, Job] = {}
-    for job in await off_loop(lambda: host.store.jobs(checks=False)):
-        last.setdefault(job.app, job)
-    for job in last.values():
+    """What was stopped after a failure does not come up with the next boot while it is held."""
+    apps = (await off_loop(definitions.load, host.paths)).apps
+    for name in sorted({*apps, *(job.app for job in await off_loop(partial(host.store.jobs, checks=False)))}):
         try:
-            if await _stays_stopped(host, job):
-                await _hold_back(_work(host, job))
+            record = await off_loop(host.store.app, name)
+            if not record.held:
+                continue
+            if name in apps and await off_loop(rebuild.is_half, host, name):
+                for unit in apps[name].service.units:
+                    await off_loop(holdback.hold_back, host.paths.runtime, unit)
+            elif work := await _stopped_by(host, name):
+                await hold_back(work)
+                await work.tell("warning", f"{name} stays stopped while it is held: {record.hold_reason}")
         except Exception as error:  # an app that cannot be looked at keeps no other from what is due
-            _log.error("%s: %s", job.app, error)
-    apps = await off_loop(lambda: definitions.load(host.paths).apps)
-    for app in apps.values():
-        if await off_loop(rebuild.is_half, host, app.name):
-            for unit in app.service.units:
-                await off_loop(holdback.hold_back, host.paths.runtime, unit)
+            _log.error("%s: %s", name, error)
 
 
-async def _stays_stopped(host: Host, job: Job) -> bool:
-    if job.kind is not JobKind.UPDATE or job.result is not Result.FAILED:
-        return False
-    work = _work(host, job)
-    if work.app.policy.on_failure != "stop" or not (await off_loop(host.store.app, job.app)).held:
-        return False
-    return await off_loop(work.engine.active) == work.plan.slot
+async def _stopped_by(host: Host, app: str) -> Work | None:
+    """The last job that changed the app, if it left it as nothing may start it."""
+    for job in await off_loop(partial(host.store.jobs, app=app, checks=False)):
+        if job.kind in _APART:
+            continue
+        work = _work(host, job)
+        if job.result is Result.FAILED and rollback.stays_stopped(work):
+            return work if await off_loop(work.engine.active) == work.plan.slot else None
+        if await rollback.is_stranded(work):
+            return work
+        if job.state is JobState.DONE or job.step in _STARTED:
+            return None
+    return None
 
 
 async def _at_boot(work: Work) -> None:
@@ -134,6 +133,9 @@ async def _at_boot(work: Work) -> None:
     await failpoint.reach("boot:begin")
     if step in ("rb-stop", *_DATA_STEPS):
         await finish_data_part(work, first="rb-quarantine" if step == "rb-stop" else step)
+        return
+    if step == "rb-start" and not dumps.are_back(work):
+        await hold_back(work)  # the daemon loads them, and starts the app after it
         return
     if step in ("commit", "cleanup"):
         return  # it has passed its trial: nothing rolls it back by itself any more
@@ -194,7 +196,7 @@ async def go_back(work: Work, reason: str) -> None:
     """Data and symlink back, before the app starts. A store that takes nothing does not stop it."""
     from slotd.recipes.preserve import new_copy_id
 
-    await _hold_back(work)  # before all that may fail: the new version must not start after it
+    await hold_back(work)  # before all that may fail: the new version must not start after it
     if rollback.stays_stopped(work):
         await rollback.stop_and_hold(work, reason)
         return
@@ -208,7 +210,7 @@ async def go_back(work: Work, reason: str) -> None:
 async def finish_data_part(work: Work, *, first: str) -> None:
     # A restore changes no version: `rb-switch` is none of its steps, and its plan knows no slot to switch to.
     # A failure, or another power cut, must not leave the app to start on what is half there.
-    await _hold_back(work)
+    await hold_back(work)
     work.must_go_on = True
     own = RESTORE_STEPS if work.job.kind is JobKind.RESTORE else rollback.STEPS
     await perform(work, [step for step in own if step.name in _DATA_STEPS], first=first)
@@ -219,8 +221,8 @@ async def finish_data_part(work: Work, *, first: str) -> None:
     work.job = dataclasses.replace(work.job, step="rb-start")
     await work.write(lambda: work.host.store.save(work.job))
     await failpoint.reach("boot:end")
-    if not dumps.come_back(work):  # a database is loaded by the daemon, which starts the app after it
-        await _let_start(work)
+    if dumps.are_back(work):  # a database is loaded by the daemon, which starts the app after it
+        await let_start(work)
 
 
 async def recover(*, user_mode: bool) -> int:

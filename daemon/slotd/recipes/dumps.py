@@ -16,6 +16,11 @@ def come_back(work: Work) -> bool:
     return work.plan.restore and bool(work.plan.backup and work.app.data.restore)
 
 
+def are_back(work: Work) -> bool:
+    """Whether no database is left to load."""
+    return work.plan.loaded or not come_back(work)
+
+
 async def keep_present(work: Work) -> None:
     """Dump what the failed version left, once, before any data are moved."""
     if not come_back(work) or work.plan.dumped:

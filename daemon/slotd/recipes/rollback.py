@@ -15,11 +15,11 @@ from slotd.core.words import about_it
 from slotd.errors import Cancelled, Failed, NoSuchBackup, SlotdError
 from slotd.host import failpoint
 from slotd.host.offloop import off_loop
-from slotd.model import Backup, Blocked, Job, JobKind, Result, Slot, SlotState
+from slotd.model import Backup, Blocked, Job, JobKind, Result, Slot, SlotName, SlotState
 from slotd.recipes import dumps, space
 from slotd.recipes.context import Work
 from slotd.recipes.copies import check_copy, set_aside, where_to_set_aside
-from slotd.recipes.preserve import dependents_of, last_runs, start_all, stop_all, was_started
+from slotd.recipes.preserve import dependents_of, hold_back, last_runs, start_all, stop_all, was_started
 from slotd.recipes.run import Step, Stopped, perform
 from slotd.recipes.trial import wait_until_healthy
 from slotd.store import TROUBLE
@@ -313,11 +313,7 @@ async def report_failed_rollback(work: Work, stopped: Stopped) -> Result:
 async def _way_out(work: Work) -> str:
     """What a person does next. Once the link is the old one, one more rollback would lead to the bad version."""
     name, old = work.app.name, work.plan.old_version
-    try:
-        is_back = bool(old) and await off_loop(work.engine.active) == work.plan.old_slot
-    except SlotdError:  # a link that cannot be read leads nowhere
-        is_back = False
-    if is_back:
+    if old and await _is_active(work, work.plan.old_slot):
         again = f"systemctl restart {' '.join(work.app.service.units)}"
         return (
             f"{old} and its data are back in their place. Mend the cause, then `{again}` and `slotctl unhold {name}`."
@@ -328,6 +324,32 @@ async def _way_out(work: Work) -> str:
 def stays_stopped(work: Work) -> bool:
     """Whether `on_failure` keeps what failed from going back by itself. Where a person wants it back, it goes."""
     return work.app.policy.on_failure == "stop" and work.job.kind is JobKind.UPDATE and not work.marked_bad
+
+
+async def is_stranded(work: Work) -> bool:
+    """Whether the data in their place are not those of the version that is active, as this job leaves them.
+
+    True, too, for a failed version that is still the active one while its way back had begun.
+    """
+    plan, step = work.plan, await begun(work) or work.job.step
+    if step in ("switch", "migrate") and (plan.brings or work.app.slots.migrate):
+        return plan.slot is not None and await _is_active(work, plan.slot)
+    if not plan.restore:
+        return False
+    if step in ("rb-quarantine", "rb-stop"):
+        aside = work.host.copy_path("quarantine", work.app.name, plan.quarantine)
+        begins = step == "rb-quarantine" and work.job.kind is JobKind.UPDATE
+        return begins or (bool(plan.quarantine) and await off_loop(lambda: os.path.lexists(aside)))
+    if step in ("rb-restore", "rb-switch"):
+        return step == "rb-restore" or not (puts_back(work) or await _is_active(work, plan.old_slot))
+    return step == "rb-start" and not dumps.are_back(work)
+
+
+async def _is_active(work: Work, slot: SlotName | None) -> bool:
+    try:
+        return await off_loop(work.engine.active) == slot
+    except SlotdError:  # a link that cannot be read leads nowhere
+        return False
 
 
 async def stop_and_hold(work: Work, reason: str) -> Result:
@@ -351,6 +373,12 @@ async def stop_and_hold(work: Work, reason: str) -> Result:
 async def hold(work: Work, reason: str, *, block: bool = True) -> None:
     """A person decides what comes next. `block`: a failure in a trial or after it is the version's own."""
     now = work.host.clock.now()
+    try:
+        if await is_stranded(work):
+            await hold_back(work)
+            reason += " Nothing starts it until then, or until it is unheld: it must not run on the data as they are."
+    except (OSError, SlotdError) as error:
+        await work.tell("warning", f"the app could not be kept from being started as it is: {error}")
 
     def commit(job: Job) -> None:
         with work.host.store.transaction():

@@ -146,8 +146,10 @@ class Daemon(Starter):
         await self._change(app, "held", f"held{f': {reason}' if reason else ''}", held=True, hold_reason=reason)
 
     async def unhold(self, app: str) -> None:
-        for unit in self.app(app).units:
-            await off_loop(holdback.let_start, self.host.paths.runtime, unit)
+        units = self.app(app).units
+        if self.jobs_.of_app(app) is None:  # a job starts its app itself
+            for unit in units:
+                await off_loop(holdback.let_start, self.host.paths.runtime, unit)
         await self._change(app, "released", "the hold was lifted", held=False, hold_reason="")
 
     async def set_mode(self, app: str, mode: Mode | None) -> None:
