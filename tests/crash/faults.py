@@ -31,6 +31,9 @@ NOT_MET = {
     "trial:judged": "needs a person's word",
     "trial:saved": "is for trials of more than a quarter of a minute",
     "cleanup:removed": "needs a copy that has expired",
+    "rb-start:dumped": "needs a database and a boot, as `tests/system/test_boot_dumps.py` has",
+    "rb-start:brought": "likewise",
+    "rb-start:loaded": "likewise",
 }
 # The seams between the lists of steps belong to the step beside them.
 SEAMS = {

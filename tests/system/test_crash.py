@@ -22,7 +22,7 @@ INNER = [p for p in failpoint.INNER if p.partition(":")[0] in STEPS and not p.st
 # Where a release in which nothing differs goes another way than the others.
 UNCHANGED = ("compare:begin", "compare:blocked", "stage:forgotten", "compare:end", "finish:begin", "finish:end")
 BACK = [f"{rule.name}:{end}" for rule in machine.ROLLBACK for end in ("begin", "end")] + [
-    p for p in failpoint.INNER if p.startswith("rb-") and p != "rb-end:emptied"
+    p for p in failpoint.INNER if p.startswith("rb-") and not p.startswith(("rb-start:", "rb-end:emptied"))
 ]
 
 _versions = itertools.count(1)

@@ -115,7 +115,8 @@ class Plan:
     `wanted` is a version of somebody's own choice; `only` the one that the rules may choose, since it was authorised.
     `kept`: its file was verified by an earlier job, and is in the cache; `brings`: the backup whose data come with it,
     `present` the one that the data of now are set aside under. `paths`: what a restore brings back, empty for all.
-    `resting`: units that stay down, as before; `runs`: the last run of each that was stopped. `dumped`, `loaded`: done.
+    `resting`: units that stay down, as before; `runs`: the last run of each that was stopped. `dumped`, `loaded`: done;
+    `dumped_over`: the dump of what is set aside lies where the old one is to come.
     """
 
     definition: App = field(default_factory=lambda: App(name=""))
@@ -146,6 +147,7 @@ class Plan:
     paths: tuple[str, ...] = ()
     resting: tuple[str, ...] = ()
     dumped: bool = False
+    dumped_over: bool = False
     loaded: bool = False
     dependents: tuple[str, ...] = ()
     said: tuple[Said, ...] = ()

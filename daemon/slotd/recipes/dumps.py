@@ -7,7 +7,8 @@ server, so that `slotd boot` does neither: it brings the files back, and the dae
 
 from __future__ import annotations
 
-from slotd.recipes import hooks
+from slotd.host import failpoint
+from slotd.recipes import hooks, space
 from slotd.recipes.context import Work
 
 
@@ -21,17 +22,27 @@ def are_back(work: Work) -> bool:
     return work.plan.loaded or not come_back(work)
 
 
-async def keep_present(work: Work) -> None:
-    """Dump what the failed version left, once, before any data are moved."""
+async def keep_present(work: Work, *, aside: str = "") -> None:
+    """Dump what the failed version left, once, before any data are moved.
+
+    `aside`: the quarantine that it goes into, where the old files are in their place already: it was written over the
+    old dump. In one commit with that it was: else a crash in between would leave nobody to know whose it is.
+    """
     if not come_back(work) or work.plan.dumped:
         return
+    await space.give_back(work)  # what is dumped needs room, too, and the app is down
     await hooks.run_around_backup(work, "dump")
-    await work.remember(dumped=True)
+    if aside:
+        await work.remember(dumped=True, dumped_over=True, quarantine=aside)
+        await failpoint.reach("rb-start:dumped")
+    else:
+        await work.remember(dumped=True)
 
 
 async def load(work: Work) -> None:
     """Load the dumps that came back, once, with the app down."""
-    if not come_back(work) or work.plan.loaded:
+    if are_back(work):
         return
     await hooks.run_around_backup(work, "restore")
     await work.remember(loaded=True)
+    await failpoint.reach("rb-start:loaded")

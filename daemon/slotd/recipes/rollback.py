@@ -119,13 +119,17 @@ async def stop_units(work: Work) -> None:
     if not work.plan.dependents:
         await work.remember(dependents=tuple(await dependents_of(work)))
     await failpoint.reach("rb-stop:remembered")
+    await _stop_to_move(work)
+    await dumps.keep_present(work)
+
+
+async def _stop_to_move(work: Work) -> None:
     aside = work.host.copy_path("quarantine", work.app.name, work.plan.quarantine)
     if work.plan.restore and await off_loop(work.data.is_sealed, aside) and await was_started(work):
         # This is a second try, and in between the app was started: on data that may have been half there.
         await work.remember(disturbed=True)
     await stop_all(work)
     await work.remember(runs=await last_runs(work))
-    await dumps.keep_present(work)
 
 
 async def set_data_aside(work: Work) -> None:
@@ -214,10 +218,14 @@ async def start_units(work: Work) -> None:
     if dumps.come_back(work) and not work.plan.dumped:
         # `slotd boot` brought the files back without the server, and the app may run by now: once more, with the dumps.
         await stop_all(work)
-        await dumps.keep_present(work)
-        await work.remember(quarantine=f"{work.plan.quarantine}-again")
+        await dumps.keep_present(work, aside=f"{work.plan.quarantine}-again")
+    if work.plan.dumped_over:
+        # The dump in its place is the failed version's until the files have come back a second time.
+        await _stop_to_move(work)
         await set_data_aside(work)
         await bring_data_back(work)
+        await work.remember(dumped_over=False)
+        await failpoint.reach("rb-start:brought")
     await dumps.load(work)
     if work.plan.old_version:
         await start_all(work)
