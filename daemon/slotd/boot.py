@@ -27,7 +27,7 @@ from slotd.host.offloop import off_loop
 from slotd.host.paths import Paths
 from slotd.host.systemd import CommandSystemd, Systemd, Told
 from slotd.model import Job, JobKind, JobState, Result, Trial
-from slotd.recipes import dumps, rebuild, rollback, space
+from slotd.recipes import dumps, rebuild, rollback, space, standing
 from slotd.recipes import prune as pruning
 from slotd.recipes import push as pushing
 from slotd.recipes import recover as recovering
@@ -121,7 +121,7 @@ async def _stopped_by(host: Host, app: str) -> Work | None:
         work = _work(host, job)
         if job.result is Result.FAILED and rollback.stays_stopped(work):
             return work if await off_loop(work.engine.active) == work.plan.slot else None
-        if await rollback.is_stranded(work):
+        if await standing.is_stranded(work):
             return work
         if job.state is JobState.DONE or job.step in _STARTED:
             return None
@@ -139,7 +139,7 @@ async def _at_boot(work: Work) -> None:
         return
     if step in ("commit", "cleanup"):
         return  # it has passed its trial: nothing rolls it back by itself any more
-    if again := await rollback.begun(work):
+    if again := await standing.begun(work):
         if again == "rb-stop":
             await go_back(work, "slotd was interrupted while it went back")
         return

@@ -8,7 +8,7 @@ from slotd.errors import Cancelled, Failed, SlotdError
 from slotd.host import failpoint
 from slotd.host.offloop import off_loop
 from slotd.model import JobKind, Result
-from slotd.recipes import backup, dumps, loops, preserve, rollback
+from slotd.recipes import backup, dumps, loops, preserve, rollback, standing
 from slotd.recipes import restore as restoring
 from slotd.recipes.context import Work
 from slotd.recipes.run import Stopped, undo
@@ -25,7 +25,7 @@ async def resume(work: Work) -> Result:
     if loops.is_loop(work):
         return await _give_up_a_loop(work, step, action)
     await work.tell("job-resumed", f"the {work.job.kind} was interrupted in step {step or 'nothing'}: {_says(action)}")
-    if again := await rollback.begun(work):
+    if again := await standing.begun(work):
         await work.remember(reason=work.plan.reason or f"{work.plan.version} failed, and slotd was interrupted")
         return await rollback.roll_back(work, work.plan.reason, first=again)
     if machine.is_rollback_step(step):

@@ -11,7 +11,7 @@ from slotd.core.plain import from_plain
 from slotd.errors import Failed, SlotdError
 from slotd.host.offloop import off_loop
 from slotd.model import Job, JobKind, Result
-from slotd.recipes import preserve, rebuild, rollback
+from slotd.recipes import preserve, rebuild, rollback, standing
 from slotd.recipes.context import Plan, Work
 from slotd.recipes.copies import where_to_set_aside
 from slotd.recipes.run import Step, Stopped, perform
@@ -27,7 +27,7 @@ assert tuple(step.name for step in STEPS) == tuple(rule.name for rule in machine
 async def restore(work: Work, *, first: str = "") -> Result:
     """Bring a backup's data back to the version that runs; what is there becomes quarantine."""
     work.rules = machine.RESTORE
-    work.must_go_on = rollback.puts_back(work)
+    work.must_go_on = standing.puts_back(work)
     if not first:
         await work.remember(
             restore=True,
@@ -40,7 +40,7 @@ async def restore(work: Work, *, first: str = "") -> Result:
         if await rollback.will_put_back(work, stopped):
             return await restore(work, first="rb-restore")
         return await _stopped(work, stopped)
-    if rollback.puts_back(work):
+    if standing.puts_back(work):
         return await rollback.report_put_back(work)
     what = f"{len(work.plan.paths)} paths of backup" if work.plan.paths else "backup"
     kept = f"what was there is kept as {work.plan.quarantine}"

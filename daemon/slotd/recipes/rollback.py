@@ -6,7 +6,6 @@ The same steps serve a failed trial, a person's `rollback`, and `slotd boot`, wh
 from __future__ import annotations
 
 import dataclasses
-import os
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,12 +14,13 @@ from slotd.core.words import about_it
 from slotd.errors import Cancelled, Failed, NoSuchBackup, SlotdError
 from slotd.host import failpoint
 from slotd.host.offloop import off_loop
-from slotd.model import Backup, Blocked, Job, JobKind, Result, Slot, SlotName, SlotState
+from slotd.model import Backup, Blocked, Job, JobKind, Result, Slot, SlotState
 from slotd.recipes import dumps, space
 from slotd.recipes.context import Work
 from slotd.recipes.copies import check_copy, set_aside, where_to_set_aside
 from slotd.recipes.preserve import dependents_of, hold_back, last_runs, start_all, stop_all, was_started
 from slotd.recipes.run import Step, Stopped, perform
+from slotd.recipes.standing import is_active, is_stranded, puts_back
 from slotd.recipes.trial import wait_until_healthy
 from slotd.store import TROUBLE
 
@@ -63,21 +63,6 @@ async def roll_back(work: Work, reason: str, *, first: str = "") -> Result:
     return Result.ROLLED_BACK
 
 
-async def begun(work: Work) -> str:
-    """The step from which to go on with a way back of which the store knows nothing; empty if there is none.
-
-    A store that could not be written did not stop it. What it did is on the disk: data set aside, the old link.
-    """
-    plan, step = work.plan, work.job.step
-    if work.job.kind is not JobKind.UPDATE or step not in ("switch", "migrate", "start", "trial") or plan.slot is None:
-        return ""
-    if step in ("start", "trial") and await off_loop(work.engine.active) == plan.old_slot:
-        return "rb-start"  # the link is the last thing to go back
-    aside = work.host.copy_path("quarantine", work.app.name, plan.quarantine)
-    set_aside = bool(plan.quarantine) and await off_loop(lambda: os.path.lexists(aside))
-    return "rb-stop" if set_aside else ""
-
-
 async def not_begun(work: Work, stopped: Stopped) -> Result:
     """The copy is damaged, there is no room, or a person changed their mind: the app was not stopped."""
     is_cancelled = isinstance(stopped.error, Cancelled)
@@ -87,11 +72,6 @@ async def not_begun(work: Work, stopped: Stopped) -> Result:
         await work.tell("warning", f"the {work.job.kind} did not begin, the app was not touched: {stopped.error}")
     await work.finish(Result.CANCELLED if is_cancelled else Result.FAILED, stopped.error)
     return work.job.result
-
-
-def puts_back(work: Work) -> bool:
-    """Whether this way back, which a person asked for, is given up: its data could not be brought back."""
-    return bool(work.plan.gave_up) and work.job.kind is not JobKind.UPDATE
 
 
 async def will_put_back(work: Work, stopped: Stopped) -> bool:
@@ -321,7 +301,7 @@ async def report_failed_rollback(work: Work, stopped: Stopped) -> Result:
 async def _way_out(work: Work) -> str:
     """What a person does next. Once the link is the old one, one more rollback would lead to the bad version."""
     name, old = work.app.name, work.plan.old_version
-    if old and await _is_active(work, work.plan.old_slot):
+    if old and await is_active(work, work.plan.old_slot):
         again = f"systemctl restart {' '.join(work.app.service.units)}"
         return (
             f"{old} and its data are back in their place. Mend the cause, then `{again}` and `slotctl unhold {name}`."
@@ -332,32 +312,6 @@ async def _way_out(work: Work) -> str:
 def stays_stopped(work: Work) -> bool:
     """Whether `on_failure` keeps what failed from going back by itself. Where a person wants it back, it goes."""
     return work.app.policy.on_failure == "stop" and work.job.kind is JobKind.UPDATE and not work.marked_bad
-
-
-async def is_stranded(work: Work) -> bool:
-    """Whether the data in their place are not those of the version that is active, as this job leaves them.
-
-    True, too, for a failed version that is still the active one while its way back had begun.
-    """
-    plan, step = work.plan, await begun(work) or work.job.step
-    if step in ("switch", "migrate") and (plan.brings or work.app.slots.migrate):
-        return plan.slot is not None and await _is_active(work, plan.slot)
-    if not plan.restore:
-        return False
-    if step in ("rb-quarantine", "rb-stop"):
-        aside = work.host.copy_path("quarantine", work.app.name, plan.quarantine)
-        begins = step == "rb-quarantine" and work.job.kind is JobKind.UPDATE
-        return begins or (bool(plan.quarantine) and await off_loop(lambda: os.path.lexists(aside)))
-    if step in ("rb-restore", "rb-switch"):
-        return step == "rb-restore" or not (puts_back(work) or await _is_active(work, plan.old_slot))
-    return step == "rb-start" and not dumps.are_back(work)
-
-
-async def _is_active(work: Work, slot: SlotName | None) -> bool:
-    try:
-        return await off_loop(work.engine.active) == slot
-    except SlotdError:  # a link that cannot be read leads nowhere
-        return False
 
 
 async def stop_and_hold(work: Work, reason: str) -> Result:
