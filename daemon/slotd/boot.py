@@ -28,8 +28,6 @@ from slotd.host.paths import Paths
 from slotd.host.systemd import CommandSystemd, Systemd, Told
 from slotd.model import Job, JobKind, JobState, Result, Trial
 from slotd.recipes import dumps, rebuild, rollback, space, standing
-from slotd.recipes import prune as pruning
-from slotd.recipes import push as pushing
 from slotd.recipes import recover as recovering
 from slotd.recipes.context import Host, Plan, Work
 from slotd.recipes.hosting import make_host
@@ -254,6 +252,8 @@ async def _is_well(work: Work) -> bool:
 
 async def prune(*, user_mode: bool) -> int:
     """Retention for every app that has no job running."""
+    from slotd.recipes import prune as pruning
+
     host = await off_loop(lambda: _host(NothingRuns(), user_mode=user_mode))
     loaded = await off_loop(definitions.load, host.paths)
     failed = changed = False
@@ -295,6 +295,8 @@ async def _tell_daemon(*, user_mode: bool) -> None:
 
 async def push(*, user_mode: bool) -> int:
     """Second copies of what was sealed since, for every app that wants them."""
+    from slotd.recipes import push as pushing
+
     host = await off_loop(lambda: _host(NothingRuns(), user_mode=user_mode))
     loaded = await off_loop(definitions.load, host.paths)
     failed = False
@@ -313,6 +315,8 @@ async def push(*, user_mode: bool) -> int:
 
 async def bring(name: str, copy_id: str, *, user_mode: bool) -> int:
     """Bring a pushed backup back; `slotctl restore` takes it from there."""
+    from slotd.recipes import push as pushing
+
     host = await off_loop(lambda: _host(NothingRuns(), user_mode=user_mode))
     loaded = await off_loop(definitions.load, host.paths)
     row = await pushing.bring_back(host, _defined(loaded, host.paths, name), copy_id)

@@ -6,6 +6,10 @@ from typing import Any
 
 from tests.system.notes import Notes
 
+PACKAGES = "/usr/lib/python3/dist-packages"
+# What only goes forward, or talks to somebody.
+BREAKABLE = ("slotd/service/daemon", "slotd/recipes/fetching", "slotd/sources/work", "dbus_fast/__init__")
+
 
 def crash_at(notes: Notes, point: str, action: str = "kill") -> None:
     """Arm a failpoint for the next daemon; it fires once, also across restarts."""
@@ -52,3 +56,15 @@ def check_promises(notes: Notes, before: dict[str, Any], new: str) -> None:
     link = notes.machine.run("readlink /var/lib/slotd/apps/notes/current").stdout.strip()
     assert notes.machine.read_file(f"/var/lib/slotd/apps/notes/{link}/VERSION") == state["version"]
     assert notes.machine.run("systemctl is-active notes").stdout.strip() == "active"
+
+
+def break_build(notes: Notes) -> None:
+    """As an upgrade that went wrong leaves it: slotd itself cannot be loaded any more, nor can slotctl."""
+    for name in BREAKABLE:
+        notes.machine.run(f"cp -a {PACKAGES}/{name}.py {PACKAGES}/{name}.whole")
+        notes.machine.write_file(f"{PACKAGES}/{name}.py", "raise ImportError('this build is broken')\n")
+
+
+def mend_build(notes: Notes) -> None:
+    for name in BREAKABLE:
+        notes.machine.run(f"mv {PACKAGES}/{name}.whole {PACKAGES}/{name}.py")

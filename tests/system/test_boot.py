@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 from tests.system.container import Container
+from tests.system.crashing import break_build
 from tests.system.image import Image
 from tests.system.notes import Notes, Publisher
 
@@ -69,8 +70,7 @@ def test_slotd_boot_alone_goes_back_with_the_daemon_masked(notes: Notes) -> None
 def test_a_slotd_that_its_own_upgrade_broke_still_counts_boots_and_goes_back(notes: Notes) -> None:
     before = notes.wait_state()
     begin_trial(notes, "well")
-    build = "/usr/lib/python3/dist-packages/slotd/service/daemon.py"
-    notes.machine.write_file(build, "raise ImportError('this build is broken')\n")
+    break_build(notes)
     notes.machine.run("systemctl kill --signal=KILL slotd")
     notes.machine.wait_for("systemctl show -P Result slotd-recover.service | grep -q success", timeout_s=60)
     assert notes.wait_state()["version"] == "2.0", "what is healthy is not taken back for slotd's own trouble"

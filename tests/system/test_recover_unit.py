@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 from tests.system.container import Container
-from tests.system.crashing import arm, fired
+from tests.system.crashing import arm, break_build, fired, mend_build
 from tests.system.notes import Notes, Publisher
 
 TOOL = "/var/lib/notes/data/tool"
@@ -26,7 +26,7 @@ def notes(container: Container, tmp_path_factory: pytest.TempPathFactory) -> Ite
         yield app
 
 
-def test_without_a_daemon_the_old_version_runs_again_and_a_file_with_capabilities_has_them(notes: Notes) -> None:
+def test_with_a_broken_build_the_old_version_runs_again_and_a_file_with_capabilities_has_them(notes: Notes) -> None:
     machine = notes.machine
     machine.run(f'python3 -c "{GIVE}"')
     notes.publisher.publish("2.0")
@@ -43,8 +43,10 @@ def test_without_a_daemon_the_old_version_runs_again_and_a_file_with_capabilitie
     machine.run(f"rm {TOOL}")  # what the new version did: the copy is needed
     machine.run("systemctl unmask --runtime --quiet slotd-recover.service && systemctl daemon-reload")
 
+    break_build(notes)
     machine.run("systemctl start slotd-recover.service")
 
+    mend_build(notes)
     assert notes.wait_state()["version"] == "1.0"
     assert machine.run(f'python3 -c "{SHOW}"').stdout.strip() == CAPABILITY
     machine.run("rm /run/slotd-broken && systemctl reset-failed slotd.service && systemctl start slotd.service")

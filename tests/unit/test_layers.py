@@ -104,17 +104,47 @@ def breaches(source: str, module: str, is_package: bool) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def test_the_ways_back_load_nothing_of_the_daemon() -> None:
-    """A build whose service cannot be loaded must still count boots, and end what was begun."""
-    line = "import sys, slotd.boot; print(*(name for name in sys.modules if name.startswith('slotd.service')))"
-    done = subprocess.run(
-        ["/usr/bin/python3", "-c", line],
+# What only goes forward, or talks to somebody: none of it may keep `slotd boot` and `slotd recover` from their work.
+FORWARD = (
+    "dbus_fast", "httpx", "slotd.cli", "slotd.service", "slotd.worker", "slotd.notifiers", "slotd.sources",
+    "slotd.verify", "slotd.host.bus", "slotd.host.bus_systemd", "slotd.host.download", "slotd.host.fetch",
+    "slotd.host.tuflib", "slotd.recipes.bundling", "slotd.recipes.check", "slotd.recipes.fetching",
+    "slotd.recipes.import_", "slotd.recipes.install", "slotd.recipes.obtain", "slotd.recipes.proof",
+    "slotd.recipes.prune", "slotd.recipes.push", "slotd.recipes.shelf", "slotd.recipes.tuf", "slotd.recipes.update",
+)  # fmt: skip
+WAYS_BACK = ("slotd.__main__", "slotd.boot", "slotd.recipes.recover", "slotd.data.keep", "slotd.engines.directory")
+BLOCKED = """
+import importlib, sys
+class Broken:
+    def find_spec(self, name, path=None, target=None):
+        if any(name == each or name.startswith(each + ".") for each in {forward!r}):
+            raise SyntaxError("this build is broken: " + name)
+sys.meta_path.insert(0, Broken())
+for name in {wanted!r}:
+    importlib.import_module(name)
+"""
+
+
+def load(forward: tuple[str, ...], wanted: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["/usr/bin/python3", "-c", BLOCKED.format(forward=forward, wanted=wanted)],
         env={"PYTHONPATH": str(PACKAGE.parent), "PYTHONDONTWRITEBYTECODE": "1"},
         capture_output=True,
         text=True,
-        check=True,
+        check=False,
     )
-    assert done.stdout.split() == []
+
+
+def test_the_ways_back_are_loaded_by_a_build_in_which_all_that_goes_forward_is_broken() -> None:
+    done = load(FORWARD, WAYS_BACK)
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_is_called_broken_is_there_and_breaks_what_needs_it() -> None:
+    ours = [PACKAGE.parent / name.replace(".", "/") for name in FORWARD if name.startswith("slotd.")]
+    assert [place for place in ours if not (place.is_dir() or place.with_suffix(".py").is_file())] == []
+    done = load(FORWARD, ("slotd.service.wiring",))
+    assert "this build is broken: slotd.service" in done.stderr
 
 
 def test_imports_go_downward_and_parts_stand_alone() -> None:

@@ -21,8 +21,7 @@ from slotd.data import DataSpec, make_data_store
 from slotd.errors import SlotdError
 from slotd.host import definitions, files
 from slotd.host.paths import Paths
-from slotd.recipes.fetching import RESERVE_BYTES
-from slotd.recipes.space import OWN_BYTES
+from slotd.recipes.space import OWN_BYTES, RESERVE_BYTES
 from slotd.verify import KeyFile, openpgp
 from slotd.verify.expiry import standings
 from slotd.verify.work import describe_keys

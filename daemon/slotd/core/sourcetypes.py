@@ -10,8 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from slotd.core import forms
+from slotd.core.schema import Source
+from slotd.errors import Misconfigured
 
 BEARER = "Authorization: Bearer"
+TOGETHER_S = 10.0  # what several that are asked together get beside the time of the first
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,3 +75,18 @@ UNKNOWN = SourceType()  # of a definition whose type is missing or wrong, which 
 def having(key: str) -> tuple[str, ...]:
     """The types whose releases `key` of [source] names."""
     return tuple(name for name, each in TYPES.items() if each.key == key)
+
+
+def credential_host(source: Source) -> str:
+    """The address that a source's credential belongs to, for the requests below; empty if the source has none.
+    Raises `Misconfigured` where it cannot be known.
+    """
+    if not source.credential:
+        return ""
+    address = source.url or TYPES.get(source.type, UNKNOWN).url
+    if not address:
+        raise Misconfigured(
+            f"cannot use the credential {source.credential}: nothing says which server it is for",
+            hint="Give the server as `url` in [source]: a credential is shown to no other.",
+        )
+    return address

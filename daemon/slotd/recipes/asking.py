@@ -10,11 +10,10 @@ from typing import Any
 
 from slotd.core.plain import to_plain
 from slotd.core.schema import App, Limits
-from slotd.core.sourcetypes import TYPES, UNKNOWN
+from slotd.core.sourcetypes import TYPES, UNKNOWN, credential_host
 from slotd.errors import Misconfigured, SourceFailed
 from slotd.host import files
 from slotd.host.run import OnProgress, Workers
-from slotd.sources.work import credential_host
 
 WORKER_GRACE_S = 60.0  # more than the worker's own deadline: it can still say what went wrong
 

@@ -10,14 +10,12 @@ from slotd.errors import Cancelled, NoSuchBackup, NothingToDo
 from slotd.host import failpoint
 from slotd.host.offloop import off_loop
 from slotd.host.sqlite import CHECK_S
-from slotd.model import Backup, JobKind, Result
+from slotd.model import Backup, Result
 from slotd.recipes import adopt as adopting
-from slotd.recipes import check as looking
 from slotd.recipes import hooks, preserve, soundness
-from slotd.recipes import import_ as importing
 from slotd.recipes.context import Work
 from slotd.recipes.copies import damaged, require_room_for_backup
-from slotd.recipes.run import Step, Stopped, perform, tell_once, undo
+from slotd.recipes.run import Step, Stopped, perform, tell_once, undo, undos
 
 
 async def make_backup(work: Work) -> Result:
@@ -116,16 +114,6 @@ BACKUP_STEPS: tuple[Step, ...] = (Step("backup", make_backup, undo=undo_backup),
 VERIFY_STEPS: tuple[Step, ...] = (Step("read", verify_copies),)
 
 
-SINGLE: dict[JobKind, tuple[Step, ...]] = {
-    JobKind.CHECK: looking.STEPS,
-    JobKind.BACKUP: BACKUP_STEPS,
-    JobKind.VERIFY: VERIFY_STEPS,
-    JobKind.ADOPT: adopting.STEPS_ADOPT,
-    JobKind.RELEASE: adopting.STEPS_RELEASE,
-    JobKind.IMPORT: importing.INTERRUPTED,
-}
-
-
 async def run_single(work: Work, steps: tuple[Step, ...]) -> Result:
     """A job of one step (check, backup, verify): a result, or an error after its undo."""
     work.rules = tuple(machine.rule(step.name) for step in steps)
@@ -133,7 +121,7 @@ async def run_single(work: Work, steps: tuple[Step, ...]) -> Result:
         result = await perform(work, steps) or Result.DONE
     except Stopped as stopped:
         work.too_late = True
-        if forward := await undo(work, steps, last=stopped.step):
+        if forward := await undo(work, undos(steps), last=stopped.step):
             await work.finish(forward)
             return forward
         cancelled = work.cancel_asked
@@ -159,7 +147,3 @@ async def backup(work: Work) -> Result:
 
 async def verify(work: Work) -> Result:
     return await run_single(work, VERIFY_STEPS)
-
-
-async def check(work: Work) -> Result:
-    return await run_single(work, looking.STEPS)

@@ -18,6 +18,7 @@ from slotd.errors import SlotdError, SourceFailed
 from slotd.host.offloop import off_loop
 from slotd.model import AppRecord, JobKind, Release, Result
 from slotd.recipes import asking, shelf, tuf
+from slotd.recipes.backup import run_single
 from slotd.recipes.context import Work
 from slotd.recipes.run import Step
 from slotd.sources import Listing
@@ -45,6 +46,10 @@ async def ask_source(work: Work) -> Result:
 
 
 STEPS: tuple[Step, ...] = (Step("check", ask_source),)
+
+
+async def check(work: Work) -> Result:
+    return await run_single(work, STEPS)
 
 
 async def look(work: Work, *, wanted: str = "", force: bool = False) -> policy.Choice:

@@ -19,9 +19,9 @@ from slotd.host.offloop import off_loop
 from slotd.model import Backup, JobKind
 from slotd.recipes import space
 from slotd.recipes.context import Plan, Work
-from slotd.recipes.fetching import RESERVE_BYTES
 from slotd.recipes.preserve import new_copy_id, newest_sealed
 from slotd.recipes.soundness import mark_damaged
+from slotd.recipes.space import RESERVE_BYTES
 
 DAMAGE_TOLD = 5  # of what is wrong with a copy, so many in a message
 

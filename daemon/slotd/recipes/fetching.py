@@ -31,8 +31,8 @@ from slotd.recipes.cache import (
 )
 from slotd.recipes.context import Artifact, Work
 from slotd.recipes.held import Held
+from slotd.recipes.space import RESERVE_BYTES
 
-RESERVE_BYTES = 32 * 1024**2  # of the disk that nothing of ours may take from the running apps
 PIECE_BYTES = 1024**2  # what a download may lack to its limit when it is refused for its size
 
 # That a server gives no parts of a file ("no-ranges") is nothing to be told anew with each update.

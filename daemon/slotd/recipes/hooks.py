@@ -11,6 +11,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from slotd.core.artifact import place_name
 from slotd.core.template import expand_command
 from slotd.core.words import last_words
 from slotd.errors import Failed
@@ -19,6 +20,19 @@ from slotd.host.process import Completed
 from slotd.recipes.context import Said, Work
 
 KEPT_CHARS = 32 * 1024  # of what one command said, from its end
+
+
+def expand(work: Work, template: tuple[str, ...]) -> list[str]:
+    """A command that runs in the new slot, with its placeholders filled in."""
+    path, artifacts = work.engine.path(work.new_slot), work.plan.artifacts
+    values = {
+        "slot": str(path),
+        "artifact": str(path / place_name(artifacts[0].name, work.app.name, alone=len(artifacts) == 1)),
+        "version": work.plan.version,
+        "previous": work.plan.old_version,
+        "data": next(iter(work.app.data.paths), ""),
+    }
+    return list(expand_command(template, values))
 
 
 async def run_around_backup(work: Work, when: str) -> None:

@@ -28,9 +28,9 @@ from slotd.host.offloop import off_loop
 from slotd.model import Result
 from slotd.recipes import proof, shelf
 from slotd.recipes.context import Host, Work
-from slotd.recipes.fetching import RESERVE_BYTES
 from slotd.recipes.run import Step
 from slotd.recipes.shelf import Imported
+from slotd.recipes.space import RESERVE_BYTES
 
 SCRATCH = ".import"  # in the cache; no app has this name
 

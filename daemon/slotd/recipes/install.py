@@ -10,16 +10,16 @@ from pathlib import Path
 
 from slotd.core import bundle
 from slotd.core.artifact import place_name
-from slotd.core.template import expand_command
 from slotd.core.words import last_words
 from slotd.errors import Failed
 from slotd.host import failpoint, files
 from slotd.host.offloop import off_loop
 from slotd.model import Blocked, Result, Slot, SlotState
-from slotd.recipes import shelf, space
+from slotd.recipes import hooks, shelf, space
 from slotd.recipes.context import Artifact, Work
 from slotd.recipes.copies import check_copy
 from slotd.recipes.obtain import verified_descriptor
+from slotd.recipes.undoing import empty_slot
 
 _WHEELS = ".wheels"  # beside the slots, while prepare commands run
 _AGAIN = "The disk may be failing; import the bundle again."
@@ -63,16 +63,6 @@ async def _share(work: Work) -> None:
     if shared:
         share = f"{shared / 1024**2:.1f} MiB of {work.plan.version} are shared with {work.plan.old_version}"
         await work.tell("shared", f"{share}: they take no room of their own", shared=str(shared))
-
-
-async def empty_slot(work: Work) -> None:
-    """Leave no half-built slot behind; never the active one."""
-    slot = work.plan.slot
-    if slot is None or await off_loop(work.engine.active) == slot:
-        return
-    await off_loop(work.host.store.save, Slot(app=work.app.name, name=slot))
-    await failpoint.reach("stage:forgotten")
-    await off_loop(work.engine.empty, slot)
 
 
 async def _unpack(work: Work, artifact: Artifact) -> None:
@@ -138,7 +128,7 @@ def _lay_out_wheels(work: Work) -> Path | None:
 async def _run_prepare(work: Work, path: Path, user: str, offline: Mapping[str, str]) -> None:
     slots = work.app.slots
     for number, template in enumerate(slots.prepare):
-        argv = expand(work, template)
+        argv = hooks.expand(work, template)
         done = await work.host.workers.command(
             argv,
             unit=work.unit(f"prepare{number}"),
@@ -162,19 +152,6 @@ async def _run_prepare(work: Work, path: Path, user: str, offline: Mapping[str, 
                 hint=f"Run it by hand as {user}, or see `journalctl -u slotd`.",
             )
         work.progress(0.4 + 0.5 * (number + 1) / len(slots.prepare))
-
-
-def expand(work: Work, template: tuple[str, ...]) -> list[str]:
-    """A command with its placeholders filled in."""
-    path, artifacts = work.engine.path(work.new_slot), work.plan.artifacts
-    values = {
-        "slot": str(path),
-        "artifact": str(path / place_name(artifacts[0].name, work.app.name, alone=len(artifacts) == 1)),
-        "version": work.plan.version,
-        "previous": work.plan.old_version,
-        "data": next(iter(work.app.data.paths), ""),
-    }
-    return list(expand_command(template, values))
 
 
 async def end_if_unchanged(work: Work) -> Result | None:

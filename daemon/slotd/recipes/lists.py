@@ -18,12 +18,12 @@ from urllib.parse import urlsplit
 
 from slotd.core.release import json_bytes
 from slotd.core.schema import App, Limits
+from slotd.core.sourcetypes import TOGETHER_S
 from slotd.core.verifyplan import SIGNED
 from slotd.errors import SlotdError
 from slotd.host import frames
 from slotd.host.run import Workers, error_of
 from slotd.recipes import asking
-from slotd.sources.work import TOGETHER_S
 
 _log = logging.getLogger(__name__)
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from slotd.core import machine
 from slotd.core.machine import OnCrash, OnError
 from slotd.errors import Cancelled, Failed, SlotdError
 from slotd.host import failpoint
 from slotd.host.offloop import off_loop
 from slotd.model import JobKind, Result
-from slotd.recipes import backup, dumps, loops, preserve, rollback, standing
+from slotd.recipes import adopt, backup, dumps, loops, preserve, rollback, standing
 from slotd.recipes import restore as restoring
 from slotd.recipes.context import Work
-from slotd.recipes.run import Stopped, undo
-from slotd.recipes.update import CANCELLED, STEPS, give_up, update
+from slotd.recipes.run import Stopped, Undo, undo, undos
+from slotd.recipes.undoing import CANCELLED, give_up
+
+_SINGLE = {kind for kind in JobKind if kind not in (JobKind.UPDATE, JobKind.ROLLBACK, JobKind.RESTORE)}
 
 
 async def resume(work: Work) -> Result:
@@ -34,20 +38,22 @@ async def resume(work: Work) -> Result:
         if work.job.kind is JobKind.RESTORE:
             return await restoring.restore(work, first=first)
         return await rollback.roll_back(work, work.plan.reason, first=first)
-    if work.job.kind in backup.SINGLE:
+    if work.job.kind in _SINGLE:
         return await _end_single(work, step)
     if work.job.kind is not JobKind.UPDATE:
         await work.finish(Result.FAILED, Failed("interrupted before it began; nothing was changed."))
         return Result.FAILED
     if work.plan.gave_up and action in (OnCrash.REDO, OnCrash.FORGET):
-        return await give_up(work, Stopped(step or STEPS[0].name, OnError.UNDO, _why_it_gave_up(work)))
+        return await give_up(work, Stopped(step or machine.UPDATE[0].name, OnError.UNDO, _why_it_gave_up(work)))
     interrupted = Failed(f"slotd was interrupted in step {step or 'resolve'}; the old version was left running.")
     match action:
         case OnCrash.FORGET | OnCrash.UNDO:
-            return await give_up(work, Stopped(step or STEPS[0].name, OnError.UNDO, interrupted))
+            return await give_up(work, Stopped(step or machine.UPDATE[0].name, OnError.UNDO, interrupted))
         case OnCrash.ROLL_BACK:
             return await rollback.roll_back(work, f"slotd was interrupted in step {step}")
         case _:
+            from slotd.recipes.update import update  # all that goes forward; no way back must depend on it
+
             return await update(work, first=step)
 
 
@@ -99,7 +105,7 @@ async def cancelled(work: Work) -> Result:
     """A person cancelled the job outside of any step: before its first, or while it was being resumed."""
     if work.job.kind is JobKind.UPDATE and work.job.step:
         return await give_up(work, Stopped(work.job.step, OnError.UNDO, Cancelled("cancelled on request")))
-    if work.job.kind in backup.SINGLE and work.job.step:
+    if work.job.kind in _SINGLE and work.job.step:
         return await _end_single(work, work.job.step)
     await work.finish(Result.CANCELLED)
     return Result.CANCELLED
@@ -119,13 +125,29 @@ async def _end_single(work: Work, step: str) -> Result:
     if step:
         if work.job.kind is JobKind.BACKUP and work.plan.stopped_at:
             await preserve.start_again(work)  # first: the app is down as long as this takes
-        if forward := await undo(work, backup.SINGLE[work.job.kind], last=step):
+        if forward := await undo(work, _undo_of(work.job.kind), last=step):
             await work.finish(forward)
             return forward
     await work.finish(
         Result.FAILED, Failed(f"slotd was interrupted in step {step or work.job.kind}; nothing was changed.")
     )
     return Result.FAILED
+
+
+def _undo_of(kind: JobKind) -> Mapping[str, Undo]:
+    match kind:
+        case JobKind.BACKUP:
+            return undos(backup.BACKUP_STEPS)
+        case JobKind.ADOPT:
+            return undos(adopt.STEPS_ADOPT)
+        case JobKind.RELEASE:
+            return undos(adopt.STEPS_RELEASE)
+        case JobKind.IMPORT:
+            from slotd.recipes import import_  # no app is stopped for it
+
+            return undos(import_.INTERRUPTED)
+        case _:
+            return {}
 
 
 def _says(action: OnCrash) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from slotd.core import machine
@@ -23,6 +23,8 @@ _log = logging.getLogger(__name__)
 
 LOOK_BACK = 100  # events
 
+Undo = Callable[[Work], Awaitable[Result | None]]
+
 
 @dataclass(frozen=True, slots=True)
 class Step:
@@ -33,7 +35,7 @@ class Step:
 
     name: str
     do: Callable[[Work], Awaitable[Result | None]]
-    undo: Callable[[Work], Awaitable[Result | None]] | None = None
+    undo: Undo | None = None
 
 
 class Stopped(Exception):
@@ -71,27 +73,25 @@ async def perform(work: Work, steps: Sequence[Step], *, first: str = "") -> Resu
     return None
 
 
-async def undo(work: Work, steps: Sequence[Step], *, last: str) -> Result | None:
+async def undo(work: Work, undos: Mapping[str, Undo], *, last: str) -> Result | None:
     """Undo `last` and all before it, in reverse. A failing undo is told and does not keep the others from running.
 
-    Gives the result of one that went forward instead.
+    `undos` are those of the steps that have one, by name, in the order of the table. Gives the result of one that went
+    forward instead.
     """
-    names = [step.name for step in steps]
     forward: Result | None = None
-    if last not in names:
-        return forward
-    for step in reversed(steps[: names.index(last) + 1]):
-        if step.undo is None:
-            continue
+    for name in reversed([name for name in undos if not machine.is_further(name, last)]):
         try:
-            await failpoint.reach(f"{step.name}:undo")
-            forward = await step.undo(work) or forward
-            await failpoint.reach(f"{step.name}:undone")
+            await failpoint.reach(f"{name}:undo")
+            forward = await undos[name](work) or forward
+            await failpoint.reach(f"{name}:undone")
         except Exception as error:
-            await work.tell(
-                "warning", f"cleaning up after {step.name} did not finish: {as_slotd_error(error, step.name)}"
-            )
+            await work.tell("warning", f"cleaning up after {name} did not finish: {as_slotd_error(error, name)}")
     return forward
+
+
+def undos(steps: Sequence[Step]) -> dict[str, Undo]:
+    return {step.name: step.undo for step in steps if step.undo is not None}
 
 
 async def tell_once(work: Work, kind: str, message: str) -> None:

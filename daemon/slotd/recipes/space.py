@@ -21,9 +21,9 @@ from slotd.errors import NoSpace, SlotdError
 from slotd.host import files
 from slotd.host.offloop import off_loop
 from slotd.recipes.context import Work
-from slotd.recipes.fetching import RESERVE_BYTES
 from slotd.recipes.preserve import newest_sealed, wants_backup
 
+RESERVE_BYTES = 32 * 1024**2  # of the disk that nothing of ours may take from the running apps
 UNPACKED_FACTOR = 4  # how much larger a release is expected to be unpacked; `slots.max_size` bounds it for sure
 OWN_BYTES = 4 * 1024**2  # what the state, records and directories of a rollback take
 STATE_BYTES = 2 * 1024**2  # kept for the state itself

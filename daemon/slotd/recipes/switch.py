@@ -16,7 +16,6 @@ from slotd.model import Blocked, Job, SlotState, Trial
 from slotd.recipes import hooks
 from slotd.recipes.context import Work
 from slotd.recipes.copies import set_aside
-from slotd.recipes.install import expand
 from slotd.recipes.preserve import missing_data, new_copy_id, start_dependents, stop_all
 
 
@@ -88,7 +87,7 @@ async def run_migrations(work: Work) -> None:
     await failpoint.reach("migrate:stopped")
     await hooks.forget(work, "migrate")
     for number, template in enumerate(slots.migrate):
-        argv = expand(work, template)
+        argv = hooks.expand(work, template)
         writable = [Path(p) for p in work.app.data.paths] + ([path] if slots.writable else [])
         done = await work.host.workers.command(
             argv,

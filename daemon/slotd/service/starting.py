@@ -18,6 +18,7 @@ from slotd.host import definitions
 from slotd.host.offloop import off_loop
 from slotd.model import AppView, Job, JobKind, Result
 from slotd.recipes import backup as backing
+from slotd.recipes import check as looking
 from slotd.recipes import import_ as importing
 from slotd.recipes import preserve, update
 from slotd.recipes import restore as restoring
@@ -93,7 +94,7 @@ class Starter:
         async with self._checking:
             if (running := self.jobs_.check_of(app)) is not None:
                 return running
-            return await self._start(JobKind.CHECK, plan, backing.check)
+            return await self._start(JobKind.CHECK, plan, looking.check)
 
     async def start_update(
         self,

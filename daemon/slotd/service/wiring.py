@@ -12,10 +12,10 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 from slotd.host.bus import Bus
+from slotd.host.bus_systemd import BusSystemd
 from slotd.host.notify import Notifier
 from slotd.host.offloop import off_loop
 from slotd.host.paths import Paths
-from slotd.host.systemd import BusSystemd
 from slotd.recipes.hosting import make_host
 from slotd.service.daemon import Daemon
 from slotd.service.publish import Service

@@ -19,7 +19,7 @@ from slotd.core import release as form
 from slotd.core.answer import not_yet, shown
 from slotd.core.assets import THIS_ARCHITECTURE, architecture_names
 from slotd.core.schema import Limits, Source
-from slotd.core.sourcetypes import BEARER, TYPES, UNKNOWN
+from slotd.core.sourcetypes import BEARER, TOGETHER_S, credential_host
 from slotd.core.template import expand_name
 from slotd.errors import Failed, Misconfigured, SlotdError, SourceFailed
 from slotd.host import bandwidth, frames, localfile, mirrors, seeding
@@ -32,7 +32,6 @@ from slotd.sources import SOURCES, Answer, Listing, SourceType
 Progress = Callable[[dict[str, Any]], None]
 
 LIST_TRIES = 3
-TOGETHER_S = 10.0
 
 
 class HttpGetter:
@@ -57,21 +56,6 @@ class HttpGetter:
                 self._session.rest(wait_s)
                 wait_s *= 2
         raise AssertionError("unreachable")
-
-
-def credential_host(source: Source) -> str:
-    """The address that a source's credential belongs to, for the requests below; empty if the source has none.
-    Raises `Misconfigured` where it cannot be known.
-    """
-    if not source.credential:
-        return ""
-    address = source.url or TYPES.get(source.type, UNKNOWN).url
-    if not address:
-        raise Misconfigured(
-            f"cannot use the credential {source.credential}: nothing says which server it is for",
-            hint="Give the server as `url` in [source]: a credential is shown to no other.",
-        )
-    return address
 
 
 def list_releases(request: Mapping[str, Any], fds: Sequence[int], progress: Progress) -> dict[str, Any]:
