@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+import sqlite3
 
 import pytest
 from tests.parts.daemon.desk import Desk
@@ -96,6 +98,31 @@ async def test_a_restore_that_a_power_cut_interrupts_leaves_what_a_person_stoppe
     assert state(world) == "inactive"
     world.systemctl("start", "notes.service")
     assert state(world) == "active"
+
+
+def test_what_failed_stays_down_at_every_boot_while_it_is_held_whatever_copied_its_data_since(
+    world: World, notes: Notes
+) -> None:
+    notes.define(on_failure="stop", trial="1h")
+    world.slotctl("reload")
+    notes.publish("2.2", "red-after 1")
+    world.slotctl("update", "notes", status=1)
+    world.slotctl("backup", "notes")
+    world.slotctl("backups", "notes", "--verify")
+    with contextlib.closing(sqlite3.connect(world.state / "state.db", isolation_level=None)) as rows:
+        rows.execute("CREATE TEMP TABLE one AS SELECT * FROM jobs WHERE kind = 'backup' ORDER BY id DESC LIMIT 1")
+        rows.execute("BEGIN")
+        for _ in range(250):  # a night each
+            rows.execute("UPDATE one SET id = (SELECT MAX(id) FROM jobs) + 1")
+            rows.execute("INSERT INTO jobs SELECT * FROM one")
+        rows.execute("COMMIT")
+    assert boot(world)
+    assert world.json("status", "notes")["held"]
+    world.slotctl("unhold", "notes")  # and then it is a person's own doing
+    world.systemctl("start", "notes.service")
+    assert notes.says()["version"] == "2.2"
+    world.slotctl("rollback", "notes", "--data=restore")
+    assert notes.says()["version"] == "1.0"
 
 
 async def test_who_asks_for_the_old_version_gets_it_also_where_a_failure_would_only_stop_the_app(
