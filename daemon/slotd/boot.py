@@ -40,7 +40,6 @@ _log = logging.getLogger(__name__)
 
 _DATA_STEPS = ("rb-quarantine", "rb-restore", "rb-switch")
 _STARTED = ("start", "trial", "commit", "cleanup", "rb-start", "rb-verify")  # the data were in their place by then
-_APART = (JobKind.BACKUP, JobKind.VERIFY)  # they touch no version, and no data in their place
 
 
 class NothingRuns:
@@ -96,7 +95,7 @@ async def boot(*, user_mode: bool) -> int:
 async def _keep_stopped(host: Host) -> None:
     """What was stopped after a failure does not come up with the next boot while it is held."""
     apps = (await off_loop(definitions.load, host.paths)).apps
-    for name in sorted({*apps, *(job.app for job in await off_loop(partial(host.store.jobs, checks=False)))}):
+    for name in sorted({*apps, *(job.app for job in await off_loop(partial(host.store.jobs, copies=False)))}):
         try:
             record = await off_loop(host.store.app, name)
             if not record.held:
@@ -113,9 +112,7 @@ async def _keep_stopped(host: Host) -> None:
 
 async def _stopped_by(host: Host, app: str) -> Work | None:
     """The last job that changed the app, if it left it as nothing may start it."""
-    for job in await off_loop(partial(host.store.jobs, app=app, checks=False)):
-        if job.kind in _APART:
-            continue
+    for job in await off_loop(partial(host.store.jobs, app=app, copies=False)):
         work = _work(host, job)
         if job.result is Result.FAILED and rollback.stays_stopped(work):
             return work if await off_loop(work.engine.active) == work.plan.slot else None
