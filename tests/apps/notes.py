@@ -29,6 +29,7 @@ SCHEMA = int((HERE / "SCHEMA").read_text()) if (HERE / "SCHEMA").exists() else 1
 DATA = Path(os.environ.get("NOTES_DATA", "/var/lib/notes/data"))
 PORT = int(os.environ.get("NOTES_PORT", "8901"))
 WITNESS = os.environ.get("NOTES_WITNESS", "")  # a file outside of the data that tells which versions ran
+LINEAGE = os.environ.get("NOTES_LINEAGE", "")  # a file outside of the data: each start, and whose data it found
 BEGAN = time.monotonic()
 
 
@@ -82,6 +83,17 @@ def leave_mark() -> None:
             handle = os.open(folder, os.O_RDONLY)
             os.fsync(handle)
             os.close(handle)
+
+
+def tell_lineage() -> None:
+    """Which versions these data have seen is written in them; outside, what this start found there."""
+    path = DATA / "lineage"
+    seen = path.read_text().split() if path.exists() else []
+    with Path(LINEAGE).open("a") as file:
+        file.write(json.dumps([VERSION, seen]) + "\n")
+    if seen[-1:] != [VERSION]:
+        path.with_name("lineage~").write_text("\n".join([*seen, VERSION]))
+        path.with_name("lineage~").rename(path)
 
 
 def texts() -> list[str]:
@@ -143,6 +155,8 @@ def main() -> None:
     migrate()
     if WITNESS:
         leave_mark()
+    if LINEAGE:
+        tell_lineage()
     if BEHAVIOUR.endswith("deaf"):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if BEHAVIOUR == "damage-data":
