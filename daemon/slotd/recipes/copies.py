@@ -132,6 +132,14 @@ def _begun_aside(work: Work) -> str:
     return row.id if is_same else ""
 
 
+def know_what_is_whole(work: Work) -> None:
+    """A quarantine that is whole on disk is so in its row: an error may have kept that from being written. Blocking."""
+    store = work.host.store
+    for row in store.backups(work.app.name):
+        if row.kind == "quarantine" and not row.sealed and work.data.is_sealed(Path(row.path)):
+            store.save(dataclasses.replace(row, sealed=True))
+
+
 async def set_aside(work: Work, copy_id: str, *, version: str, reason: str) -> None:
     """The present data, which `version` wrote, become a quarantine: a row first, then the renames, then the seal."""
     store, path = work.host.store, work.host.copy_path("quarantine", work.app.name, copy_id)

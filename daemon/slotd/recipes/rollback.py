@@ -17,7 +17,7 @@ from slotd.host.offloop import off_loop
 from slotd.model import Backup, Blocked, Job, JobKind, Result, Slot, SlotState
 from slotd.recipes import dumps, space
 from slotd.recipes.context import Work
-from slotd.recipes.copies import check_copy, set_aside, where_to_set_aside
+from slotd.recipes.copies import check_copy, know_what_is_whole, set_aside, where_to_set_aside
 from slotd.recipes.preserve import dependents_of, hold_back, last_runs, start_all, stop_all, was_started
 from slotd.recipes.run import Step, Stopped, perform
 from slotd.recipes.standing import is_active, is_stranded, puts_back
@@ -275,6 +275,8 @@ async def close(work: Work) -> None:
             failpoint.hit("rb-end:closing")
 
     await space.give_back(work)
+    with suppress(*TROUBLE):
+        await off_loop(know_what_is_whole, work)
     await off_loop(commit, work.job)
     await failpoint.reach("rb-end:closed")
     if not plan.old_version and plan.slot is not None:
