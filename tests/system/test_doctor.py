@@ -84,6 +84,23 @@ CASES = {
         " && until ls /var/log/journal/*/*.journal; do sleep 0.1; done",
         "The journal is volatile", "mkdir -p /var/log/journal",
     ),
+    "journal made volatile": Case(
+        "journal", "warning",
+        "mkdir -p /etc/systemd/journald.conf.d; printf '[Journal]\\nStorage=volatile\\n'"
+        " >/etc/systemd/journald.conf.d/lost.conf; systemctl restart systemd-journald;"
+        " ls /var/log/journal/*/system.journal",
+        "rm /etc/systemd/journald.conf.d/lost.conf /run/systemd/journal/flushed"
+        " && systemctl restart systemd-journald && journalctl --flush"
+        " && until ls /var/log/journal/*/*.journal; do sleep 0.1; done",
+        "journald.conf says Storage=volatile", "set Storage=persistent",
+    ),
+    "hanging starts": Case(
+        "start-limit", "warning",
+        f"printf '[Unit]\\nStartLimitIntervalSec=10s\\n[Service]\\nTimeoutStartSec=90s\\n' >{LOOP};"
+        " systemctl daemon-reload",
+        f"rm {LOOP}; systemctl daemon-reload; slotctl enable notes",
+        "counts crashes, but no start that hangs until its timeout", "slotctl enable notes",
+    ),
     "start limit": Case(
         "start-limit", "error",
         f"printf '[Unit]\\nStartLimitIntervalSec=5s\\nStartLimitBurst=5\\n[Service]\\nRestartSec=2s\\n' >{LOOP};"

@@ -33,7 +33,8 @@ BUS_SERVICES = "/usr/share/dbus-1/system-services/org.freedesktop.PolicyKit1.ser
 POLICY = "/usr/share/polkit-1/actions/org.slotd1.policy"
 _SPAN = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 _UNIT = ("LoadState", "UnitFileState", "NeedDaemonReload", "Restart", "RestartUSec", "StartLimitIntervalUSec",
-         "StartLimitBurst")  # fmt: skip
+         "StartLimitBurst", "Type", "TimeoutStartUSec")  # fmt: skip
+_DONE_AT_ONCE = ("simple", "exec", "idle", "")  # types whose start waits for nothing that the app does
 OWN_UNITS = ("slotd-boot.service", "slotd.service", "slotd-check.timer", "slotd-apply.timer", "slotd-prune.timer")
 
 
@@ -75,7 +76,8 @@ class Look:
             user=self.user,
             watchdog_s=seconds(manager.get("RuntimeWatchdogUSec", "30s")),
             watchdog_devices=tuple(sorted(str(path) for path in Path("/dev").glob("watchdog?*"))),
-            journal_kept=self.try_to("The journal", _journal_kept) is not False,
+            journal_kept=self.user or self.try_to("The journal", journal_kept) is not False,
+            journal_storage=("" if self.user else self.try_to("journald.conf", _journal_storage)) or "auto",
             clock_synchronised=clock is None or clock.get("NTPSynchronized") != "no",
             polkit=os.path.exists(BUS_SERVICES),
             policy_installed=os.path.exists(POLICY),
@@ -135,6 +137,7 @@ class Look:
             needs_reload=shown.get("NeedDaemonReload") == "yes",
             restarts=shown.get("Restart", "no") != "no",
             delay_s=seconds(shown.get("RestartUSec", "100ms")),
+            start_s=0.0 if shown.get("Type", "") in _DONE_AT_ONCE else seconds(shown.get("TimeoutStartUSec", "0")),
             interval_s=seconds(shown.get("StartLimitIntervalUSec", "10s")),
             burst=int(burst) if burst.isdigit() else 0,
         )
@@ -208,13 +211,38 @@ def _clock() -> dict[str, str]:
     return _assignments(_run(["timedatectl", "show", "--property=NTPSynchronized"]))
 
 
-def _journal_kept() -> bool:
-    """Whether the journal of this machine is written below /var/log."""
-    machine = Path("/etc/machine-id").read_text().strip()
+def journal_kept(root: Path = Path("/")) -> bool:
+    """Whether the journal of this machine is written below /var/log now.
+
+    A file that lies there may be of another time; so may one below /run, which only a flush takes away. What is written
+    now is the one that was written last.
+    """
+    machine = (root / "etc/machine-id").read_text().strip()
+    lasting, passing = (_changed(root / where / "log/journal" / machine / "system.journal") for where in ("var", "run"))
+    return lasting > 0 and lasting >= passing
+
+
+def _changed(path: Path) -> int:
+    """When a file was written last, in ns; 0 if there is none. Raises `PermissionError` where that cannot be seen."""
     try:
-        return any(name.endswith(".journal") for name in os.listdir(f"/var/log/journal/{machine}"))
-    except FileNotFoundError:
-        return False
+        return path.stat().st_mtime_ns
+    except (FileNotFoundError, NotADirectoryError):
+        return 0
+
+
+def _journal_storage() -> str:
+    return storage_of(_run(["systemd-analyze", "cat-config", "systemd/journald.conf"]))
+
+
+def storage_of(conf: str) -> str:
+    """What `Storage=` comes to in journald.conf and its drop-ins, one after the other: the last one holds."""
+    section, storage = "", ""
+    for line in map(str.strip, conf.splitlines()):
+        if line.startswith("["):
+            section = line
+        elif section == "[Journal]" and (found := re.match(r"Storage\s*=\s*(.*)", line)):
+            storage = found[1].lower()
+    return storage or "auto"
 
 
 def seconds(text: str) -> float:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 KEY_SOON_S = 30 * 86400.0
+VOLATILE = ("volatile", "none")  # what journald.conf may say: nothing of it outlives a boot
 
 
 class Severity(StrEnum):
@@ -30,7 +32,10 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class UnitFacts:
-    """One unit of an app. Spans in seconds; infinite ones are `inf`. `drop_in`: current, edited, missing, foreign."""
+    """One unit of an app. Spans in seconds; infinite ones are `inf`. `drop_in`: current, edited, missing, foreign.
+
+    `start_s`: how long a start may hang until systemd gives it up; 0 where a start is done as soon as it is made.
+    """
 
     name: str
     exists: bool = True
@@ -39,6 +44,7 @@ class UnitFacts:
     needs_reload: bool = False
     restarts: bool = True
     delay_s: float = 0.1
+    start_s: float = 0.0
     interval_s: float = 10.0
     burst: int = 5
 
@@ -84,6 +90,7 @@ class Facts:
     watchdog_s: float = 30.0
     watchdog_devices: tuple[str, ...] = ("/dev/watchdog0",)
     journal_kept: bool = True
+    journal_storage: str = "auto"  # as journald.conf says
     clock_synchronised: bool = True
     polkit: bool = True
     policy_installed: bool = True
@@ -112,10 +119,7 @@ def _host(facts: Facts) -> Iterator[Finding]:
     systemctl = "systemctl --user" if facts.user else "systemctl"
     if not facts.user:
         yield from _watchdog(facts)
-        if not facts.journal_kept:
-            why = "After a failed night nobody can read what happened: the entries of the last boot are gone."
-            mend = "mkdir -p /var/log/journal && systemctl restart systemd-journald && journalctl --flush"
-            yield Finding("journal", warning, "The journal is volatile.", why, mend)
+        yield from _journal(facts)
         if not facts.clock_synchronised:
             why = "Signatures, keys, certificates and the age of releases are judged by the clock."
             what = "The clock is not synchronised."
@@ -193,6 +197,18 @@ def _definitions(facts: Facts) -> Iterator[Finding]:
         yield Finding("definitions", Severity.WARNING, idle, "It has no effect.", "slotctl verify")
 
 
+def _journal(facts: Facts) -> Iterator[Finding]:
+    why = "After a failed night nobody can read what happened: the entries of the last boot are gone."
+    again = "systemctl restart systemd-journald && journalctl --flush"
+    if facts.journal_storage in VOLATILE:
+        what = f"The journal is volatile: journald.conf says Storage={facts.journal_storage}."
+        mend = f"set Storage=persistent where `systemd-analyze cat-config systemd/journald.conf` shows it, then {again}"
+        yield Finding("journal", Severity.WARNING, what, why, mend)
+    elif not facts.journal_kept:
+        mend = f"mkdir -p /var/log/journal && {again}"
+        yield Finding("journal", Severity.WARNING, "The journal is volatile.", why, mend)
+
+
 def _units(app: AppFacts, user: bool) -> Iterator[Finding]:
     systemctl, enable = ("systemctl --user" if user else "systemctl"), f"slotctl enable {app.name}"
     if user:
@@ -227,13 +243,26 @@ def _start_limit(app: str, unit: UnitFacts, enable: str) -> Iterator[Finding]:
     if not unit.restarts:
         return
     why = "A crash loop goes on for ever: OnFailure= never fires, and nobody is told."
+    each = f"{unit.burst} starts with {unit.delay_s:g} s between them"
+    crashes_s, hangs_s = unit.burst * unit.delay_s, unit.burst * (unit.delay_s + unit.start_s)
     if unit.interval_s <= 0 or unit.burst <= 0:
         what = f"The start limit of {unit.name} is off."
-    elif unit.burst * unit.delay_s >= unit.interval_s:
+    elif crashes_s >= unit.interval_s:
+        what = f"The start limit of {unit.name} cannot be reached: {each} take longer than {unit.interval_s:g} s."
+    elif math.isinf(unit.start_s):
+        what = f"A start of {unit.name} that hangs is never given up: its TimeoutStartSec= is infinity."
+        why = "A version that hangs as it starts, in a trial or years after it, is down, and nobody is told."
+        enable = f"give it a TimeoutStartSec= (systemctl edit {unit.name}), then {enable}"
+        yield Finding("start-limit", Severity.WARNING, what, why, enable, app)
+        return
+    elif hangs_s >= unit.interval_s:
         what = (
-            f"The start limit of {unit.name} cannot be reached: {unit.burst} starts with {unit.delay_s:g} s between"
-            f" them take longer than {unit.interval_s:g} s."
+            f"The start limit of {unit.name} counts crashes, but no start that hangs until its timeout: {each}, and up"
+            f" to {unit.start_s:g} s for each, may take {hangs_s:g} s, and it looks at {unit.interval_s:g} s."
         )
+        why = "A version that hangs as it starts is started for ever: OnFailure= never fires, and nobody is told."
+        yield Finding("start-limit", Severity.WARNING, what, why, enable, app)
+        return
     else:
         return
     yield Finding("start-limit", Severity.ERROR, what, why, enable, app)

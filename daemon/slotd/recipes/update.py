@@ -6,8 +6,6 @@ roll back  from `switch` on, an error brings the old version and its data back
 
 from __future__ import annotations
 
-import logging
-
 from slotd.core import machine
 from slotd.core.machine import OnError
 from slotd.host.offloop import off_loop
@@ -17,8 +15,6 @@ from slotd.recipes.context import Work
 from slotd.recipes.rollback import roll_back
 from slotd.recipes.run import Step, Stopped, perform
 from slotd.recipes.undoing import UNDO, give_up
-
-_log = logging.getLogger(__name__)
 
 
 async def save_data(work: Work) -> None:
