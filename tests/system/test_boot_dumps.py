@@ -8,6 +8,7 @@ import pytest
 from tests.system.container import Container, free_port
 from tests.system.crashing import wait_until_done
 from tests.system.notes import Notes, Publisher
+from tests.system.small_disk import SmallDisk
 
 DATABASE = "/srv/database"
 # One value, told and taken over HTTP: what any server does, without what makes it slow to install.
@@ -100,3 +101,27 @@ def test_a_daemon_that_is_killed_while_it_brings_a_database_back_loads_the_old_c
     ]
     assert "of the new version\n" in [dump.stdout for dump in dumps]
     assert not notes.json("status", "notes")["held"]
+
+
+def test_a_database_that_has_grown_goes_back_on_a_disk_full_to_the_last_byte(
+    notes: Notes, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    machine = notes.machine
+    machine.run("rm /etc/systemd/system/slotd.service.d/failpoint.conf; systemctl daemon-reload")
+    machine.run(f"head -c 2M /dev/zero | tr '\\0' o > {DATABASE}; sha256sum {DATABASE} > /srv/sum")
+    with SmallDisk(machine, tmp_path_factory.mktemp("disk") / "image", mib=96) as disk:
+        machine.run("systemctl stop slotd notes")
+        machine.run(f"cp -a /var/lib/notes {disk.at}/ && rm -rf /var/lib/notes && ln -s {disk.at}/notes /var/lib/notes")
+        machine.run("systemctl start notes slotd")
+        before = notes.wait_state()
+        notes.publisher.publish("3.0", schema=2)
+        notes.slotctl("--no-wait", "update", "notes", "--version", "3.0")
+        machine.wait_for('slotctl --json status notes | grep -q \'"state": "trial"\'', timeout_s=60)
+        machine.run(f"head -c 3M /dev/zero | tr '\\0' n > {DATABASE}")
+        disk.fill()
+        machine.run("busctl call org.slotd1 /org/slotd1 org.slotd1.Manager MarkBad 'sa{sv}' notes 0")
+        wait_until_done(notes)
+        assert notes.wait_state() == before
+        assert not notes.json("status", "notes")["held"]
+        machine.run("sha256sum --check --quiet /srv/sum")
+        machine.run("systemctl stop notes slotd")

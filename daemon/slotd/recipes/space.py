@@ -90,9 +90,22 @@ def _for_the_way_back(work: Work, restore: bool) -> dict[Path, int]:
             sizes[own] += count  # a snapshot is brought back beside first
         if shares_blocks(state, path.parent):
             count //= SHARED_FRACTION
+        if work.app.data.dump and work.plan.stopped_at:
+            count += _written_since(path, work.plan.stopped_at - 1.0)  # by the dump: the way back begins with another
         name = names.setdefault(_device(path.parent)[0], path.parent / f".slotd-reserve-{work.app.name}")
         sizes[name] = sizes.get(name, 0) + count
     return sizes
+
+
+def _written_since(path: Path, since: float) -> int:
+    """Bytes in the files below that were changed since then, in seconds since the epoch."""
+    total = 0
+    for folder, _, names in os.walk(path):
+        for name in names:
+            with suppress(OSError):
+                found = os.lstat(os.path.join(folder, name))
+                total += found.st_size if stat.S_ISREG(found.st_mode) and found.st_mtime >= since else 0
+    return total
 
 
 def _file(state: Path, app: str) -> Path:

@@ -24,6 +24,12 @@ async def save_data(work: Work) -> None:
     await space.keep(work, restore=await off_loop(preserve.wants_backup, work))
 
 
+async def seal_data(work: Work) -> None:
+    await preserve.seal_copy(work)
+    if work.app.data.dump and work.plan.backup:
+        await space.keep(work, restore=True)  # what was dumped comes back, too: only now it is known how much that is
+
+
 async def tidy_up(work: Work) -> None:
     await preserve.rest_again(work)
     await space.give_back(work)
@@ -40,7 +46,7 @@ STEPS: tuple[Step, ...] = (
     Step("compare", install.end_if_unchanged),
     Step("preserve", save_data, undo=UNDO["preserve"]),
     Step("stop", preserve.stop_units, undo=UNDO["stop"]),
-    Step("snapshot", preserve.seal_copy),
+    Step("snapshot", seal_data),
     Step("switch", switch.point_current, undo=UNDO["switch"]),
     Step("migrate", switch.run_migrations),
     Step("start", switch.start_on_trial),
