@@ -204,10 +204,7 @@ def disk_dies(world: World, point: str) -> None:
 
 ROOM_IS_KEPT = ("rb-stop", "rb-quarantine")  # until the data are aside; what is freed then is anybody's
 
-ROOM_IS_NOT_NEEDED = (
-    *(("ext4", step) for step in ("rb-switch", "rb-start", "rb-verify")),
-    *(("xfs", step) for step in ("rb-start", "rb-verify")),
-)
+ROOM_IS_NOT_NEEDED = ("rb-switch", "rb-start", "rb-verify")  # but for the link's own block, which the state gives
 
 
 def disk_full(world: World, point: str) -> None:
@@ -223,9 +220,9 @@ def disk_full(world: World, point: str) -> None:
         status = world.notes.json("status", "notes")
         assert not status["held"], f"on the full disk the app is held: {status['hold_reason']}"
     elif machine.is_rollback_step(step):
-        # Somebody took the room that was kept. Data that share no blocks need some, as xfs does for the new link, and
-        # the app itself may to start; all else needs none.
-        if (world.kind, step) in ROOM_IS_NOT_NEEDED:
+        # Somebody took the room that was kept. Data that share no blocks need some, and the app itself may to start;
+        # all else needs none.
+        if step in ROOM_IS_NOT_NEEDED:
             world.wait(lambda: current(world) == OLD, "on the full disk the link was not set back")
             went_back(world)
     else:

@@ -185,7 +185,8 @@ async def point_back(work: Work) -> None:
     """`current` at the old slot again, or gone where nothing was installed before. Not without its data."""
     if puts_back(work):
         return
-    await off_loop(work.engine.switch, work.plan.old_slot)
+    # The new link may take a block, on a disk that the new version has filled.
+    await off_loop(space.with_room, work.host.paths.state, lambda: work.engine.switch(work.plan.old_slot))
     await failpoint.reach("rb-switch:link")
     if work.plan.restore and await was_started(work):
         # Of the other slot, most likely, and on the data that had just come back for this one.

@@ -12,8 +12,10 @@ import fcntl
 import os
 import stat
 from collections import defaultdict
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
 
 from slotd.data import DataSpec
 from slotd.data.places import spot
@@ -23,6 +25,7 @@ from slotd.host.offloop import off_loop
 from slotd.recipes.context import Work
 from slotd.recipes.preserve import newest_sealed, wants_backup
 
+T = TypeVar("T")
 RESERVE_BYTES = 32 * 1024**2  # of the disk that nothing of ours may take from the running apps
 UNPACKED_FACTOR = 4  # how much larger a release is expected to be unpacked; `slots.max_size` bounds it for sure
 OWN_BYTES = 4 * 1024**2  # what the state, records and directories of a rollback take
@@ -207,6 +210,16 @@ def keep_for_state(state: Path) -> None:
     with suppress(OSError, SlotdError):
         if not _of_state(state).exists() and files.free_bytes(state) > RESERVE_BYTES:
             take(_of_state(state), STATE_BYTES)
+
+
+def with_room(state: Path, act: Callable[[], T]) -> T:
+    """Do what takes a block or two, on a full disk with what is kept for the state. Raises what `act` does."""
+    while True:
+        try:
+            return act()
+        except NoSpace:
+            if not make_room_for_state(state):
+                raise
 
 
 def make_room_for_state(state: Path) -> bool:
