@@ -67,6 +67,7 @@ def test_a_daemon_killed_as_it_finds_nothing_changed_stops_no_app_and_leaves_not
     notes: Notes, point: str
 ) -> None:
     before, new = notes.wait_state(), f"2.{next(_versions)}"
+    notes.publisher.withdraw_all()  # what a crash undid is offered still
     notes.publisher.publish(new, files_of=before["version"])
     slot = notes.json("status", "notes")["slot"]
     copies = notes.json("backups", "notes")
