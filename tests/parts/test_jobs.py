@@ -111,9 +111,10 @@ async def test_what_has_ended_is_not_cancelled(tmp_path: Path) -> None:
 async def test_a_daemon_that_goes_down_undoes_nothing_a_second_time(tmp_path: Path) -> None:
     told, began = Nobody(), []
     jobs, work = Jobs(told, parallel=1), make_work(tmp_path, "fetch")
-    undoing = asyncio.Event()
+    working, undoing = asyncio.Event(), asyncio.Event()
 
     async def recipe(work: Work) -> Result:
+        working.set()
         try:
             await asyncio.sleep(60)
         except asyncio.CancelledError:
@@ -124,7 +125,7 @@ async def test_a_daemon_that_goes_down_undoes_nothing_a_second_time(tmp_path: Pa
         return Result.CANCELLED
 
     jobs.start(work, recipe)
-    await asyncio.sleep(0.05)
+    await asyncio.wait_for(working.wait(), 5)
     jobs.cancel(work.job)
     await asyncio.wait_for(undoing.wait(), 5)
     await asyncio.wait_for(jobs.stop(), 5)
