@@ -9,7 +9,7 @@ from typing import Any
 
 from slotd.core.health import UnitStatus, describe_failure
 from slotd.errors import Failed
-from slotd.host.bus import Bus
+from slotd.host.bus import Bus, BusFailed
 from slotd.host.systemd import Change, Told
 
 _DESTINATION = "org.freedesktop.systemd1"
@@ -18,6 +18,10 @@ _MANAGER = "org.freedesktop.systemd1.Manager"
 _UNIT = "org.freedesktop.systemd1.Unit"
 _SERVICE = "org.freedesktop.systemd1.Service"
 _PROPERTIES = "org.freedesktop.DBus.Properties"
+
+ASK_AGAIN_S = 30.0  # for so long, while systemd is not on the bus
+LEAVING_S = 60.0  # for a daemon that has lost its bus to go down
+_NOT_THERE = ("NoReply", "Disconnected", "NameHasNoOwner", "ServiceUnknown")  # and `Spawn.`
 
 # Units that need this one to run: stopping it stops them, and systemd does not start them again by itself.
 _DEPENDENTS = ("RequiredBy", "BoundBy", "ConsistsOf")
@@ -33,8 +37,25 @@ class BusSystemd:
     async def _call(
         self, member: str, signature: str = "", *body: Any, path: str = _ROOT, interface: str = _MANAGER
     ) -> Any:
-        answer = await self._bus.call(_DESTINATION, path, interface, member, signature, list(body))
-        return answer[0] if answer else None
+        """Ask systemd; again while it is away from the bus, as it is for a moment when it executes itself anew.
+
+        All that is asked here may be asked twice.
+        """
+        loop, pause_s = asyncio.get_running_loop(), 0.05
+        until = loop.time() + ASK_AGAIN_S
+        while True:
+            try:
+                answer = await self._bus.call(_DESTINATION, path, interface, member, signature, list(body))
+                return answer[0] if answer else None
+            except BusFailed as error:
+                if not self._bus.is_connected:
+                    # The daemon goes down for it, and its jobs with it: what is well is not taken back because of that.
+                    await asyncio.sleep(LEAVING_S)
+                    raise
+                if not _is_away(error) or loop.time() >= until:
+                    raise
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, 1.0)
 
     async def subscribe(self) -> None:
         """Ask systemd to send signals at all; once per connection."""
@@ -152,6 +173,11 @@ class BusSystemd:
         finally:
             for unsubscribe in undo:
                 await unsubscribe()
+
+
+def _is_away(error: BusFailed) -> bool:
+    kind = error.remote_name.removeprefix("org.freedesktop.DBus.Error.")
+    return kind in _NOT_THERE or kind.startswith("Spawn.")
 
 
 def _failure(unit: str, changed: Mapping[str, Any]) -> str:
