@@ -88,7 +88,7 @@ class Store:
         self.path = path
         self._lock, self._read_lock = threading.RLock(), threading.Lock()
         self._depth = 0
-        self.is_new = False  # whether nothing was ever done or told in it
+        self.is_new = False  # whether nothing was ever written down in it
         self.underway = path.parent / "underway"
         self._touched: set[str] = set()  # apps whose job or trial this transaction changes
         self._writer = 0  # the thread inside a transaction: it reads what it wrote
@@ -112,7 +112,8 @@ class Store:
             raise sqlite3.DatabaseError("integrity check failed")
         self._migrate()
         self._check()
-        self.is_new = self._db.execute("SELECT id FROM events UNION ALL SELECT id FROM jobs LIMIT 1").fetchone() is None
+        known = " UNION ALL ".join(f"SELECT 1 FROM {table}" for table in ("events", "jobs", "backups", "slots"))
+        self.is_new = self._db.execute(f"{known} LIMIT 1").fetchone() is None
         # Readers never wait for a writer's fsync: status can be read at any time (promise 8).
         self._reader = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=busy_s)
         self._reader.row_factory, self._reader.text_factory = sqlite3.Row, _text
