@@ -139,7 +139,7 @@ WORKERS = {"resolve": ("list",), "fetch": ("fetch",), "verify": ("small",), "sta
 def worker_points(step: str) -> Sequence[str] | str:
     if step in WORKERS:
         return [f"{step}:worker-{verb}:{when}" for verb in WORKERS[step] for when in ("begin", "end")]
-    return "no worker runs in it"
+    return "no worker of its own runs in it; a command of the definition that is killed has failed like any other"
 
 
 def kill_worker(world: World, point: str) -> None:
