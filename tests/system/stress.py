@@ -125,7 +125,10 @@ def kill(wanted: list[str], pause_s: float) -> str:
         while time.monotonic() < deadline and os.path.exists(f"/proc/{daemon}"):
             if set(wanted) & set(steps(db, query)):
                 time.sleep(pause_s)
-                os.kill(daemon, signal.SIGKILL)
+                try:
+                    os.kill(daemon, signal.SIGKILL)
+                except ProcessLookupError:  # another caller's kill was first
+                    break
                 return ", ".join(steps(db, query))
             time.sleep(0.001)
     run(["systemctl", "kill", "--kill-whom=main", "--signal=KILL", "slotd"])
