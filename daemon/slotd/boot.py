@@ -101,8 +101,7 @@ async def _keep_stopped(host: Host) -> None:
             if not record.held:
                 continue
             if name in apps and await off_loop(rebuild.is_half, host, name):
-                for unit in apps[name].service.units:
-                    await off_loop(holdback.hold_back, host.paths.runtime, unit)
+                await off_loop(holdback.hold_back, host.paths.runtime, *apps[name].service.units)
             elif work := await _stopped_by(host, name):
                 await hold_back(work)
                 await work.tell("warning", f"{name} stays stopped while it is held: {record.hold_reason}")

@@ -13,13 +13,15 @@ DIRECTORY = "held-back"
 ASSERTION = f"AssertPathExists=!%t/slotd/{DIRECTORY}/%n"
 
 
-def hold_back(runtime: Path, unit: str) -> None:
-    """From here on systemd refuses to start the unit, whoever asks."""
+def hold_back(runtime: Path, *units: str) -> None:
+    """From here on systemd refuses to start the units, whoever asks."""
     directory = runtime / DIRECTORY
     directory.mkdir(mode=0o755, parents=True, exist_ok=True)
-    (directory / unit).touch(mode=0o644)
+    for unit in units:
+        (directory / unit).touch(mode=0o644)
 
 
-def let_start(runtime: Path, unit: str) -> None:
-    """The unit may start again. One that was not held back is fine."""
-    (runtime / DIRECTORY / unit).unlink(missing_ok=True)
+def let_start(runtime: Path, *units: str) -> None:
+    """The units may start again. One that was not held back is fine."""
+    for unit in units:
+        (runtime / DIRECTORY / unit).unlink(missing_ok=True)

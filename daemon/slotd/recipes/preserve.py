@@ -208,13 +208,11 @@ async def start_all(work: Work) -> None:
 
 async def hold_back(work: Work) -> None:
     """None of the app's units starts until slotd itself starts it. Needs the drop-ins of `slotctl enable`."""
-    for unit in work.app.service.units:
-        await off_loop(holdback.hold_back, work.host.paths.runtime, unit)
+    await off_loop(holdback.hold_back, work.host.paths.runtime, *work.app.service.units)
 
 
 async def let_start(work: Work) -> None:
-    for unit in work.app.service.units:
-        await off_loop(holdback.let_start, work.host.paths.runtime, unit)
+    await off_loop(holdback.let_start, work.host.paths.runtime, *work.app.service.units)
 
 
 async def start_again(work: Work) -> None:
