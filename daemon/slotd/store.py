@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from slotd.core.rows import Codec
 from slotd.errors import Failed, NoSuchBackup, NoSuchJob
-from slotd.host import dbtrouble, failpoint, underway
+from slotd.host import dbtrouble, failpoint, files, underway
 from slotd.model import AppRecord, Backup, Blocked, Event, Job, JobKind, Slot, SlotName, Trial
 
 T = TypeVar("T")
@@ -89,7 +89,7 @@ class Store:
         self._lock, self._read_lock = threading.RLock(), threading.Lock()
         self._depth = 0
         self.is_new = False  # whether nothing was ever written down in it
-        self.underway = path.parent / "underway"
+        self.underway = path.parent / underway.DIRECTORY
         self._touched: set[str] = set()  # apps whose job or trial this transaction changes
         self._writer = 0  # the thread inside a transaction: it reads what it wrote
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -375,20 +375,23 @@ def open_store(
     Not `alone`, a daemon may be at work on it: it stays where it is, and `Failed` is raised.
     `make_room` is called when the disk takes nothing, as often as it gives True: that there is a little more room now.
     """
-    try:
-        return Store(path, busy_s=busy_s), None
-    except (sqlite3.DatabaseError, StoreError) as problem:
-        error = problem.__cause__ if isinstance(problem, StoreError) else problem
-        if not dbtrouble.is_damage(error):
-            if dbtrouble.may_want_room(error) and make_room():
-                return open_store(path, now=now, busy_s=busy_s, alone=alone, make_room=make_room)
-            # Locked, a full or failing disk: the state is there, and to lose it would be the harm.
-            raise Failed(f"cannot open {path}: {error}.", hint=UNREADABLE) from problem
-        if not alone:
-            raise Failed(f"cannot use the state in {path}: it is damaged ({error}).", hint=REBUILD) from problem
-        aside = path.with_name(f"{path.name}.broken.{int(now)}")
-        for suffix in ("", "-wal", "-shm"):
-            if (part := path.with_name(path.name + suffix)).exists():
-                part.rename(aside.with_name(aside.name + suffix))
-        failpoint.hit("rebuild:aside")
-        return Store(path, busy_s=busy_s), aside
+    for is_sure in (False, True):
+        try:
+            return Store(path, busy_s=busy_s), None
+        except (sqlite3.DatabaseError, StoreError) as problem:
+            error = problem.__cause__ if isinstance(problem, StoreError) else problem
+            if not dbtrouble.is_damage(error):
+                if dbtrouble.may_want_room(error) and make_room():
+                    return open_store(path, now=now, busy_s=busy_s, alone=alone, make_room=make_room)
+                # Locked, a full or failing disk: the state is there, and to lose it would be the harm.
+                raise Failed(f"cannot open {path}: {error}.", hint=UNREADABLE) from problem
+            if is_sure and not alone:
+                raise Failed(f"cannot use the state in {path}: it is damaged ({error}).", hint=REBUILD) from problem
+        with files.explaining(f"cannot read {path}"):
+            for part, _ in dbtrouble.parts(path):  # SQLite calls a page that the disk does not give damaged, too
+                files.hash_path(part)
+    aside = path.with_name(f"{path.name}.broken.{int(now)}")
+    for part, suffix in dbtrouble.parts(path):
+        part.rename(aside.with_name(aside.name + suffix))
+    failpoint.hit("rebuild:aside")
+    return Store(path, busy_s=busy_s), aside

@@ -6,11 +6,15 @@ import random
 import sqlite3
 import struct
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from tests.crash import sweep
+from tests.crash.shims import built
+from tests.system.image import REPOSITORY
 from tests.system.small_disk import SHUTDOWN
 
 from slotd.errors import Failed
@@ -248,3 +252,51 @@ def test_a_disk_in_trouble_is_told_with_the_place_and_never_taken_for_damage(
             with pytest.raises((Failed, OSError)):
                 open_store(path, now=5.0)
         assert not list(at.glob("*.broken*")) if trouble is not fail else True
+
+
+OPENING = """
+import sys, time
+from pathlib import Path
+from slotd.errors import SlotdError
+from slotd.store import open_store
+path = Path(sys.argv[1]) / "state.db"
+(path.parent / "arm").touch()
+try:
+    store, aside = open_store(path, now=time.time())
+    print("aside" if aside else store.app("app7").hold_reason)
+except (OSError, SlotdError) as error:
+    print("refused", error)
+"""
+
+
+def opened_with(shim: Path, disk: Path, *, fails: int) -> tuple[str, int]:
+    """What became of opening the state when look number `fails` at its disk failed, and how often it was looked."""
+    log = disk / "log"
+    log.unlink(missing_ok=True)
+    environment = sweep.environment(number=fails, fault="read", shim=str(shim), room=str(disk), disk=str(disk))
+    environment["PYTHONPATH"] = str(REPOSITORY / "daemon")
+    done = subprocess.run(
+        ["/usr/bin/python3", "-c", OPENING, str(disk)], env=environment, capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip(), log.read_text().count("\n")
+
+
+def test_a_disk_that_fails_for_a_moment_while_the_state_is_opened_loses_nothing() -> None:
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as room:  # a disk apart from that of the interpreter
+        disk, shim = Path(room), built(sweep.SHIM)
+        path = disk / "state.db"
+        writer = Store(filled(path))
+        writer.change_app("app7", hold_reason="said last")  # and in the log alone: nobody ends in good order
+        kept = {each.name: each.read_bytes() for each in disk.iterdir() if each.is_file()}
+        assert kept["state.db-wal"]
+        said, looks = opened_with(shim, disk, fails=0)
+        assert said == "said last"
+        assert looks > 50
+        outcomes = []
+        for number in sorted({*range(1, looks, 7), *range(looks - 20, looks + 1)}):
+            for name, content in kept.items():
+                (disk / name).write_bytes(content)
+            outcomes.append(opened_with(shim, disk, fails=number)[0])
+        assert not [said for said in outcomes if said != "said last" and not said.startswith("refused")]
+        assert outcomes.count("said last") > len(outcomes) / 2
+        writer.close()

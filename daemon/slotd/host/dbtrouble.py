@@ -28,6 +28,12 @@ def is_damage(error: BaseException | None) -> bool:
     return code_of(error) in (0, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
+def parts(path: Path) -> list[tuple[Path, str]]:
+    """The files of a database that are there, and what their names end in."""
+    found = ((path.with_name(path.name + suffix), suffix) for suffix in ("", "-wal", "-shm"))
+    return [(part, suffix) for part, suffix in found if part.exists()]
+
+
 def room_beside(path: Path) -> str:
     """For a sentence about a file: what its file system has left."""
     try:

@@ -20,6 +20,7 @@ from slotd.model import Job, JobKind, Trial
 _log = logging.getLogger(__name__)
 
 MOST_BYTES = 16 << 20
+DIRECTORY = "underway"  # beside the database
 SUFFIX = ".json"
 _HARMLESS = (JobKind.CHECK, JobKind.VERIFY)
 
