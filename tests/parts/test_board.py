@@ -11,6 +11,8 @@ from typing import Any
 from slotd.model import AppView, Job
 from slotd.service.board import Board
 
+ERROR = OSError(5, "Input/output error")
+
 
 class Desk:
     """Who puts views together, as slowly as it is told to, and who hears of them."""
@@ -20,27 +22,34 @@ class Desk:
         self.begun = 0
         self.builds = threading.Semaphore(0)
         self.fault: Exception | None = None
+        self.faults = 0  # how many times still; negative: each time
+        self.trouble = ""
         self.told: list[tuple[str, str]] = []
+        self.has_told = asyncio.Event()
 
     async def has_begun(self) -> None:
         """Return when one view more is being put together."""
         assert await asyncio.to_thread(self.builds.acquire, timeout=10)
 
-    def build(self, name: str) -> AppView:
+    def build(self, name: str) -> tuple[AppView, str]:
         self.begun += 1
         self.builds.release()
         version = str(self.begun)
         if self.gates:
             assert self.gates.pop(0).wait(10)
-        if self.fault is not None and name == "broken":
-            raise self.fault
-        return AppView(name, version=version)
+        if name == "broken" and self.faults:
+            self.faults -= 1
+            if self.fault is not None:
+                raise self.fault
+            return AppView(name, problems=(self.trouble,)), self.trouble
+        return AppView(name, version=version), ""
 
     def app_added(self, app: AppView) -> None:
         self.told.append(("added", app.version))
 
     def app_changed(self, app: AppView) -> None:
         self.told.append(("changed", app.version))
+        self.has_told.set()
 
     def app_removed(self, name: str) -> None:
         self.told.append(("removed", name))
@@ -53,7 +62,7 @@ class Desk:
 
 def make_board(told: Path = Path("/dev/null/told")) -> tuple[Board, Desk]:
     desk = Desk()
-    board = Board(desk.build, told)
+    board = Board(desk.build, told, retry_s=0.01)
     board.listeners.append(desk)
     return board, desk
 
@@ -94,8 +103,38 @@ async def test_an_app_whose_view_fails_keeps_no_other_from_being_shown() -> None
     board, desk = make_board()
     for name in ("broken", "notes", "wiki"):
         await board.refresh(name)
-    desk.fault, desk.told = OSError(5, "Input/output error"), []
+    desk.fault, desk.faults, desk.told = ERROR, -1, []
     for name in ("broken", "notes", "wiki"):
         board.refresh_soon(name)
     await asyncio.wait_for(board.settled(), 5)
     assert [what for what, _ in desk.told] == ["changed", "changed"]
+
+
+async def test_a_disk_that_fails_once_leaves_no_old_view() -> None:
+    board, desk = make_board()
+    await board.refresh("broken")
+    desk.fault, desk.faults, desk.told = ERROR, 1, []
+    await board.refresh("broken")
+    assert desk.told == [("changed", "3")]
+
+
+async def test_a_disk_that_fails_for_a_while_leaves_an_old_view_until_it_answers() -> None:
+    board, desk = make_board()
+    await board.refresh("broken")
+    desk.fault, desk.faults, desk.told = ERROR, 6, []
+    await board.refresh("broken")
+    assert board.app("broken").version == "1"
+    await asyncio.wait_for(desk.has_told.wait(), 10)
+    assert desk.told == [("changed", "8")]
+
+
+async def test_a_part_that_cannot_be_read_is_said_and_read_again() -> None:
+    board, desk = make_board()
+    await board.refresh("broken")
+    desk.trouble, desk.faults, desk.told = "cannot read the link.", 2, []
+    await board.refresh("broken")
+    assert board.app("broken").problems == ("cannot read the link.",)
+    desk.has_told.clear()
+    await asyncio.wait_for(desk.has_told.wait(), 10)
+    assert board.app("broken").version == "4"
+    assert board.app("broken").problems == ()

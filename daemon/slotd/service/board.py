@@ -19,17 +19,24 @@ from slotd.service.api import Listener
 _log = logging.getLogger(__name__)
 
 TOLD_BYTES = 1024**2
+RETRY_S = 1.0  # before a view that could not be read whole is put together again; doubled each time
+MOST_RETRY_S = 60.0
+
+Build = Callable[[str], tuple[AppView, str]]  # the view, and why a part of it could not be read just now, or nothing
 
 
 class Board:
     """Views are built off the loop and swapped in whole: reading one never waits (promise 8)."""
 
-    def __init__(self, build: Callable[[str], AppView], told: Path) -> None:
+    def __init__(self, build: Build, told: Path, *, retry_s: float = RETRY_S) -> None:
         """`build` blocks: it reads the store and the disk. `told`: a file that remembers, until the next boot, what was
         said of the configuration: a daemon that leaves when idle must not say it anew whenever a timer starts it.
         """
         self._build = build
         self._told = told
+        self._retry_s = retry_s
+        self._waits: dict[str, float] = {}
+        self._timers: dict[str, asyncio.TimerHandle] = {}
         self._is_first_look = True
         self._views: dict[str, AppView] = {}
         self._dirty: set[str] = set()
@@ -96,27 +103,47 @@ class Board:
     async def refresh(self, name: str) -> None:
         """Put a view together anew, and tell if it changed. One at a time: an old view never follows a newer one.
 
-        A job of the whole host has no app, and no view.
+        A job of the whole host has no app, and no view. Raises only where there is no view yet: what cannot be read is
+        read at once again, then by and by, and the view before stays meanwhile.
         """
         if not name:
             return
         async with self._lock(name):
-            await self._rebuild(name)
+            await self._renew(name)
 
     def _lock(self, name: str) -> asyncio.Lock:
         return self._locks.setdefault(name, asyncio.Lock())
 
-    async def _rebuild(self, name: str) -> None:
-        view = await off_loop(self._build, name)
-        before = self._views.get(name)
-        if view == before:
+    async def _renew(self, name: str) -> None:
+        if await self._rebuild(name) or await self._rebuild(name, is_last=True):
+            self._waits.pop(name, None)
             return
+        wait_s = self._waits.get(name, self._retry_s)
+        self._waits[name] = min(MOST_RETRY_S, 2 * wait_s)
+        if (timer := self._timers.pop(name, None)) is not None:
+            timer.cancel()
+        self._timers[name] = asyncio.get_running_loop().call_later(wait_s, self.refresh_soon, name)
+
+    async def _rebuild(self, name: str, *, is_last: bool = False) -> bool:
+        """Whether all of it could be read. The `is_last` try shows what it has."""
+        before = self._views.get(name)
+        try:
+            view, trouble = await off_loop(self._build, name)
+        except Exception as error:
+            if is_last and before is None:
+                raise
+            if is_last:
+                _log.warning("%s: its view could not be put together, and is tried again: %s", name, error)
+            return False
+        if view == before or (trouble and not is_last):
+            return not trouble
         self._views[name] = view
         for listener in self.listeners:
             if before is None:
                 listener.app_added(view)
             else:
                 listener.app_changed(view)
+        return not trouble
 
     def refresh_soon(self, name: str) -> None:
         """The same, soon, in a task of the board's own; many requests are one refresh."""
@@ -125,7 +152,9 @@ class Board:
             self._refreshing = asyncio.create_task(self._refresh_dirty(), name="board")
 
     async def settled(self) -> None:
-        """Return when all that was asked for is shown."""
+        """Return when all that was asked for is shown; what could not be read is not tried again."""
+        for timer in self._timers.values():
+            timer.cancel()
         if self._refreshing is not None:
             await self._refreshing
 
@@ -135,10 +164,7 @@ class Board:
             async with self._lock(name):
                 if name not in self._views:
                     continue  # it has gone meanwhile, and does not come back
-                try:
-                    await self._rebuild(name)
-                except Exception:  # the others' views are put together all the same
-                    _log.exception("%s: its view could not be put together", name)
+                await self._renew(name)
 
     async def keep(self, names: Collection[str]) -> None:
         """Remove all other apps."""

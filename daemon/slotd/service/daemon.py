@@ -258,9 +258,10 @@ class Daemon(Starter):
 
         task.add_done_callback(ended)
 
-    def _build_view(self, name: str) -> AppView:
+    def _build_view(self, name: str) -> tuple[AppView, str]:
+        """The view, and why its active version could not be read, if so."""
         app, broken = self._definitions.apps.get(name), self._definitions.broken.get(name)
-        active, work = None, self.jobs_.of_app(name)
+        active, trouble, work = None, "", self.jobs_.of_app(name)
         problems = list(broken.problems) if broken else []
         finished = [job for job in self.store.jobs(app=name, limit=20, checks=False) if job.is_finished]
         known = app or requests.last_definition(finished)
@@ -268,8 +269,9 @@ class Daemon(Starter):
             try:
                 active = self._engine(known).active()
             except SlotdError as error:
-                problems.append(str(error))
-        return views.view(
+                trouble = str(error)
+                problems.append(trouble)
+        view = views.view(
             name,
             app,
             self.store.app(name),
@@ -281,3 +283,4 @@ class Daemon(Starter):
             backups=self.store.backups(name),
             problems=problems,
         )
+        return view, trouble
