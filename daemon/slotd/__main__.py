@@ -16,7 +16,9 @@ import argparse
 import asyncio
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 
 from slotd import __version__
 from slotd.errors import SlotdError, for_user_manager
@@ -83,19 +85,29 @@ async def _run(args: argparse.Namespace) -> int:
 
 async def _run_alone(verb: str, *, user_mode: bool) -> int:
     """What takes up interrupted jobs: never two at a time. `recover` leaves it to who has it."""
-    from slotd.host.lock import only_one
-    from slotd.host.paths import Paths
+    if verb == "boot":
+        from slotd import boot
 
-    state = Paths.from_environment(user_mode, os.environ).state
-    state.mkdir(mode=0o700 if user_mode else 0o755, parents=True, exist_ok=True)
-    with only_one(state, wait_s=0.0 if verb == "recover" else LOCK_S):
+        return await boot.boot(partial(_alone, user_mode=user_mode), user_mode=user_mode)
+    with _alone(user_mode=user_mode, wait_s=0.0 if verb == "recover" else LOCK_S):
         if verb == "run":
             from slotd.service.wiring import serve
 
             return await serve(user_mode=user_mode)
         from slotd import boot
 
-        return await (boot.boot if verb == "boot" else boot.recover)(user_mode=user_mode)
+        return await boot.recover(user_mode=user_mode)
+
+
+@contextmanager
+def _alone(*, user_mode: bool, wait_s: float = LOCK_S) -> Iterator[None]:
+    from slotd.host.lock import only_one
+    from slotd.host.paths import Paths
+
+    state = Paths.from_environment(user_mode, os.environ).state
+    state.mkdir(mode=0o700 if user_mode else 0o755, parents=True, exist_ok=True)
+    with only_one(state, wait_s=wait_s):
+        yield
 
 
 if __name__ == "__main__":

@@ -7,12 +7,13 @@ version, asking its probes - is done by the daemon, which finds the job in step 
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import logging
 import os
 import sys
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager
 from functools import partial
 
 from slotd import enable as enabling
@@ -27,7 +28,7 @@ from slotd.host.offloop import off_loop
 from slotd.host.paths import Paths
 from slotd.host.systemd import CommandSystemd, Systemd, Told
 from slotd.model import Job, JobKind, JobState, Result, Trial
-from slotd.recipes import dumps, rebuild, rollback, space, standing
+from slotd.recipes import blind, dumps, rebuild, rollback, space, standing
 from slotd.recipes import recover as recovering
 from slotd.recipes.context import Host, Plan, Work
 from slotd.recipes.hosting import make_host
@@ -39,6 +40,7 @@ from slotd.store import TROUBLE, StoreFull
 _log = logging.getLogger(__name__)
 
 _DATA_STEPS = ("rb-quarantine", "rb-restore", "rb-switch")
+_AGAIN_S = (0.2, 1.0, 3.0)  # the waits before the state is read again
 _STARTED = ("start", "trial", "commit", "cleanup", "rb-start", "rb-verify")  # the data were in their place by then
 
 
@@ -78,8 +80,28 @@ def _work(host: Host, job: Job) -> Work:
     return Work(host, app, job, engine, host.data_store(app), lambda _job: None)
 
 
-async def boot(*, user_mode: bool) -> int:
-    """Count this boot of every open trial; do the data part of every rollback that is due. 0 unless one failed."""
+async def boot(alone: Callable[[], AbstractContextManager[None]], *, user_mode: bool) -> int:
+    """Count this boot of every open trial; do the data part of every rollback that is due. 0 unless one failed.
+
+    `alone`: within it no other slotd has the state. Raises `Busy` where one does not give it back. A disk that does not
+    give the state is asked again. If it stays so, what is half changed is held back without it.
+    """
+    for wait_s in (*_AGAIN_S, None):
+        try:
+            with alone():
+                return await _boot(user_mode=user_mode)
+        except Busy:
+            raise
+        except Exception as error:
+            _log.error("the state cannot be read%s: %s", " yet" if wait_s else "", error)
+        if wait_s is not None:
+            await asyncio.sleep(wait_s)
+    held = await off_loop(blind.hold_back_unfinished, Paths.from_environment(user_mode, os.environ))
+    _log.error("no trial was looked at, %s", f"{', '.join(held)} held back" if held else "and no app is held back")
+    return 1
+
+
+async def _boot(*, user_mode: bool) -> int:
     host = await off_loop(lambda: _host(NothingRuns(), user_mode=user_mode, alone=True))
     failed = False
     await _keep_stopped(host)
@@ -190,7 +212,7 @@ async def go_back(work: Work, reason: str) -> None:
     """Data and symlink back, before the app starts. A store that takes nothing does not stop it."""
     from slotd.recipes.preserve import new_copy_id
 
-    await hold_back(work)  # before all that may fail: the new version must not start after it
+    await _hold_back_if_it_can(work)  # before all that may fail: the new version must not start after it
     if rollback.stays_stopped(work):
         await rollback.stop_and_hold(work, reason)
         return
@@ -204,7 +226,7 @@ async def go_back(work: Work, reason: str) -> None:
 async def finish_data_part(work: Work, *, first: str) -> None:
     # A restore changes no version: `rb-switch` is none of its steps, and its plan knows no slot to switch to.
     # A failure, or another power cut, must not leave the app to start on what is half there.
-    await hold_back(work)
+    await _hold_back_if_it_can(work)
     work.must_go_on = True
     own = RESTORE_STEPS if work.job.kind is JobKind.RESTORE else rollback.STEPS
     await perform(work, [step for step in own if step.name in _DATA_STEPS], first=first)
@@ -217,6 +239,14 @@ async def finish_data_part(work: Work, *, first: str) -> None:
     await failpoint.reach("boot:end")
     if dumps.are_back(work):  # a database is loaded by the daemon, which starts the app after it
         await let_start(work)
+
+
+async def _hold_back_if_it_can(work: Work) -> None:
+    """Where /run takes nothing any more, data that are whole are all the better."""
+    try:
+        await hold_back(work)
+    except OSError as error:
+        _log.error("%s cannot be held back meanwhile: %s", work.app.name, error)
 
 
 async def recover(*, user_mode: bool) -> int:

@@ -80,8 +80,8 @@ def test_a_slotd_that_its_own_upgrade_broke_still_counts_boots_and_goes_back(not
     assert notes.machine.run("systemctl is-active slotd", check=False).stdout.strip() != "active"
 
 
-def test_a_rollback_that_a_power_cut_interrupted_is_finished_before_the_app_starts(notes: Notes) -> None:
-    before = notes.wait_state()
+def cut_in_a_rollback(notes: Notes) -> None:
+    """The daemon is in `rb-restore`, and the data are set aside."""
     notes.publisher.publish("2.0", "damage-data", schema=2)
     notes.machine.write_file(
         "/etc/systemd/system/slotd.service.d/failpoint.conf",
@@ -91,9 +91,31 @@ def test_a_rollback_that_a_power_cut_interrupted_is_finished_before_the_app_star
     notes.slotctl("--no-wait", "update", "notes")
     notes.machine.wait_for("journalctl -t slotd -o cat | grep -q 'rb-restore'", timeout_s=60)
     notes.machine.run("rm /etc/systemd/system/slotd.service.d/failpoint.conf")
+
+
+def test_a_rollback_that_a_power_cut_interrupted_is_finished_before_the_app_starts(notes: Notes) -> None:
+    before = notes.wait_state()
+    cut_in_a_rollback(notes)
     power_cut(notes)
     assert notes.wait_state() == before
     notes.machine.wait_for("slotctl --json status notes | grep -q '\"trial\": null'", timeout_s=30)
+
+
+def test_with_a_state_that_cannot_be_read_at_boot_no_version_starts_on_half_of_its_data(notes: Notes) -> None:
+    before = notes.wait_state()
+    cut_in_a_rollback(notes)
+    notes.machine.run("cd /var/lib/slotd && mv state.db elsewhere && ln -s elsewhere state.db && sync")
+    notes.machine.crash()
+    notes.machine.boot()
+    assert notes.machine.show("slotd-boot.service", "Result")["Result"] == "exit-code"
+    assert notes.machine.show("notes.service", "ActiveState")["ActiveState"] == "inactive"
+    assert notes.machine.run("systemctl start notes.service", check=False).returncode != 0
+    (told,) = notes.machine.journal_entries("SLOTD_APP=notes", "_SYSTEMD_UNIT=slotd-boot.service")
+    assert "notes is not started yet" in told["MESSAGE"]
+    # With the state there again, the daemon goes on.
+    notes.machine.run("cd /var/lib/slotd && mv elsewhere state.db && systemctl reset-failed slotd.service")
+    notes.machine.run("systemctl start slotd.service")
+    assert notes.wait_state() == before
 
 
 def test_a_boot_is_counted_while_nothing_can_be_made_in_tmp(notes: Notes) -> None:

@@ -9,17 +9,26 @@ from __future__ import annotations
 
 from slotd.host import failpoint
 from slotd.recipes import hooks, space
-from slotd.recipes.context import Work
+from slotd.recipes.context import Plan, Work
 
 
 def come_back(work: Work) -> bool:
     """Whether this way back has a database to load."""
-    return work.plan.restore and bool(work.plan.backup and work.app.data.restore)
+    return _come_back(work.plan)
 
 
 def are_back(work: Work) -> bool:
     """Whether no database is left to load."""
-    return work.plan.loaded or not come_back(work)
+    return have_come_back(work.plan)
+
+
+def have_come_back(plan: Plan) -> bool:
+    """The same, by what the job remembers alone."""
+    return plan.loaded or not _come_back(plan)
+
+
+def _come_back(plan: Plan) -> bool:
+    return plan.restore and bool(plan.backup and plan.definition.data.restore)
 
 
 async def keep_present(work: Work, *, aside: str = "") -> None:
