@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from tests.crash import oracle
@@ -61,20 +61,29 @@ def senseless() -> Iterator[tuple[str, str, str]]:
 
 def run(world: World, cell: Cell, *, whole_update: bool) -> Outcome:
     """One cell, and afterwards a job that must work: a backup, or a whole update."""
-    began = time.monotonic()
-    why = ""
-    try:
+
+    def act() -> None:
         cell.fault.strike(world, cell.point)
         if whole_update:
             oracle.check_update_works(world)
         else:
             oracle.check_job_works(world)
+
+    return tried(cell.name, cell.fault.name, cell.step, act)
+
+
+def tried(name: str, fault: str, step: str, act: Callable[[], None]) -> Outcome:
+    """How a cell goes, which holds if `act` raises nothing."""
+    began = time.monotonic()
+    why = ""
+    try:
+        act()
     except Exception as error:
-        why = told(error)
-    return Outcome(cell.name, cell.fault.name, cell.step, time.monotonic() - began, why)
+        why = _told(error)
+    return Outcome(name, fault, step, time.monotonic() - began, why)
 
 
-def told(error: Exception) -> str:
+def _told(error: Exception) -> str:
     """Why a cell did not hold; of what is no failed promise but a defect of the matrix itself, where it came from."""
     why = f"{type(error).__name__}: {error}"
     return why if isinstance(error, AssertionError) else f"{why}\n{traceback.format_exc(limit=-4)}"

@@ -6,9 +6,9 @@ import fnmatch
 import random
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from tests.crash import matrix, prefixes, sweep
+from tests.crash import boots, matrix, prefixes, sweep
 from tests.crash.disk import KINDS
 from tests.crash.matrix import Cell, Outcome
 from tests.crash.world import World
@@ -39,11 +39,12 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """What one machine does: cells of the matrix, a part of a sweep, or the prefixes of a stretch."""
+    """What one machine does: cells of the matrix, a part of a sweep, of a way back at boot, or a stretch's prefixes."""
 
     kind: str
     cells: tuple[Cell, ...] = ()
     track: str = ""
+    way: str = ""
     part: int = 0
     stretch: prefixes.Stretch | None = None
 
@@ -63,10 +64,12 @@ def chunks(chosen: Choice) -> list[Chunk]:
             is_seen = prefixes.whole_name(kind, stretch) in chosen.held
             if not chosen.sample and not is_seen and chosen.may_have(f"{kind}/prefix-{stretch.name}"):
                 found.append(Chunk(kind, stretch=stretch))
-    for track in sweep.TRACKS:
-        if any(chosen.may_have(f"{KINDS[0]}/sweep-{track}-{fault}") for fault in sweep.FAULTS):
-            parts = 1 if chosen.sample or chosen.patterns != ("*",) else SWEEP_PARTS
-            found += [Chunk(KINDS[0], track=track, part=part) for part in range(parts)]
+    parts = 1 if chosen.sample or chosen.patterns != ("*",) else SWEEP_PARTS
+    swept = [(track.key, Chunk(KINDS[0], track=track.name)) for track in sweep.TRACKS.values()]
+    swept += [(way.key, Chunk(KINDS[0], way=way.name)) for way in boots.WAYS.values()]
+    for key, chunk in swept:
+        if any(chosen.may_have(f"{KINDS[0]}/{key}-{fault}") for fault in sweep.FAULTS):
+            found += [replace(chunk, part=part) for part in range(parts)]
     random.Random(chosen.seed).shuffle(found)
     return found
 
@@ -82,10 +85,10 @@ def run(image: Image, chunk: Chunk, chosen: Choice, told: Callable[[Outcome], No
             if chosen.has(outcome.name):
                 told(outcome)
         return
-    chance = random.Random(f"{chosen.seed}-{chunk.kind}-{chunk.track}-{chunk.part}")
+    chance = random.Random(f"{chosen.seed}-{chunk.kind}-{chunk.track}{chunk.way}-{chunk.part}")
     machine = _Machine(image, chunk.kind)
     try:
-        for act in _swept(machine, chunk, chosen, chance) if chunk.track else _celled(chunk.cells, chance):
+        for act in _acts(machine, chunk, chosen, chance):
             outcome = act(machine.world)
             if over.is_set():
                 return
@@ -120,13 +123,30 @@ def _celled(cells: Sequence[Cell], chance: random.Random) -> Iterator[Act]:
         yield lambda world, cell=cell, whole=whole: matrix.run(world, cell, whole_update=whole)
 
 
-def _swept(machine: _Machine, chunk: Chunk, chosen: Choice, chance: random.Random) -> Iterator[Act]:
-    made = sweep.count(machine.world, sweep.TRACKS[chunk.track])
-    calls = [call for call in sweep.calls(chunk.kind, chunk.track, made) if chosen.has(call.name)]
+def _acts(machine: _Machine, chunk: Chunk, chosen: Choice, chance: random.Random) -> Iterator[Act]:
+    if chunk.track:
+        track = sweep.TRACKS[chunk.track]
+        made = sweep.count(machine.world, track)
+        for call in _mine(track.key, made, chunk, chosen, chance):
+            yield lambda world, call=call: sweep.run(world, track, call)
+    elif chunk.way:
+        way, prepared = boots.WAYS[chunk.way], machine.world
+        counted = boots.count(prepared, way)
+        for call in _mine(way.key, counted.made, chunk, chosen, chance):
+            if machine.world is not prepared:
+                prepared = machine.world
+                boots.prepare(prepared, way)
+            yield lambda world, call=call: boots.run(world, way, call, counted)
+    else:
+        yield from _celled(chunk.cells, chance)
+
+
+def _mine(key: str, made: sweep.Made, chunk: Chunk, chosen: Choice, chance: random.Random) -> list[sweep.Call]:
+    """The calls of a sweep that this machine breaks."""
+    calls = [call for call in sweep.calls(chunk.kind, key, made) if chosen.has(call.name)]
     if chosen.sample:
-        calls = chance.sample(calls, min(max(1, chosen.sample // 5), len(calls)))
-    elif chosen.patterns == ("*",):
+        return chance.sample(calls, min(max(1, chosen.sample // 5), len(calls)))
+    if chosen.patterns == ("*",):
         calls = [call for call in calls if call.number % SWEEP_PARTS == chunk.part]
         chance.shuffle(calls)
-    for call in calls:
-        yield lambda world, call=call: sweep.run(world, call)
+    return calls

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.crash import columns, coverage, matrix, prefixes, sweep
+from tests.crash import boots, columns, coverage, matrix, prefixes, sweep
 from tests.crash.disk import KINDS
 from tests.crash.faults import NAMES
 from tests.crash.matrix import Outcome
@@ -83,7 +83,7 @@ class Ledger:
     def summary(self) -> str:
         outcomes = self.outcomes
         held = sum(not outcome.why for outcome in outcomes)
-        tried = sum(not outcome.fault.startswith(("sweep-", "prefix-")) for outcome in outcomes)
+        tried = sum(not outcome.fault.startswith(("sweep-", "boot-", "prefix-")) for outcome in outcomes)
         whole = len(list(matrix.cells()))
         spent = [told.at for told, after in itertools.pairwise(self.told) if after.at < told.at]
         spent += [told.at for told in self.told[-1:]]
@@ -105,10 +105,14 @@ class Ledger:
         lines += ["| fault | " + " | ".join(KINDS) + " |", "|---|" + "---|" * len(KINDS)]
         for fault in columns.FAULTS:
             lines.append(f"| {fault.title} | " + " | ".join(self._of(fault.name, kind) for kind in KINDS) + " |")
-        for track in sweep.TRACKS.values():
+        swept = [(track.key, track.title) for track in sweep.TRACKS.values()]
+        swept += [(way.key, way.title) for way in boots.WAYS.values()]
+        for key, title in swept:
             for name in sweep.FAULTS:
-                found = [self._of(f"sweep-{track.name}-{name}", kind) for kind in KINDS]
-                lines.append(f"| every file-changing call of {track.title}: {name} | " + " | ".join(found) + " |")
+                found = [self._of(f"{key}-{name}", kind) for kind in KINDS]
+                which = "look at the disk in" if name in sweep.LOOKS else "file-changing call of"
+                fault = "eio" if name in sweep.LOOKS else name
+                lines.append(f"| every {which} {title}: {fault} | " + " | ".join(found) + " |")
         for stretch in prefixes.STRETCHES:
             found = [self._of(f"prefix-{stretch.name}", kind) for kind in KINDS]
             lines.append(f"| every disk prefix of a {stretch.name} | " + " | ".join(found) + " |")

@@ -1,18 +1,18 @@
-"""Every call that changes a file, from `stop` to the end of an update and in a rollback: killed at, failing, and full.
+"""Every call that changes a file or looks at the disk, from `stop` to the end of an update and in a rollback, broken.
 
-A first run counts the calls (`shim.c`). Then, for each number and each fault, the same run is broken at that call.
+A change is killed at, fails, or finds the disk full; a look fails. First runs count the calls (`shim.c`). Then, for
+each number and each fault, the same run is broken at that call.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.crash import oracle
 from tests.crash.faults import mend_if_held
-from tests.crash.matrix import Outcome, told
+from tests.crash.matrix import Outcome, tried
 from tests.crash.shims import built
 from tests.crash.world import BAD, NEW, OLD, World
 from tests.system import remembered
@@ -24,7 +24,9 @@ SHIM = Path(__file__).parent / "shim.c"
 INSIDE = "/usr/lib/slotd-sweep.so"
 ROOM = "/run/sweep"
 ARM, LOG = f"{ROOM}/arm", f"{ROOM}/log"
-FAULTS = ("kill", "eio", "enospc")
+CHANGES = ("kill", "eio", "enospc")
+LOOKS = ("read",)  # a process that is killed at a look leaves what one leaves that is killed at the change before
+FAULTS = CHANGES + LOOKS
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,10 @@ class Track:
     point: str
     end: str
 
+    @property
+    def key(self) -> str:
+        return f"sweep-{self.name}"
+
 
 TRACKS = {
     "update": Track("update", "`stop` to the end of the update", "well", "stop:begin", NEW),
@@ -45,8 +51,16 @@ TRACKS = {
 
 
 @dataclass(frozen=True, slots=True)
+class Made:
+    """What the daemon does in a track, call by call: names, and of a look the file, too."""
+
+    changes: list[str]
+    looks: list[str]
+
+
+@dataclass(frozen=True, slots=True)
 class Call:
-    """One call of a track to be broken."""
+    """One call of a track to be broken. `track`: its kind and name, `sweep-update`."""
 
     kind: str
     track: str
@@ -54,8 +68,12 @@ class Call:
     number: int
 
     @property
+    def column(self) -> str:
+        return f"{self.track}-{self.fault}"
+
+    @property
     def name(self) -> str:
-        return f"{self.kind}/sweep-{self.track}-{self.fault}/{self.number}"
+        return f"{self.kind}/{self.column}/{self.number}"
 
 
 def install(world: World) -> None:
@@ -63,10 +81,10 @@ def install(world: World) -> None:
     world.machine.copy_in(built(SHIM), INSIDE)
 
 
-def go(world: World, track: Track, *, number: int = 0, fault: str = "") -> list[str]:
-    """The track once, broken at call `number`; gives the names of the calls that the first daemon made."""
+def go(world: World, track: Track, *, number: int = 0, fault: str) -> list[str]:
+    """The track once, broken at call `number`; gives the calls of that kind that the first daemon made."""
     world.machine.run(f"rm -rf {ROOM}; mkdir {ROOM}; test -e {INSIDE}")
-    more = f"LD_PRELOAD={INSIDE}\nSWEEP_LOG={LOG}\nSWEEP_ARM={ARM}\nSWEEP_AT={number}\nSWEEP_FAULT={fault}\n"
+    more = "".join(f"{name}={value}\n" for name, value in environment(number=number, fault=fault).items())
     world.begin(track.start, points=f"{track.point}=hang", more=more)
     world.wait_fired(track.point)
     world.machine.path(ARM).touch()
@@ -75,25 +93,53 @@ def go(world: World, track: Track, *, number: int = 0, fault: str = "") -> list[
         path = world.machine.path(LOG)
         world.wait(lambda: path.exists() and path.read_bytes().count(b"\n") >= number, f"call {number} was not made")
     world.settle()
-    return [line.split()[1] for line in world.machine.read_file(LOG).splitlines()]
+    return read_log(world)
 
 
-def count(world: World, track: Track) -> list[str]:
-    """The dry run. Raises AssertionError if the track itself does not end well."""
+def environment(
+    *, number: int, fault: str, shim: str = INSIDE, room: str = ROOM, disk: str = "/var/lib/slotd"
+) -> dict[str, str]:
+    """What the shim is told, in the environment of the process that it is to break. It arms and logs in `room`."""
+    return {
+        "LD_PRELOAD": shim,
+        "SWEEP_LOG": f"{room}/log",
+        "SWEEP_ARM": f"{room}/arm",
+        "SWEEP_DISK": disk,
+        "SWEEP_AT": str(number),
+        "SWEEP_FAULT": fault,
+    }
+
+
+def read_log(world: World) -> list[str]:
+    """The calls that were made, in order: names, and of a look the file, too."""
+    lines = (line.split(" ", 3) for line in world.machine.read_file(LOG).splitlines())
+    return [f"{name} {path}".rstrip() for _, name, _, path in lines]
+
+
+def count(world: World, track: Track) -> Made:
+    """The dry runs. Raises AssertionError if the track itself does not end well."""
     install(world)
-    made = go(world, track)
-    oracle.check(world, expected=(track.end,))
-    return made
+    made = []
+    for fault in (CHANGES[0], LOOKS[0], LOOKS[0]):
+        made.append(go(world, track, fault=fault))
+        oracle.check(world, expected=(track.end,))
+    changes, *looks = made
+    return Made(changes, min(looks, key=len))  # how often it is looked depends a little on who is quicker
 
 
-def calls(kind: str, track: str, made: list[str]) -> Iterator[Call]:
+def calls(kind: str, track: str, made: Made) -> Iterator[Call]:
     """Each call and each fault. Of a row of equal writes, as SQLite makes into its log, only the first and the last:
-    those between leave the same, a log without its end."""
-    for at, name in enumerate(made):
-        if 0 < at < len(made) - 1 and name == "pwrite64" == made[at - 1] == made[at + 1]:
-            continue
-        for fault in FAULTS:
-            yield Call(kind, track, fault, at + 1)
+    those between leave the same, a log without its end. So with a row of equal looks into one file."""
+    for number in _told_apart(made.changes, lambda name: name == "pwrite64"):
+        yield from (Call(kind, track, fault, number) for fault in CHANGES)
+    for number in _told_apart(made.looks, lambda _: True):
+        yield from (Call(kind, track, fault, number) for fault in LOOKS)
+
+
+def _told_apart(names: list[str], is_dull: Callable[[str], bool]) -> Iterator[int]:
+    for at, name in enumerate(names):
+        if not (0 < at < len(names) - 1 and is_dull(name) and name == names[at - 1] == names[at + 1]):
+            yield at + 1
 
 
 def after(world: World, track: Track, call: Call) -> tuple[str, ...]:
@@ -111,18 +157,15 @@ def after(world: World, track: Track, call: Call) -> tuple[str, ...]:
     return (NEW,) if machine.rule(step).crash is OnCrash.REDO else (OLD,)
 
 
-def run(world: World, call: Call) -> Outcome:
+def run(world: World, track: Track, call: Call) -> Outcome:
     """One call broken; then what must hold."""
-    began = time.monotonic()
-    why = ""
-    track = TRACKS[call.track]
-    try:
+
+    def act() -> None:
         if not world.machine.exists(INSIDE):
             install(world)
         go(world, track, number=call.number, fault=call.fault)
         if call.fault != "kill":
             mend_if_held(world)
         oracle.check(world, expected=after(world, track, call))
-    except Exception as error:
-        why = told(error)
-    return Outcome(call.name, f"sweep-{call.track}-{call.fault}", call.kind, time.monotonic() - began, why)
+
+    return tried(call.name, call.column, call.kind, act)

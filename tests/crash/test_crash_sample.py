@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable, Iterator
 
 import pytest
-from tests.crash import matrix, prefixes, sweep
+from tests.crash import boots, matrix, prefixes, sweep
 from tests.crash.disk import KINDS
 from tests.crash.matrix import Cell
 from tests.crash.world import World
@@ -50,13 +50,23 @@ def test_whatever_breaks_one_whole_version_answers_with_its_data(worlds: Worlds,
     assert not outcome.why, f"{outcome.name}, seed {SEED}: {outcome.why}"
 
 
-@pytest.mark.parametrize("track", sweep.TRACKS)
-def test_any_call_may_be_the_last_or_fail(worlds: Worlds, track: str) -> None:
-    world = worlds(KINDS[0])
-    made = sweep.count(world, sweep.TRACKS[track])
-    assert len(made) > 50
-    for call in CHANCE.sample(list(sweep.calls(KINDS[0], track, made)), CALLS):
-        outcome = sweep.run(world, call)
+@pytest.mark.parametrize("name", sweep.TRACKS)
+def test_any_call_may_be_the_last_or_fail(worlds: Worlds, name: str) -> None:
+    world, track = worlds(KINDS[0]), sweep.TRACKS[name]
+    made = sweep.count(world, track)
+    assert min(len(made.changes), len(made.looks)) > 50
+    for call in CHANCE.sample(list(sweep.calls(KINDS[0], track.key, made)), CALLS):
+        outcome = sweep.run(world, track, call)
+        assert not outcome.why, f"{outcome.name}, seed {SEED}: {outcome.why}"
+
+
+@pytest.mark.parametrize("name", boots.WAYS)
+def test_any_call_of_the_way_back_at_boot_may_be_the_last_or_fail(worlds: Worlds, name: str) -> None:
+    world, way = worlds(KINDS[0]), boots.WAYS[name]
+    counted = boots.count(world, way)
+    assert min(len(counted.made.changes), len(counted.made.looks)) > 50
+    for call in CHANCE.sample(list(sweep.calls(KINDS[0], way.key, counted.made)), CALLS):
+        outcome = boots.run(world, way, call, counted)
         assert not outcome.why, f"{outcome.name}, seed {SEED}: {outcome.why}"
 
 

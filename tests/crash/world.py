@@ -35,6 +35,7 @@ STARTS = {
 FIRED = "/run/slotd-fired"
 WITNESS = "/witness/ran"
 KEPT = ("/var/lib/slotd", "/var/cache/slotd", "/var/lib/notes")
+TIMERS = "slotd-apply.timer slotd-check.timer slotd-prune.timer slotd-push.timer"  # their hour is not among the faults
 LONGEST_S = 90.0
 ASK_EVERY_S = 0.15  # each question is a handful of processes, which the machines beside it do without
 CHECKSUM_ONLY = '[verify]\nrequire = ["sha256"]\nkeys = []\n'
@@ -78,6 +79,12 @@ test "$(busctl get-property org.slotd1 /org/slotd1 org.slotd1.Manager NJobs 2>/d
 SETTLED = f"{IDLE.strip()} && test -z \"$(systemctl list-jobs --no-legend --plain | grep -v 'No jobs')\""
 
 
+def _back(name: str) -> str:
+    """For the shell: nothing runs, and the disk is what was kept under that name."""
+    copies = (f"find {path} -mindepth 1 -delete; cp -a /kept/{name}{path}/. {path}/" for path in KEPT)
+    return "\n".join((STOP, *copies))
+
+
 class World:
     """`with World(image, "ext4") as world: …`. One thread."""
 
@@ -119,6 +126,7 @@ class World:
         self.checksum_only(True)
         self.machine.run("systemctl enable notes.service 2>/dev/null; slotctl enable notes")
         self.machine.run("systemctl reload slotd")
+        self.machine.run(f"systemctl disable --now {TIMERS}")
         self.before = self.notes.install(OLD)
         self.before.pop("version")
         self.publisher.publish(NEW, schema=2)
@@ -141,6 +149,21 @@ class World:
         self.machine.run(f"{STOP}\n{copies}")
         self._made.add(name)
 
+    def keep_at(self, name: str, start: str, point: str, *, before: str = "") -> None:
+        """Keep the disk as the daemon dies at `point`, on its way from `start`, and as Python in `before` leaves it."""
+        self.begin(start, points=f"{point}=hang")
+        self.wait_fired(point)
+        self.machine.run(f"{STOP}\npython3 - <<'EOF'\n{before}EOF")
+        self._keep(name)
+
+    def put_back(self, name: str) -> None:
+        """The disk as it was kept, and nothing runs."""
+        self.since = self.machine.run(f"{_back(name)}\ndate +@%s.%N").stdout.split()[-1]
+
+    def go_on(self) -> None:
+        """The app and the daemon come up on what is there."""
+        self.machine.run("systemctl start notes.service slotd.service")
+
     def begin(self, start: str, *, points: str = "", more: str = "", signed: bool = False) -> None:
         """The disk as it was in `start`, the old version up, then a daemon with these failpoints.
 
@@ -151,10 +174,9 @@ class World:
         self.checksum_only(not signed)
         self.publisher.calm()
         self.publisher.offer(NEW)
-        copies = "\n".join(f"find {path} -mindepth 1 -delete; cp -a /kept/{start}{path}/. {path}/" for path in KEPT)
         cell = f"SLOTD_FAILPOINTS={points}\nSLOTD_FAILPOINTS_DIR={FIRED}\n{more}"
         said = self.machine.run(
-            f"{STOP}\n{copies}\nset -e\nsync -f /var/lib\ncat >/run/slotd-cell\ndate +@%s.%N\n"
+            f"{_back(start)}\nset -e\nsync -f /var/lib\ncat >/run/slotd-cell\ndate +@%s.%N\n"
             "systemctl start notes.service slotd.service",
             input=cell,
         ).stdout
