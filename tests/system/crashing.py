@@ -16,17 +16,17 @@ def crash_at(notes: Notes, point: str, action: str = "kill") -> None:
     arm(notes, f"{point}={action}")
 
 
-def arm(notes: Notes, points: str, *, start_limit: str = "0") -> None:
+def arm(notes: Notes, points: str, *, start_limit: str = "0", wait: str = "50ms") -> None:
     """Arm failpoints, as `$SLOTD_FAILPOINTS` has them, for the next daemon; they are counted across restarts.
 
-    `start_limit`: in so long only five of its starts may end badly; "0" is no limit.
+    `start_limit`: in so long only five of its starts may end badly; "0" is no limit. `wait`: before each next start.
     """
     notes.machine.run("rm -rf /run/slotd-fired; mkdir -p /run/slotd-fired /run/systemd/system/slotd.service.d")
     notes.machine.write_file(
         "/run/systemd/system/slotd.service.d/failpoint.conf",
         f"[Unit]\nStartLimitIntervalSec={start_limit}\n"
         f"[Service]\nEnvironment=SLOTD_FAILPOINTS={points} SLOTD_FAILPOINTS_DIR=/run/slotd-fired\n"
-        "RestartSec=50ms\n",
+        f"RestartSec={wait}\n",
     )
     notes.machine.run("systemctl daemon-reload; systemctl reset-failed slotd; systemctl restart slotd")
 

@@ -51,11 +51,12 @@ def test_trouble_with_the_disk_at_the_end_of_a_trial_takes_no_good_version_back(
     assert notes.wait_state()["version"] == new
 
 
-def test_who_follows_a_job_is_told_when_the_daemon_cannot_be_kept_running(notes: Notes) -> None:
+@pytest.mark.parametrize("wait", ["50ms", "1s"])  # while the next start is awaited, systemd has not given it up yet
+def test_who_follows_a_job_is_told_when_the_daemon_cannot_be_kept_running(notes: Notes, wait: str) -> None:
     before = notes.wait_state()
     new = f"4.{next(_versions)}"
     notes.publisher.publish(new)
-    arm(notes, "stop:stopped=kill,resume:begin=kill+100", start_limit="2min")
+    arm(notes, "stop:stopped=kill,resume:begin=kill+100", start_limit="2min", wait=wait)
     said = notes.slotctl("update", "notes", status=1, timeout_s=400)
     assert "systemd has given it up" in said
     assert "slotd-recover.service" in said

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 from slotd.cli.client import APP, JOB, Client, Gone, Signal, Unreachable
@@ -17,6 +18,7 @@ from slotd.errors import NoSuchJob, SlotdError
 
 REREAD_S = 30.0  # a signal that got lost is made up for after this long
 RETURN_S = 120.0  # how long slotd may be away in the middle of a job
+LOOK_S = 2.0  # between two looks at whether systemd still tries to start it, which nobody is told
 
 
 class Follower:
@@ -159,27 +161,49 @@ class Follower:
             await asyncio.wait({news, self._client.lost}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             news.cancel()
+        self._check_bus()
+
+    def _check_bus(self) -> None:
         if self._client.lost.done():
             raise Unreachable("cannot follow the job any longer: the message bus closed the connection.")
 
     async def _return(self) -> None:
-        """Waits until slotd is back on the bus; asking for it makes the bus start it."""
+        """Waits until slotd is back on the bus."""
         self._screen.note("slotd has left the bus; waiting for it to come back and go on with the job")
+        self._back.clear()
+        asked = asyncio.ensure_future(self._ask())
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + RETURN_S
         try:
-            await self._client.call("ListJobs", "a{sv}", [{}], timeout_s=RETURN_S)
-        except Unreachable:  # not activatable, or not yet: then it is somebody else who starts it
-            if not self._back.is_set() and await self._client.is_given_up():
-                raise Unreachable(
-                    "cannot follow the job any longer: slotd fails again and again, and systemd has given it up.",
-                    hint="See `journalctl -u slotd`. The job is ended without it by slotd-recover.service; after"
-                    " `systemctl reset-failed slotd.service`, `slotctl status` tells how.",
-                ) from None
-            try:
-                await asyncio.wait_for(self._back.wait(), RETURN_S)
-            except TimeoutError:
-                raise Unreachable(
-                    "cannot follow the job any longer: slotd left the bus and did not come back.",
-                    hint="See `systemctl status slotd.service`; slotd goes on with the job when it starts again.",
-                ) from None
+            while not await self._is_back(min(LOOK_S, deadline - clock())):
+                if asked.done():
+                    asked.result()  # a refusal ends the waiting
+                if await self._client.is_given_up():
+                    raise Unreachable(
+                        "cannot follow the job any longer: slotd fails again and again, and systemd has given it up.",
+                        hint="See `journalctl -u slotd`. The job is ended without it by slotd-recover.service; after"
+                        " `systemctl reset-failed slotd.service`, `slotctl status` tells how.",
+                    )
+                if clock() >= deadline:
+                    raise Unreachable(
+                        "cannot follow the job any longer: slotd left the bus and did not come back.",
+                        hint="See `systemctl status slotd.service`; slotd goes on with the job when it starts again.",
+                    )
+        finally:
+            asked.cancel()
+            await asyncio.gather(asked, return_exceptions=True)
         self._present = self._was_away = True
         self._news.clear()
+
+    async def _ask(self) -> None:
+        """Makes the bus start it. Where it cannot, or not yet, somebody else does."""
+        with suppress(Unreachable):
+            await self._client.call("ListJobs", "a{sv}", [{}], timeout_s=RETURN_S)
+            self._back.set()
+
+    async def _is_back(self, wait_s: float) -> bool:
+        self._check_bus()
+        try:
+            return await asyncio.wait_for(self._back.wait(), wait_s)
+        except TimeoutError:
+            return False
