@@ -66,8 +66,9 @@ migrate = [["/bin/true"]]
 """
 STOP = """
 systemctl kill -s KILL slotd.service 2>/dev/null
-systemctl stop slotd.service slotd-recover.service notes.service
-systemctl stop 'slotd-worker-*' 2>/dev/null
+systemctl stop slotd.service notes.service
+# After slotd: a kill that its stop overtakes is a failure, which starts this.
+systemctl stop slotd-recover.service 'slotd-worker-*' 2>/dev/null
 systemctl reset-failed
 rm -rf /run/slotd-fired /run/slotd-cell /witness
 mkdir -p /run/slotd-fired /witness
