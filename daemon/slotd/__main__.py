@@ -68,19 +68,19 @@ async def _run(args: argparse.Namespace) -> int:
     verb = args.verb or "run"
     if verb in ("run", "boot", "recover"):
         return await _run_alone(verb, user_mode=args.user)
-    from slotd import boot
+    from slotd import errands
 
     match verb:
         case "prune":
-            return await boot.prune(user_mode=args.user)
+            return await errands.prune(user_mode=args.user)
         case "push":
-            return await boot.push(user_mode=args.user)
+            return await errands.push(user_mode=args.user)
         case "bring":
-            return await boot.bring(args.app, args.id, user_mode=args.user)
+            return await errands.bring(args.app, args.id, user_mode=args.user)
         case "failed":
-            return await boot.report_failed(args.unit, user_mode=args.user)
+            return await errands.report_failed(args.unit, user_mode=args.user)
         case _:
-            return boot.enable(args.app, on=args.verb == "enable", user_mode=args.user)
+            return errands.enable(args.app, on=args.verb == "enable", user_mode=args.user)
 
 
 async def _run_alone(verb: str, *, user_mode: bool) -> int:

@@ -1,4 +1,4 @@
-"""The ways back that need neither network, nor bus, nor the daemon (promise 10), and small errands of the units.
+"""The ways back that need neither network, nor bus, nor the daemon (promise 10).
 
 `slotd boot` runs before the apps at every boot: it counts the boots of an open trial and finishes the data part of a
 rollback that a crash cut short, so that no app ever starts on half-restored data. What is left - starting the old
@@ -11,19 +11,16 @@ import asyncio
 import dataclasses
 import logging
 import os
-import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager
 from functools import partial
 
-from slotd import enable as enabling
 from slotd import engines
 from slotd.core.health import UnitStatus
 from slotd.core.plain import from_plain
 from slotd.core.schema import App
-from slotd.errors import Busy, Failed, NoSuchApp, SlotdError
+from slotd.errors import Busy, Failed, SlotdError
 from slotd.host import definitions, failpoint, holdback
-from slotd.host.lock import only_one_on
 from slotd.host.offloop import off_loop
 from slotd.host.paths import Paths
 from slotd.host.systemd import CommandSystemd, Systemd, Told
@@ -32,9 +29,9 @@ from slotd.recipes import blind, dumps, rebuild, rollback, space, standing
 from slotd.recipes import recover as recovering
 from slotd.recipes.context import Host, Plan, Work
 from slotd.recipes.hosting import make_host
-from slotd.recipes.preserve import hold_back, let_start
+from slotd.recipes.preserve import hold_back, hold_back_over_boots, let_start
 from slotd.recipes.restore import STEPS as RESTORE_STEPS
-from slotd.recipes.run import perform
+from slotd.recipes.run import Stopped, perform
 from slotd.store import TROUBLE, StoreFull
 
 _log = logging.getLogger(__name__)
@@ -70,7 +67,7 @@ class NothingRuns:
         yield
 
 
-def _host(systemd: Systemd, *, user_mode: bool, alone: bool = False) -> Host:
+def host_of(systemd: Systemd, *, user_mode: bool, alone: bool = False) -> Host:
     return make_host(Paths.from_environment(user_mode, os.environ), systemd, user_mode=user_mode, alone=alone)
 
 
@@ -93,7 +90,7 @@ async def boot(alone: Callable[[], AbstractContextManager[None]], *, user_mode: 
         except Busy:
             raise
         except Exception as error:
-            _log.error("the state cannot be read%s: %s", " yet" if wait_s else "", error)
+            _log_failure("the state cannot be read" + (" yet" if wait_s else ""), error)
         if wait_s is not None:
             await asyncio.sleep(wait_s)
     held = await off_loop(blind.hold_back_unfinished, Paths.from_environment(user_mode, os.environ))
@@ -102,33 +99,55 @@ async def boot(alone: Callable[[], AbstractContextManager[None]], *, user_mode: 
 
 
 async def _boot(*, user_mode: bool) -> int:
-    host = await off_loop(lambda: _host(NothingRuns(), user_mode=user_mode, alone=True))
+    host = await off_loop(lambda: host_of(NothingRuns(), user_mode=user_mode, alone=True))
+    unfinished = await off_loop(host.store.unfinished_jobs)
+    apps = (await off_loop(definitions.load, host.paths)).apps
+    known = sorted({*apps, *(job.app for job in await off_loop(partial(host.store.jobs, copies=False)))})
+    waits = iter(_AGAIN_S)  # for all of them together: a boot is not kept waiting for each
     failed = False
-    await _keep_stopped(host)
-    for job in await off_loop(host.store.unfinished_jobs):
-        try:
-            await _at_boot(_work(host, job))
-        except Exception as error:  # whatever it is, the other apps must not go without
-            _log.error("%s: %s", job.app, error)
+    for name in known:
+        if not await _surely(name, waits, partial(_keep_stopped, host, name, apps.get(name))):
             failed = True
+            await off_loop(blind.hold_back_again, host.paths)
+    for job in unfinished:
+        done = await _surely(job.app, waits, partial(_go_on_at_boot, host, job))
+        if done is None:
+            await off_loop(blind.hold_back_if_half, host.paths, job.app, job)
+        failed |= not done
     return 1 if failed else 0
 
 
-async def _keep_stopped(host: Host) -> None:
-    """What was stopped after a failure does not come up with the next boot while it is held."""
-    apps = (await off_loop(definitions.load, host.paths)).apps
-    for name in sorted({*apps, *(job.app for job in await off_loop(partial(host.store.jobs, copies=False)))}):
+async def _surely(app: str, waits: Iterator[float], act: Callable[[], Awaitable[bool]]) -> bool | None:
+    """What `act` gives, or None if it raised to the end: the other apps must not go without, whatever it is.
+
+    What the disk does not give just now is asked for again, as long as there are `waits`, in seconds.
+    """
+    while True:
         try:
-            record = await off_loop(host.store.app, name)
-            if not record.held:
-                continue
-            if name in apps and await off_loop(rebuild.is_half, host, name):
-                await off_loop(holdback.hold_back, host.paths.runtime, *apps[name].service.units)
-            elif work := await _stopped_by(host, name):
-                await hold_back(work)
-                await work.tell("warning", f"{name} stays stopped while it is held: {record.hold_reason}")
-        except Exception as error:  # an app that cannot be looked at keeps no other from what is due
-            _log.error("%s: %s", name, error)
+            return await act()
+        except Exception as error:
+            _log_failure(app, error)
+        if (wait_s := next(waits, None)) is None:
+            return None
+        await asyncio.sleep(wait_s)
+
+
+def _log_failure(what: str, error: Exception) -> None:
+    is_known = isinstance(error, (SlotdError, Stopped, *TROUBLE))
+    _log.error("%s: %s", what, error, exc_info=None if is_known else error)
+
+
+async def _keep_stopped(host: Host, name: str, app: App | None) -> bool:
+    """What was stopped after a failure does not come up with the next boot while it is held."""
+    record = await off_loop(host.store.app, name)
+    if not record.held:
+        return True
+    if app is not None and await off_loop(rebuild.is_half, host, name):
+        await off_loop(holdback.hold_back_over_boots, host.paths, *app.service.units)
+    elif work := await _stopped_by(host, name):
+        await hold_back_over_boots(work)
+        await work.tell("warning", f"{name} stays stopped while it is held: {record.hold_reason}")
+    return True
 
 
 async def _stopped_by(host: Host, app: str) -> Work | None:
@@ -142,6 +161,18 @@ async def _stopped_by(host: Host, app: str) -> Work | None:
         if job.state is JobState.DONE or job.step in _STARTED:
             return None
     return None
+
+
+async def _go_on_at_boot(host: Host, job: Job) -> bool:
+    """False if its data could not be brought back. Then the app is held back, and the daemon goes on."""
+    for now in await off_loop(host.store.unfinished_jobs):  # the first try may have ended it
+        if now.id == job.id:
+            try:
+                await _at_boot(_work(host, now))
+            except Stopped as error:
+                _log_failure(job.app, error)
+                return False
+    return True
 
 
 async def _at_boot(work: Work) -> None:
@@ -251,7 +282,7 @@ async def _hold_back_if_it_can(work: Work) -> None:
 
 async def recover(*, user_mode: bool) -> int:
     """The daemon does not start: end its interrupted jobs, and the trials of apps that do not run. Needs no bus."""
-    host = await off_loop(lambda: _host(CommandSystemd(user_manager=user_mode), user_mode=user_mode, alone=True))
+    host = await off_loop(lambda: host_of(CommandSystemd(user_manager=user_mode), user_mode=user_mode, alone=True))
     failed = False
     for job in await off_loop(host.store.unfinished_jobs):
         try:
@@ -274,114 +305,3 @@ async def _is_well(work: Work) -> bool:
         state in ("active", "reloading") or (state == "inactive" and unit in work.plan.stopped_by_hand)
         for unit, state in states.items()
     )
-
-
-async def prune(*, user_mode: bool) -> int:
-    """Retention for every app that has no job running."""
-    from slotd.recipes import prune as pruning
-
-    host = await off_loop(lambda: _host(NothingRuns(), user_mode=user_mode))
-    loaded = await off_loop(definitions.load, host.paths)
-    failed = changed = False
-    for app in loaded.apps.values():
-        if app.name in {job.app for job in await off_loop(host.store.unfinished_jobs)}:  # asked anew: time has passed
-            continue
-        job = Job(id=0, app=app.name, kind=JobKind.CHECK)
-        try:
-            engine = engines.create(app, host.root(app), host.settings.limits, user_mode=user_mode)
-            with only_one_on(host.paths.state, app.name):
-                before = await off_loop(host.store.backups, app.name)
-                await pruning.prune_app(Work(host, app, job, engine, host.data_store(app), lambda _job: None))
-                changed |= before != await off_loop(host.store.backups, app.name)
-        except Busy:
-            continue  # a job began meanwhile, and tidies up itself
-        except Exception as error:  # the next app's old copies go all the same
-            _log.error("%s: %s", app.name, error)
-            failed = True
-    if changed:
-        await _tell_daemon(user_mode=user_mode)
-    return 1 if failed else 0
-
-
-async def _tell_daemon(*, user_mode: bool) -> None:
-    """One that runs shows what was changed beside it. One that does not is not started for that: it will read it."""
-    from slotd.host.bus import Bus
-
-    try:
-        bus = await Bus.connect("session" if user_mode else "system")
-        try:
-            there = "org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus", "NameHasOwner"
-            if (await bus.call(*there, "s", ["org.slotd1"]))[0]:
-                await bus.call("org.slotd1", "/org/slotd1", "org.slotd1.Manager", "Reload")
-        finally:
-            await bus.close()
-    except SlotdError as error:
-        _log.warning("slotd may show backups as they were before, until it is reloaded: %s", error)
-
-
-async def push(*, user_mode: bool) -> int:
-    """Second copies of what was sealed since, for every app that wants them."""
-    from slotd.recipes import push as pushing
-
-    host = await off_loop(lambda: _host(NothingRuns(), user_mode=user_mode))
-    loaded = await off_loop(definitions.load, host.paths)
-    failed = False
-    for app in loaded.apps.values():
-        if not app.backup.push:
-            continue
-        job = Job(id=0, app=app.name, kind=JobKind.BACKUP)
-        try:
-            engine = engines.create(app, host.root(app), host.settings.limits, user_mode=user_mode)
-            await pushing.push_app(Work(host, app, job, engine, host.data_store(app), lambda _job: None))
-        except Exception as error:  # the next app's backups go all the same
-            _log.error("%s: %s", app.name, error)
-            failed = True
-    return 1 if failed else 0
-
-
-async def bring(name: str, copy_id: str, *, user_mode: bool) -> int:
-    """Bring a pushed backup back; `slotctl restore` takes it from there."""
-    from slotd.recipes import push as pushing
-
-    host = await off_loop(lambda: _host(NothingRuns(), user_mode=user_mode))
-    loaded = await off_loop(definitions.load, host.paths)
-    row = await pushing.bring_back(host, _defined(loaded, host.paths, name), copy_id)
-    await _tell_daemon(user_mode=user_mode)
-    sys.stdout.write(
-        f"Backup {row.id} of {name} {row.version} is back. `slotctl restore {name} {row.id}` restores it.\n"
-    )
-    return 0
-
-
-async def report_failed(unit: str, *, user_mode: bool) -> int:
-    """Hand a unit's failure to the daemon; a unit that belongs to no app is not worth an error."""
-    from slotd.host.bus import Bus
-
-    bus = await Bus.connect("session" if user_mode else "system")
-    try:
-        await bus.call("org.slotd1", "/org/slotd1", "org.slotd1.Manager", "ReportFailure", "sa{sv}", [unit, {}])
-    except Failed as error:
-        sys.stderr.write(f"slotd: {error.message}\n")
-    finally:
-        await bus.close()
-    return 0
-
-
-def enable(name: str, *, on: bool, user_mode: bool) -> int:
-    """Write or remove the drop-ins of an app's units."""
-    paths = Paths.from_environment(user_mode, os.environ)
-    app = _defined(definitions.load(paths), paths, name)
-    act = enabling.enable if on else enabling.disable
-    for line in act(app, user=user_mode):
-        sys.stdout.write(line + "\n")
-    return 0
-
-
-def _defined(loaded: definitions.Definitions, paths: Paths, name: str) -> App:
-    if name in loaded.broken:
-        raise loaded.broken[name]
-    if name not in loaded.apps:
-        raise NoSuchApp(
-            f"cannot find a definition named {name!r}.", hint=f"Write {paths.config[-1]}/apps.d/{name}.toml."
-        )
-    return loaded.apps[name]

@@ -67,6 +67,18 @@ def make_board(told: Path = Path("/dev/null/told")) -> tuple[Board, Desk]:
     return board, desk
 
 
+async def test_a_board_that_has_settled_builds_no_view_any_more() -> None:
+    board, desk = make_board()
+    await board.refresh("broken")
+    desk.fault, desk.faults = ERROR, -1
+    await board.refresh("broken")
+    board.refresh_soon("broken")
+    await board.settled()
+    begun = desk.begun
+    await asyncio.sleep(0.2)
+    assert desk.begun == begun
+
+
 async def test_a_view_that_took_long_does_not_replace_a_newer_one() -> None:
     board, desk = make_board()
     slow = threading.Event()

@@ -16,7 +16,7 @@ import pytest
 
 import slotd
 from slotd.core.plain import to_plain
-from slotd.core.schema import App, Data, Limits
+from slotd.core.schema import App, Data, Limits, Service, Slots
 from slotd.data import DataSpec, make_data_store
 from slotd.engines.directory import DirectoryEngine
 from slotd.host.paths import Paths
@@ -68,10 +68,12 @@ class World:
         self.copies.seal(self.backup, {"app": "x", "version": "1.0", "created_at": 5.0})
         (self.data / "note").write_text("of 2.0")
 
-    def begin(self, step: str, *, trial: bool = True) -> Job:
+    def begin(self, step: str, *, trial: bool = True, migrates: bool = False, quarantine: str = "") -> Job:
         """The job of an update that has come so far, and its trial."""
-        app = App(name="x", data=Data(paths=(str(self.data),)))
+        slots = Slots(migrate=(("/bin/true",),) if migrates else ())
+        app = App(name="x", service=Service(units=("x.service",)), data=Data(paths=(str(self.data),)), slots=slots)
         plan = Plan(app, slot=SlotName.B, old_slot=SlotName.A, old_version="1.0", backup="saved", restore=True)
+        plan = dataclasses.replace(plan, quarantine=quarantine)
         host = self.open()
         job = host.store.new_job("x", JobKind.UPDATE, now=1.0, correlation="c", plan=to_plain(plan))
         job = dataclasses.replace(job, state=JobState.RUNNING, step=step, version="2.0")

@@ -19,7 +19,7 @@ LEVEL = {
     "host": 2,
     "store": 3, "sources": 3, "verify": 3, "engines": 3, "data": 3, "probes": 3, "notifiers": 3,
     "recipes": 4,
-    "service": 5, "boot": 5, "worker": 5, "cli": 5, "enable": 5, "__main__": 5,
+    "service": 5, "boot": 5, "errands": 5, "worker": 5, "cli": 5, "enable": 5, "__main__": 5,
 }  # fmt: skip
 # L3: each stands alone on `store`, `model`, `host` and `core`.
 PARTS = {"sources", "verify", "engines", "data", "probes", "notifiers"}

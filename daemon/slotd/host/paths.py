@@ -28,6 +28,10 @@ class Paths:
     def database(self) -> Path:
         return self.state / "state.db"
 
+    def copy(self, kind: str, app: str, copy_id: str) -> Path:
+        """Where a backup (`backups`) or quarantine (`quarantine`) lies."""
+        return self.state / kind / app / copy_id
+
     @classmethod
     def from_environment(cls, user: bool, environ: Mapping[str, str]) -> Paths:
         """systemd's `$CONFIGURATION_DIRECTORY` and its like go before the defaults; with `user` those are the XDG ones.

@@ -46,15 +46,19 @@ def write_down(
 
 
 def read(directory: Path) -> Iterator[tuple[str, Job | None, Trial | None]]:
-    """Every app that something is under way with; no job where what says so is damaged."""
+    """Every app that something is under way with; no job where what says so is damaged, or cannot be read twice."""
     for path in sorted(directory.glob(f"[!.]*{SUFFIX}")):
-        app, job, trial = path.name.removesuffix(SUFFIX), None, None
-        with suppress(OSError, ValueError, TypeError, KeyError, SlotdError):
-            digest, _, text = files.read_bounded(path, MOST_BYTES).partition(b"\n")
-            said: dict[str, Any] = json.loads(text) if _digest(text) == digest else {}
-            job = from_plain(Job, said["job"])
-            trial = from_plain(Trial, said["trial"]) if said["trial"] else None
+        app = path.name.removesuffix(SUFFIX)
+        job, trial = _read(path) or _read(path) or (None, None)
         yield app, job if job and job.app == app else None, trial
+
+
+def _read(path: Path) -> tuple[Job, Trial | None] | None:
+    with suppress(OSError, ValueError, TypeError, KeyError, SlotdError):
+        digest, _, text = files.read_bounded(path, MOST_BYTES).partition(b"\n")
+        said: dict[str, Any] = json.loads(text) if _digest(text) == digest else {}
+        return from_plain(Job, said["job"]), from_plain(Trial, said["trial"]) if said["trial"] else None
+    return None
 
 
 def sweep(directory: Path, busy: set[str]) -> None:

@@ -77,7 +77,7 @@ class Host:
 
     def copy_path(self, kind: str, app: str, copy_id: str) -> Path:
         """Where a backup (`backups`) or quarantine (`quarantine`) lies."""
-        return self.paths.state / kind / app / copy_id
+        return self.paths.copy(kind, app, copy_id)
 
     def data_store(self, app: App) -> DataStore:
         return make_data_store(app.backup, self.paths.state / "restic" / app.name)

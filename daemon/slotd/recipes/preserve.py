@@ -189,7 +189,7 @@ async def start_all(work: Work) -> None:
     problem: SlotdError | None = None
     for unit in work.app.service.units:
         try:
-            await off_loop(holdback.let_start, work.host.paths.runtime, unit)
+            await off_loop(holdback.let_start, work.host.paths, unit)
             if unit in work.plan.resting:
                 continue
             await systemd.reset_failed(unit)
@@ -208,11 +208,16 @@ async def start_all(work: Work) -> None:
 
 async def hold_back(work: Work) -> None:
     """None of the app's units starts until slotd itself starts it. Needs the drop-ins of `slotctl enable`."""
-    await off_loop(holdback.hold_back, work.host.paths.runtime, *work.app.service.units)
+    await off_loop(holdback.hold_back, work.host.paths, *work.app.service.units)
+
+
+async def hold_back_over_boots(work: Work) -> None:
+    """The same until it is unheld, or a job has mended it."""
+    await off_loop(holdback.hold_back_over_boots, work.host.paths, *work.app.service.units)
 
 
 async def let_start(work: Work) -> None:
-    await off_loop(holdback.let_start, work.host.paths.runtime, *work.app.service.units)
+    await off_loop(holdback.let_start, work.host.paths, *work.app.service.units)
 
 
 async def start_again(work: Work) -> None:

@@ -86,7 +86,7 @@ def rebuild(host: Host, apps: Mapping[str, App], told: str) -> None:
         said = halves.get(name, LOST)
         journal.send(BY_NAME["warning"], f"{name}: {said}", fields={"SLOTD_APP": name}, units=units)
     for name in filter(lambda name: halves[name].startswith(HALF), halves):
-        holdback.hold_back(host.paths.runtime, *apps[name].service.units)
+        holdback.hold_back_over_boots(host.paths, *apps[name].service.units)
 
 
 def is_half(host: Host, app: str) -> bool:

@@ -18,7 +18,7 @@ from slotd.model import Backup, Blocked, Job, JobKind, Result, Slot, SlotState
 from slotd.recipes import dumps, space
 from slotd.recipes.context import Work
 from slotd.recipes.copies import check_copy, know_what_is_whole, set_aside, where_to_set_aside
-from slotd.recipes.preserve import dependents_of, hold_back, last_runs, start_all, stop_all, was_started
+from slotd.recipes.preserve import dependents_of, hold_back_over_boots, last_runs, start_all, stop_all, was_started
 from slotd.recipes.run import Step, Stopped, perform
 from slotd.recipes.standing import is_active, is_stranded, puts_back
 from slotd.recipes.trial import wait_until_healthy
@@ -335,12 +335,20 @@ async def stop_and_hold(work: Work, reason: str) -> Result:
     return Result.FAILED
 
 
+async def _may_be_stranded(work: Work) -> bool:
+    try:
+        return await is_stranded(work)
+    except (OSError, SlotdError) as error:
+        await work.tell("warning", f"nobody can say whether the data belong to the version: {error}")
+        return True
+
+
 async def hold(work: Work, reason: str, *, block: bool = True) -> None:
     """A person decides what comes next. `block`: a failure in a trial or after it is the version's own."""
     now = work.host.clock.now()
     try:
-        if await is_stranded(work):
-            await hold_back(work)
+        if await _may_be_stranded(work):
+            await hold_back_over_boots(work)
             reason += " Nothing starts it until then, or until it is unheld: it must not run on the data as they are."
     except (OSError, SlotdError) as error:
         await work.tell("warning", f"the app could not be kept from being started as it is: {error}")

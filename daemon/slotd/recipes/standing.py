@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 
 from slotd.errors import SlotdError
+from slotd.host import files
 from slotd.host.offloop import off_loop
+from slotd.host.paths import Paths
 from slotd.model import JobKind, SlotName
 from slotd.recipes import dumps
-from slotd.recipes.context import Work
+from slotd.recipes.context import Plan, Work
 
 
 async def begun(work: Work) -> str:
@@ -21,9 +23,23 @@ async def begun(work: Work) -> str:
         return ""
     if step in ("start", "trial") and await off_loop(work.engine.active) == plan.old_slot:
         return "rb-start"  # the link is the last thing to go back
-    aside = work.host.copy_path("quarantine", work.app.name, plan.quarantine)
-    set_aside = bool(plan.quarantine) and await off_loop(lambda: os.path.lexists(aside))
-    return "rb-stop" if set_aside else ""
+    return "rb-stop" if await off_loop(is_set_aside, work.host.paths, work.app.name, plan) else ""
+
+
+def is_set_aside(paths: Paths, app: str, plan: Plan) -> bool:
+    """Whether the data began to be moved out of their place. Blocking.
+
+    Raises SlotdError where the disk does not say: that is no "no".
+    """
+    if not plan.quarantine:
+        return False
+    aside = paths.copy("quarantine", app, plan.quarantine)
+    with files.explaining(f"cannot look for {aside}"):
+        try:
+            os.lstat(aside)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+    return True
 
 
 def puts_back(work: Work) -> bool:
@@ -42,9 +58,8 @@ async def is_stranded(work: Work) -> bool:
     if not plan.restore:
         return False
     if step in ("rb-quarantine", "rb-stop"):
-        aside = work.host.copy_path("quarantine", work.app.name, plan.quarantine)
         begins = step == "rb-quarantine" and work.job.kind is JobKind.UPDATE
-        return begins or (bool(plan.quarantine) and await off_loop(lambda: os.path.lexists(aside)))
+        return begins or await off_loop(is_set_aside, work.host.paths, work.app.name, plan)
     if step in ("rb-restore", "rb-switch"):
         return step == "rb-restore" or not (puts_back(work) or await is_active(work, plan.old_slot))
     return step == "rb-start" and not dumps.are_back(work)

@@ -147,7 +147,7 @@ async def _start(work: Work) -> str:
     """Start every unit. Gives why it failed, or nothing."""
     systemd = work.host.systemd
     for unit in work.app.service.units:
-        await off_loop(holdback.let_start, work.host.paths.runtime, unit)
+        await off_loop(holdback.let_start, work.host.paths, unit)
         await systemd.reset_failed(unit)
         result = await systemd.start(unit, timeout_s=work.app.service.start_timeout_s)
         status = await systemd.show(unit)

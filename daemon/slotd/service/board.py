@@ -117,12 +117,19 @@ class Board:
     async def _renew(self, name: str) -> None:
         if await self._rebuild(name) or await self._rebuild(name, is_last=True):
             self._waits.pop(name, None)
-            return
-        wait_s = self._waits.get(name, self._retry_s)
-        self._waits[name] = min(MOST_RETRY_S, 2 * wait_s)
+            self._forget_timer(name)
+        elif name not in self._timers:
+            wait_s = self._waits.get(name, self._retry_s)
+            self._waits[name] = min(MOST_RETRY_S, 2 * wait_s)
+            self._timers[name] = asyncio.get_running_loop().call_later(wait_s, self._again, name)
+
+    def _again(self, name: str) -> None:
+        self._forget_timer(name)
+        self.refresh_soon(name)
+
+    def _forget_timer(self, name: str) -> None:
         if (timer := self._timers.pop(name, None)) is not None:
             timer.cancel()
-        self._timers[name] = asyncio.get_running_loop().call_later(wait_s, self.refresh_soon, name)
 
     async def _rebuild(self, name: str, *, is_last: bool = False) -> bool:
         """Whether all of it could be read. The `is_last` try shows what it has."""
@@ -153,10 +160,10 @@ class Board:
 
     async def settled(self) -> None:
         """Return when all that was asked for is shown; what could not be read is not tried again."""
-        for timer in self._timers.values():
-            timer.cancel()
         if self._refreshing is not None:
             await self._refreshing
+        for name in list(self._timers):
+            self._forget_timer(name)
 
     async def _refresh_dirty(self) -> None:
         while self._dirty:

@@ -148,7 +148,7 @@ class Daemon(Starter):
     async def unhold(self, app: str) -> None:
         units = self.app(app).units
         if self.jobs_.of_app(app) is None:  # a job starts its app itself
-            await off_loop(holdback.let_start, self.host.paths.runtime, *units)
+            await off_loop(holdback.let_start, self.host.paths, *units)
         await self._change(app, "released", "the hold was lifted", held=False, hold_reason="")
 
     async def set_mode(self, app: str, mode: Mode | None) -> None:
