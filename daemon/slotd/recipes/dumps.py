@@ -7,9 +7,17 @@ server, so that `slotd boot` does neither: it brings the files back, and the dae
 
 from __future__ import annotations
 
+import asyncio
+import logging
+
+from slotd.errors import Failed
 from slotd.host import failpoint
 from slotd.recipes import hooks, space
 from slotd.recipes.context import Plan, Work
+
+_log = logging.getLogger(__name__)
+
+_WAITS_S = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)  # for the server, before the app is held
 
 
 def come_back(work: Work) -> bool:
@@ -40,11 +48,12 @@ async def keep_present(work: Work, *, aside: str = "") -> None:
     if not come_back(work) or work.plan.dumped:
         return
     await space.give_back(work)  # what is dumped needs room, too, and the app is down
-    await hooks.run_around_backup(work, "dump")
     if aside:
+        await _run_patiently(work, "dump")
         await work.remember(dumped=True, dumped_over=True, quarantine=aside)
         await failpoint.reach("rb-start:dumped")
     else:
+        await hooks.run_around_backup(work, "dump")
         await work.remember(dumped=True)
 
 
@@ -52,6 +61,17 @@ async def load(work: Work) -> None:
     """Load the dumps that came back, once, with the app down."""
     if are_back(work):
         return
-    await hooks.run_around_backup(work, "restore")
+    await _run_patiently(work, "restore")
     await work.remember(loaded=True)
     await failpoint.reach("rb-start:loaded")
+
+
+async def _run_patiently(work: Work, when: str) -> None:
+    """After a boot the server may come up later than slotd does, and be busy with its own recovery."""
+    for wait_s in _WAITS_S:
+        try:
+            return await hooks.run_around_backup(work, when)
+        except Failed as error:
+            _log.warning("%s: tried again in %.0f s: %s", work.app.name, wait_s, error)
+        await asyncio.sleep(wait_s)
+    await hooks.run_around_backup(work, when)
