@@ -165,13 +165,14 @@ async def _stopped_by(host: Host, app: str) -> Work | None:
 
 async def _go_on_at_boot(host: Host, job: Job) -> bool:
     """False if its data could not be brought back. Then the app is held back, and the daemon goes on."""
-    for now in await off_loop(host.store.unfinished_jobs):  # the first try may have ended it
-        if now.id == job.id:
-            try:
-                await _at_boot(_work(host, now))
-            except Stopped as error:
-                _log_failure(job.app, error)
-                return False
+    now = await off_loop(host.store.job, job.id)
+    if now.is_finished:
+        return True  # by the try before this one
+    try:
+        await _at_boot(_work(host, now))
+    except Stopped as error:
+        _log_failure(job.app, error)
+        return False
     return True
 
 
